@@ -1,0 +1,7 @@
+"""captioner: a picture in, a sentence out. `Captioner.load("pretrained").caption(["photo.jpg"])`."""
+
+from handler.captioner import Caption, Captioner
+from handler.errors import BundleError, RequestError
+from handler.search import SearchOptions
+
+__all__ = ["BundleError", "Caption", "Captioner", "RequestError", "SearchOptions"]

@@ -1,0 +1,140 @@
+"""`Captioner`: pictures in, captions out, with no server. The TorchServe entry is a thin coat over it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from handler.bundle import BundleConfig, load_bundle
+from handler.decoders import build_decoder
+from handler.encoder import Encoder
+from handler.errors import BundleError, RequestError
+from handler.image import MAX_PIXELS, decode_image, to_rgb
+from handler.search import Hypothesis, SearchOptions, search
+from handler.vocabulary import Vocabulary, join_tokens
+
+Picture = str | Path | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption of a picture.
+
+    Attributes:
+        caption: the sentence.
+        score: mean log-probability a token, `<end>` among them; captions of different lengths compare by it.
+        tokens: its words.
+        token_logprobs: natural log-probability of each word, and last of the sentence's end: one more than `tokens`.
+        attention: (words, cells) over the grid, row by row; None where not asked for or the model has none.
+    """
+
+    caption: str
+    score: float
+    tokens: list[str]
+    token_logprobs: list[float]
+    attention: torch.Tensor | None = None
+
+
+class Captioner:
+    """A model bundle ready to caption.
+
+    Args:
+        config: the bundle's.
+        weights: `encoder.…` and `decoder.…`.
+        vocabulary: the bundle's.
+        device: where it runs.
+
+    Raises:
+        BundleError: weights, vocabulary and configuration do not fit one another.
+    """
+
+    def __init__(
+        self,
+        config: BundleConfig,
+        weights: dict[str, torch.Tensor],
+        vocabulary: Vocabulary,
+        device: torch.device | str = "cpu",
+    ):
+        try:
+            encoder = Encoder(config.encoder)
+            decoder = build_decoder(config.decoder, len(vocabulary), encoder.channels)
+            self.model = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+            self.model.load_state_dict(weights)
+        except (ValueError, RuntimeError) as error:
+            raise BundleError(f"The bundle's weights, vocabulary and configuration do not fit: {error}") from error
+        self.model.eval().requires_grad_(False).to(device)
+        self.config, self.vocabulary, self.device = config, vocabulary, torch.device(device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Captioner":
+        """Loads the bundle in the folder `path`, its digests checked.
+
+        Raises:
+            BundleError: a file is missing or differs from what the bundle says.
+        """
+        return cls(*load_bundle(Path(path)), device=device)
+
+    def caption(
+        self,
+        images: Sequence[Picture],
+        options: SearchOptions | Sequence[SearchOptions] | None = None,
+        *,
+        batch_size: int = 16,
+    ) -> list[list[Caption]]:
+        """Captions pictures.
+
+        Args:
+            images: paths, bytes of image files, or PIL images, mixed as you like.
+            options: one for all, or one a picture; left out, the bundle's own.
+            batch_size: pictures decoded together.
+
+        Returns:
+            For each picture its captions, the best first: `result[0][0].caption` is the first picture's best sentence.
+
+        Raises:
+            RequestError: a picture can't be read (its kind says why); the message names the picture's place.
+            OSError: a path can't be opened.
+            ValueError: there are not as many options as pictures.
+        """
+        if options is None or isinstance(options, SearchOptions):
+            options = [options or self.config.decoding] * len(images)
+        if len(options) != len(images):
+            raise ValueError(f"There are {len(images)} images and {len(options)} options.")
+        captions: list[list[Caption]] = []
+        for first in range(0, len(images), batch_size):
+            pixels = []
+            for place, picture in enumerate(images[first : first + batch_size], first):
+                try:
+                    pixels.append(self.prepare(picture))
+                except RequestError as error:
+                    raise type(error)(f"Picture {place}: {error}") from error
+            captions += self.caption_pixels(torch.stack(pixels), options[first : first + batch_size])
+        return captions
+
+    def prepare(self, picture: Picture, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+        """A path, an image file's bytes or a PIL image → uint8 pixels (3, size, size).
+
+        Raises:
+            RequestError: as `decode_image`.
+        """
+        if isinstance(picture, str | Path):
+            picture = Path(picture).read_bytes()
+        image = to_rgb(picture) if isinstance(picture, Image.Image) else decode_image(picture, max_pixels)
+        return self.config.preprocessing.resize(image)
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels (B, 3, size, size) → grid (B, cells, channels)."""
+        return self.model["encoder"](self.config.preprocessing.normalize(pixels.to(self.device)))
+
+    def caption_pixels(self, pixels: torch.Tensor, options: Sequence[SearchOptions]) -> list[list[Caption]]:
+        """uint8 pixels (B, 3, size, size) with an option set each → each picture's captions, the best first."""
+        found = search(self.model["decoder"], self.encode(pixels), options, self.vocabulary)
+        return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
+
+    def _caption(self, hypothesis: Hypothesis) -> Caption:
+        tokens = self.vocabulary.decode(hypothesis.token_ids)
+        return Caption(join_tokens(tokens), hypothesis.score, tokens, hypothesis.logprobs, hypothesis.attention)

@@ -1,0 +1,26 @@
+"""Decoders: the feature grid → words. One interface (`base.py`), one architecture a file."""
+
+from handler.decoders.base import Decoder, DecoderConfig, Step
+from handler.decoders.nic import NIC
+from handler.decoders.soft_attention import SoftAttention
+
+DECODERS: dict[str, type[Decoder]] = {"nic": NIC, "soft_attention": SoftAttention}
+
+
+def build_decoder(config: DecoderConfig, vocabulary_size: int, channels: int) -> Decoder:
+    """The decoder that `config.name` names, freshly initialised.
+
+    Args:
+        config: architecture and sizes.
+        vocabulary_size: tokens, special ones included.
+        channels: of a cell of the encoder's grid.
+
+    Raises:
+        ValueError: there is no decoder of that name.
+    """
+    if config.name not in DECODERS:
+        raise ValueError(f"There is no decoder '{config.name}': choose one of {', '.join(DECODERS)}.")
+    return DECODERS[config.name](config, vocabulary_size, channels)
+
+
+__all__ = ["DECODERS", "Decoder", "DecoderConfig", "Step", "build_decoder"]

@@ -1,0 +1,53 @@
+"""Show, Attend and Tell (Xu et al. 2015), deterministic "soft" attention, with the gated context."""
+
+import torch
+from torch import nn
+
+from handler.decoders.base import Decoder, DecoderConfig, Recurrence, Tensors, Words
+
+
+class SoftAttention(Decoder):
+    """The paper's section 3.1.2 with 4.2; the doubly stochastic term of 4.2.1 is training's.
+
+    Each step compares the state with every cell, takes the cells' mean by those weights, gates it, and feeds it to the
+    LSTM beside the last word. The words' scores read word, state and context (eq. 7), through a tanh as in the authors' code.
+    """
+
+    def __init__(self, config: DecoderConfig, vocabulary_size: int, channels: int):
+        super().__init__(vocabulary_size)
+        hidden, attention, embed = config.hidden_size, config.attention_size, config.embed_size
+        self.words = Words(config, vocabulary_size)
+        self.initial_hidden = nn.Linear(channels, hidden)
+        self.initial_cell = nn.Linear(channels, hidden)
+        self.key = nn.Linear(channels, attention)
+        self.query = nn.Linear(hidden, attention, bias=False)
+        self.compare = nn.Linear(attention, 1, bias=False)
+        self.gate = nn.Linear(hidden, channels)
+        self.lstm = Recurrence(embed + channels, hidden)
+        self.output_hidden = nn.Linear(hidden, embed)
+        self.output_context = nn.Linear(channels, embed, bias=False)
+
+    def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
+        mean = grid.mean(1, keepdim=True)  # (B, 1, C)
+        state = {
+            "hidden": torch.tanh(self.initial_hidden(mean)),  # (B, 1, H)
+            "cell": torch.tanh(self.initial_cell(mean)),
+        }
+        keys = self.key(grid)  # (B, cells, A)
+        return {"grid": grid.to(keys.dtype), "keys": keys}, state  # under autocast, cast once and not at every step
+
+    def advance(
+        self, tokens: torch.Tensor, state: Tensors, memory: Tensors
+    ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
+        query = self.query(state["hidden"])  # (B, K, A)
+        mixed = torch.tanh(memory["keys"].unsqueeze(1) + query.unsqueeze(2))  # (B, K, cells, A)
+        attention = self.compare(mixed).squeeze(-1).softmax(-1)  # (B, K, cells), eq. 4–5
+        context = torch.matmul(attention, memory["grid"])  # (B, K, C), eq. 13
+        context = torch.sigmoid(self.gate(state["hidden"])) * context  # 4.2.1: beta
+        word = self.words.embed(tokens)  # (B, K, E)
+        state = self.lstm(torch.cat([word, context], -1), state)
+        features = word + self.output_hidden(state["hidden"]) + self.output_context(context)  # eq. 7
+        return torch.tanh(features), state, attention
+
+    def readout(self, features: torch.Tensor) -> torch.Tensor:
+        return self.words.score(features)

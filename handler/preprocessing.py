@@ -1,0 +1,36 @@
+"""An RGB picture → the pixels an encoder takes. Training and serving share it, so they can't drift apart."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes an encoder's input.
+
+    The picture is squeezed to a square, its aspect not kept: every part of it stays in view, and a
+    grid's cell maps to the same share of the picture always.
+
+    Attributes:
+        size: side of the square, in pixels.
+        mean: per channel, in units of 0–255.
+        std: per channel, in units of 0–255.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def resize(self, image: Image.Image) -> torch.Tensor:
+        """RGB picture → uint8 pixels (3, size, size), bicubic with antialiasing."""
+        pixels = np.array(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels (B, 3, size, size) → `(pixels - mean) / std` as float32, same shape."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return (pixels.float() - mean) / std

@@ -1,0 +1,161 @@
+"""Decoding of image bytes: what goes in, and the pixels that have to come out."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handler.errors import EmptyBody, InvalidImage, TooManyPixels
+from handler.image import decode_image
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encoded(image: Image.Image, fmt: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, fmt, **options)
+    return stream.getvalue()
+
+
+def halves(mode: str, left, right) -> Image.Image:
+    """A picture of 32 × 16, one colour on the left half and one on the right."""
+    image = Image.new(mode, (32, 16), left)
+    image.paste(right, (16, 0, 32, 16))
+    return image
+
+
+def palette(**options) -> bytes:
+    return encoded(halves("RGB", RED, BLUE).quantize(4), **options)
+
+
+def transparent_palette() -> bytes:
+    image = Image.new("P", (32, 16), 0)
+    image.putpalette([*RED, *BLUE])
+    image.paste(1, (16, 0, 32, 16))
+    return encoded(image, "PNG", transparency=1)
+
+
+def grey16(left: int, right: int) -> bytes:
+    pixels = np.full((16, 32), left, dtype=np.uint16)
+    pixels[:, 16:] = right
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+def animation(fmt: str) -> bytes:
+    first, second = halves("RGB", RED, BLUE), halves("RGB", GREEN, GREEN)
+    options = {"lossless": True} if fmt == "WEBP" else {}
+    return encoded(first, fmt, save_all=True, append_images=[second], duration=100, **options)
+
+
+def png_rgb16() -> bytes:
+    """A PNG of 16 bits a channel, which Pillow reads and does not write: red 65535 left, blue 65535 right."""
+    row = b"\0" + struct.pack(">3H", 65535, 0, 0) * 16 + struct.pack(">3H", 0, 0, 65535) * 16
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 32, 16, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b"")
+
+
+RED_BLUE = halves("RGB", RED, BLUE)
+
+PICTURES = {
+    "jpeg": (encoded(RED_BLUE, "JPEG", quality=95), RED, BLUE),
+    "jpeg progressive": (encoded(RED_BLUE, "JPEG", quality=95, progressive=True), RED, BLUE),
+    "jpeg grey": (encoded(halves("L", 0, 128), "JPEG"), (0, 0, 0), (128, 128, 128)),
+    "jpeg cmyk": (encoded(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "JPEG", quality=95), RED, BLUE),
+    "png": (encoded(RED_BLUE, "PNG"), RED, BLUE),
+    "png bilevel": (encoded(halves("1", 0, 1), "PNG"), (0, 0, 0), WHITE),
+    "png grey": (encoded(halves("L", 10, 200), "PNG"), (10, 10, 10), (200, 200, 200)),
+    "png palette": (palette(fmt="PNG"), RED, BLUE),
+    "png palette, transparent": (transparent_palette(), RED, WHITE),
+    "png grey and alpha": (encoded(halves("LA", (10, 255), (200, 0)), "PNG"), (10, 10, 10), WHITE),
+    "png rgba": (encoded(halves("RGBA", (*RED, 255), (*BLUE, 0)), "PNG"), RED, WHITE),
+    "png rgba, half transparent": (encoded(halves("RGBA", (*RED, 255), (0, 0, 0, 128)), "PNG"), RED, (127, 127, 127)),
+    "png grey 16 bits": (grey16(0x8000, 0xFFFF), (128, 128, 128), WHITE),
+    "png rgb 16 bits": (png_rgb16(), RED, BLUE),
+    "webp": (encoded(RED_BLUE, "WEBP", lossless=True), RED, BLUE),
+    "webp animated": (animation("WEBP"), RED, BLUE),
+    "gif": (palette(fmt="GIF"), RED, BLUE),
+    "gif animated": (animation("GIF"), RED, BLUE),
+    "bmp": (encoded(RED_BLUE, "BMP"), RED, BLUE),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_decoding_table(name):
+    data, left, right = PICTURES[name]
+    image = decode_image(data)
+    assert image.mode == "RGB"
+    assert image.size == (32, 16)
+    assert image.getpixel((4, 8)) == pytest.approx(left, abs=3)
+    assert image.getpixel((27, 8)) == pytest.approx(right, abs=3)
+
+
+# Where the stored picture's top left corner is shown, by EXIF orientation.
+CORNERS = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left"} | {
+    5: "top left", 6: "top right", 7: "bottom right", 8: "bottom left"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", CORNERS)
+def test_exif_orientation(orientation):
+    stored = Image.new("RGB", (64, 32), BLUE)
+    stored.paste(RED, (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    shown = decode_image(encoded(stored, "JPEG", quality=95, exif=exif))
+    assert shown.size == ((64, 32) if orientation < 5 else (32, 64))
+    vertical, horizontal = CORNERS[orientation].split()
+    x = 4 if horizontal == "left" else shown.width - 5
+    y = 4 if vertical == "top" else shown.height - 5
+    assert shown.getpixel((x, y)) == pytest.approx(RED, abs=6)
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_truncated_pictures_are_refused(fmt):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, fmt)
+    for share in (0.1, 0.5, 0.9):
+        with pytest.raises(InvalidImage):
+            decode_image(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(
+    "data", [b"not a picture", b"<html></html>", b"\xff\xd8\xff", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"%PDF-1.4"]
+)
+def test_other_bytes_are_refused(data):
+    with pytest.raises(InvalidImage):
+        decode_image(data)
+
+
+def test_a_format_that_is_not_named_is_refused():
+    with pytest.raises(InvalidImage, match="JPEG, PNG, WEBP, GIF, BMP"):
+        decode_image(encoded(RED_BLUE, "TIFF"))
+
+
+def test_no_bytes():
+    with pytest.raises(EmptyBody):
+        decode_image(b"")
+
+
+def test_the_cap_on_pixels_is_exact_and_comes_before_decoding():
+    data = encoded(RED_BLUE, "PNG")
+    assert decode_image(data, max_pixels=512).size == (32, 16)
+    with pytest.raises(TooManyPixels, match="32 × 16"):
+        decode_image(data, max_pixels=511)
+    header_only = encoded(Image.new("L", (5000, 5000)), "PNG")[:100]  # decoding it would fail: it is cut off
+    with pytest.raises(TooManyPixels, match="5000 × 5000"):
+        decode_image(header_only, max_pixels=24_000_000)
+
+
+def test_a_header_that_promises_a_bomb_is_refused():
+    bomb = bytearray(encoded(RED_BLUE, "PNG"))
+    bomb[16:24] = struct.pack(">II", 60_000, 60_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    with pytest.raises(TooManyPixels):
+        decode_image(bytes(bomb))
