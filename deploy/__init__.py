@@ -1,0 +1,1 @@
+"""Running the endpoint: `make serve`, `make stop`."""

@@ -1,0 +1,1 @@
+"""Scoring captions. Imports nothing of the handler, so that it can score anybody's captioner."""

@@ -1,0 +1,50 @@
+"""Scores captions against references with pycocoevalcap's own code, as the papers do."""
+
+from collections.abc import Mapping, Sequence
+
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+from deploy.java import ensure_java
+
+TOKENIZER = "ptb3.4.1"
+
+
+def score_captions(references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> dict[str, float]:
+    """BLEU-1..4, ROUGE-L and CIDEr-D of a split.
+
+    CIDEr's IDF comes from these references, as in coco-caption, so a part's score does not compare with the whole's.
+
+    Args:
+        references: image id → its reference captions.
+        captions: image id → the caption to score; an empty one counts as such.
+
+    Returns:
+        `Bleu_1` … `Bleu_4`, `ROUGE_L` (0 to 1) and `CIDEr` (0 to 10), each over all images.
+
+    Raises:
+        ValueError: the two do not name the same images, or there are none.
+    """
+    if not references or references.keys() != captions.keys():
+        raise ValueError(
+            f"{len(references.keys() - captions.keys())} images have no caption and "
+            f"{len(captions.keys() - references.keys())} captions have no image, of {len(references)} images."
+        )
+    ensure_java()  # the tokenizer is a Java program
+    tokenizer = PTBTokenizer()
+    wanted = tokenizer.tokenize({i: [{"caption": text} for text in texts] for i, texts in references.items()})
+    found = tokenizer.tokenize({i: [{"caption": text}] for i, text in captions.items()})
+    bleu, _ = Bleu(4).compute_score(wanted, found, verbose=0)
+    rouge, _ = Rouge().compute_score(wanted, found)
+    cider, _ = Cider().compute_score(wanted, found)
+    scores = {f"Bleu_{n}": score for n, score in enumerate(bleu, 1)} | {"ROUGE_L": rouge, "CIDEr": cider}
+    return {name: float(score) for name, score in scores.items()}
+
+
+def signature(split: str, references: Mapping[int, Sequence[str]], decoding: str) -> str:
+    """What has to be the same for two scores to compare, in one line."""
+    counts = sorted({len(texts) for texts in references.values()})
+    spread = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+    return f"{split}|n:{len(references)}|refs:{spread}|tok:{TOKENIZER}|cider-d:idf=refs|{decoding}"

@@ -1,0 +1,30 @@
+"""Fixtures that all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from handler.captioner import Captioner
+from support import ROOT, write_tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def flickr8k() -> Path:
+    """Flickr8k in COCO's layout, from CAPTIONER_DATA or beside the checkout."""
+    path = Path(os.environ.get("CAPTIONER_DATA", ROOT.parent / "shared" / "data")) / "flickr8k"
+    if not path.is_dir():
+        pytest.skip(f"needs Flickr8k in COCO's layout at {path}; CAPTIONER_DATA names the folder that holds flickr8k/")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pretrained() -> Captioner:
+    """The shipped model."""
+    return Captioner.load(ROOT / "pretrained")
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path) -> Path:
+    """A bundle to change and to break."""
+    return write_tiny_bundle(tmp_path / "bundle")

@@ -1,0 +1,57 @@
+"""Scores with hand-checked values."""
+
+import math
+
+import pytest
+
+from eval.metrics import score_captions, signature
+
+REFERENCES = {
+    1: ["A dog runs through the grass .", "the brown dog is running"],
+    2: ["two men play football", "men with a ball ."],
+    3: ["a red car", "the car is red"],
+}
+
+
+def test_captions_that_are_references_score_full_bleu_and_rouge():
+    scores = score_captions(REFERENCES, {1: "a dog runs through the grass", 2: "two men play football", 3: "the car is red"})
+    assert scores["Bleu_4"] == pytest.approx(1, abs=1e-6)
+    assert scores["ROUGE_L"] == pytest.approx(1)
+
+
+def test_bleu_by_hand():
+    # 13 words; of them in the references: a dog runs through (4 of 4), two men eat (2 of 3), the red red car is big (the, red, car, is: 4 of 6)
+    captions = {1: "a dog runs through", 2: "two men eat", 3: "the red red car is big"}
+    scores = score_captions(REFERENCES, captions)
+    # The nearest reference lengths are 5, 4 and 4: 13 words each way, so that no brevity counts.
+    assert scores["Bleu_1"] == pytest.approx(10 / 13, abs=1e-6)
+    # Pairs: 3 of 3, 1 of 2, and of (the red, red red, red car, car is, is big) red car and car is.
+    assert scores["Bleu_2"] == pytest.approx(math.sqrt(10 / 13 * 6 / 10), abs=1e-6)
+
+
+def test_cider_by_hand():
+    """One word a caption: then only the unigram vectors are not empty, and a match with no spread in length counts in full.
+
+    Document frequency of each word is 1 of 2 images, so the vectors are parallel where the words are equal: similarity 1,
+    for one of four n-gram sizes, times ten: 2.5 for the image that matches, 0 for the other.
+    """
+    scores = score_captions({1: ["dog"], 2: ["cat"]}, {1: "dog", 2: "house"})
+    assert scores["CIDEr"] == pytest.approx((2.5 + 0) / 2, abs=1e-6)
+
+
+def test_case_and_punctuation_do_not_count_and_an_empty_caption_does():
+    one = score_captions(REFERENCES, {1: "A DOG, runs!", 2: "two men", 3: "a car"})
+    assert one == score_captions(REFERENCES, {1: "a dog runs", 2: "two men", 3: "a car"})
+    assert score_captions(REFERENCES, {1: "", 2: "two men", 3: "a car"})["CIDEr"] < one["CIDEr"]
+
+
+@pytest.mark.parametrize("captions", [{1: "a", 2: "b"}, {1: "a", 2: "b", 3: "c", 4: "d"}])
+def test_images_and_captions_have_to_fit(captions):
+    with pytest.raises(ValueError, match="captions have no image"):
+        score_captions(REFERENCES, captions)
+
+
+def test_signature():
+    assert signature("set/val", {1: ["a", "b"], 2: ["a"]}, "beam:3") == (
+        "set/val|n:2|refs:1-2|tok:ptb3.4.1|cider-d:idf=refs|beam:3"
+    )

@@ -1,0 +1,1 @@
+"""Data, the models' training, and packing the archive. `make train`, `make archive`."""

@@ -1,0 +1,109 @@
+"""Packs a bundle and the handler into an archive for TorchServe, byte for byte the same each time.
+
+python -m training.archive pretrained
+python -m training.archive runs/soft_attention-lite2-flickr8k/bundle --output model_store
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_packaging import generate_model_archive
+
+from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, check_bundle
+from handler.errors import BundleError
+
+HANDLER = Path(__file__).parent.parent / "handler"
+ENTRY, SETTINGS = "captioner_service.py", "model-config.yaml"
+NAME, VERSION = "captioner", "1.0"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can name
+
+
+def build_archive(bundle: Path, output: Path) -> Path:
+    """Writes `captioner.mar` into the folder `output`.
+
+    In it: TorchServe's entry and settings at the root, the package `handler/`, and the bundle as `model/`.
+
+    Args:
+        bundle: checked first.
+        output: made where it is missing.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        BundleError: the bundle is incomplete or damaged.
+    """
+    check_bundle(bundle)
+    output.mkdir(parents=True, exist_ok=True)
+    # The packaging code empties $TMPDIR/<name> first; in a folder of our own, builds side by side can't meet.
+    with tempfile.TemporaryDirectory() as scratch, _tempdir(scratch):
+        stage = Path(scratch, "stage")
+        unwanted = shutil.ignore_patterns("__pycache__", ENTRY, SETTINGS)
+        shutil.copytree(HANDLER, stage / "handler", ignore=unwanted)
+        (stage / "model").mkdir()
+        for name in (CONFIG, WEIGHTS, VOCABULARY):
+            shutil.copy(bundle / name, stage / "model" / name)
+        generate_model_archive(
+            ModelArchiverConfig(
+                model_name=NAME,
+                version=VERSION,
+                handler=str(HANDLER / ENTRY),
+                config_file=str(HANDLER / SETTINGS),
+                extra_files=str(stage),
+                export_path=scratch,
+            )
+        )
+        partial = output / f".{NAME}.mar.partial"
+        _rewrite(Path(scratch, f"{NAME}.mar"), partial)
+        os.replace(partial, output / f"{NAME}.mar")
+    return output / f"{NAME}.mar"
+
+
+def _rewrite(source: Path, target: Path) -> None:
+    """Copies a zip without what differs from build to build: order, times, permissions, compression, `createdOn`."""
+    with zipfile.ZipFile(source) as built, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as fixed:
+        for name in sorted(built.namelist()):
+            content = built.read(name)
+            if name == "MAR-INF/MANIFEST.json":
+                manifest = json.loads(content) | {"createdOn": "01/01/1980 00:00:00"}
+                content = json.dumps(manifest, indent=2, sort_keys=True).encode()
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.external_attr = 0o644 << 16
+            fixed.writestr(entry, content)
+
+
+class _tempdir:
+    """Has `tempfile` use a folder for a while."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        self.before, tempfile.tempdir = tempfile.tempdir, self.folder
+
+    def __exit__(self, *_) -> None:
+        tempfile.tempdir = self.before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Packs a bundle into an archive for TorchServe.")
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("--output", type=Path, default=Path("model_store"), help="the archive's folder")
+    arguments = parser.parse_args()
+    try:
+        archive = build_archive(arguments.bundle, arguments.output)
+    except BundleError as error:
+        sys.exit(str(error))
+    print(f"{arguments.bundle} → {archive}, sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()

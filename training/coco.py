@@ -1,0 +1,51 @@
+"""Reads captioned pictures in COCO's layout: `annotations/captions_<split>.json` beside a folder `<split>/`."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """A picture and its captions, as they stand in the file."""
+
+    id: int
+    path: Path
+    captions: tuple[str, ...]
+
+
+def read_split(root: Path, split: str) -> list[CaptionedImage]:
+    """The pictures of a split in the file's order; those without a caption are left out.
+
+    Args:
+        root: the folder that holds `annotations/`.
+        split: such as `train2017` or `val`.
+
+    Raises:
+        FileNotFoundError: the annotations or a picture is missing; the message names it.
+        ValueError: the annotations are not in COCO's layout, or name a picture outside the split's folder.
+    """
+    annotations = root / "annotations" / f"captions_{split}.json"
+    if not annotations.is_file():
+        raise FileNotFoundError(f"There is no split '{split}' in {root}: {annotations} is missing.")
+    captions: dict[int, list[str]] = defaultdict(list)
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+        for annotation in content["annotations"]:
+            captions[annotation["image_id"]].append(annotation["caption"])
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{annotations} is not in COCO's layout: {error!r}.") from error
+    images = []
+    for index, name in names.items():
+        if Path(name).name != name:
+            raise ValueError(f"{annotations} names '{name}', which is no plain file name.")
+        path = root / split / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{annotations} names {path}, which is missing.")
+        if index in captions:
+            images.append(CaptionedImage(index, path, tuple(captions[index])))
+    if not images:
+        raise ValueError(f"{annotations} holds no captioned picture.")
+    return images

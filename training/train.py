@@ -1,0 +1,61 @@
+"""Trains a captioner from a preset, any of its settings overridden; the same command again goes on where it stopped.
+
+python -m training.train soft_attention-lite2-flickr8k ../shared/data/flickr8k
+python -m training.train nic-lite2-flickr8k ../shared/data/flickr8k --epochs 3 --decoder.hidden_size 256
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from training.config import TrainingConfig, preset
+from training.trainer import Trainer
+
+
+def main() -> None:
+    parser = ArgumentParser(description="Trains a captioner from a preset; run again, it goes on where it stopped.")
+    parser.add_argument("preset", help="a file of training/configs, without its ending")
+    parser.add_argument("data", type=Path, help="the folder in COCO's layout")
+    parser.add_argument("--run", type=Path, help="the run's folder (default: runs/<preset>)")
+    parser.add_argument("--features", type=Path, default=Path("runs/features"), help="where encoders' grids are kept")
+    parser.add_argument("--settings", action="config", help="a file of settings over the preset's")
+    settings = parser.add_class_arguments(TrainingConfig, nested_key=None, as_group=True)
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        try:
+            parser.default_config_files = [str(preset(sys.argv[1]))]
+        except FileNotFoundError as error:
+            sys.exit(str(error))
+    arguments = parser.parse_args()
+    run = arguments.run or Path("runs") / arguments.preset
+    try:
+        values = parser.instantiate(arguments)
+        config = TrainingConfig(**{name: getattr(values, name) for name in settings})
+        remember(parser, arguments, run)
+        bundle = Trainer(config, arguments.data, run, arguments.features).train()
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(f"Stopped. The same command goes on at the last checkpoint in {run}.")
+    print(f"The bundle is in {bundle}, the curve in {run / 'curve.png'}. Serve it: make serve MODEL={bundle}")
+
+
+def remember(parser: ArgumentParser, arguments: Namespace, run: Path) -> None:
+    """Keeps the run's settings beside it, and stops where a run that has begun had others."""
+    run.mkdir(parents=True, exist_ok=True)
+    kept = run / "settings.yaml"
+    text = parser.dump(
+        Namespace({k: v for k, v in vars(arguments).items() if k not in ("run", "features", "settings")})
+    )
+    if kept.exists() and kept.read_text() != text:
+        before, now = (dict(line.split(":", 1) for line in t.splitlines()) for t in (kept.read_text(), text))
+        differs = sorted(name.strip() for name in before | now if before.get(name) != now.get(name))
+        sys.exit(f"{run} was begun with other settings ({', '.join(differs)}): name another folder with --run.")
+    partial = kept.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, kept)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Scores a bundle on a split, from the pictures, in this process.
+
+python -m training.validate pretrained ../shared/data/flickr8k val
+python -m training.validate pretrained ../shared/data/flickr8k val --captions captions.json
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from eval.metrics import score_captions, signature
+from handler.captioner import Captioner
+from handler.decoders import Decoder
+from handler.search import SearchOptions, search
+from handler.vocabulary import Vocabulary, join_tokens
+from training.coco import CaptionedImage, read_split
+
+BATCH = 50
+
+
+def caption_grids(
+    decoder: Decoder, grids: np.ndarray, vocabulary: Vocabulary, options: SearchOptions, device: torch.device
+) -> Iterator[str]:
+    """The best caption of each grid, float16 (images, cells, channels), by real decoding."""
+    for first in range(0, len(grids), BATCH):
+        grid = torch.from_numpy(np.ascontiguousarray(grids[first : first + BATCH])).to(device).float()
+        for hypotheses in search(decoder, grid, [options] * len(grid), vocabulary):
+            yield join_tokens(vocabulary.decode(hypotheses[0].token_ids))
+
+
+def describe_decoding(options: SearchOptions) -> str:
+    """The decoding options as a signature names them."""
+    return f"beam:{options.beam_size}|lp:{options.length_penalty}|max:{options.max_length}"
+
+
+def validate_bundle(
+    captioner: Captioner, images: Sequence[CaptionedImage], split: str, options: SearchOptions | None = None
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Captions a split's pictures with a bundle and scores the captions.
+
+    Args:
+        captioner: the bundle, loaded.
+        images: the split.
+        split: its name in the signature.
+        options: of decoding; left out, the bundle's own.
+
+    Returns:
+        `{"split", "n", "scores", "signature"}`, and the captions by image id.
+    """
+    options = options or captioner.config.decoding
+    captions: dict[int, str] = {}
+    for first in tqdm(range(0, len(images), BATCH), desc=f"captioning {split}", unit="batch"):
+        batch = images[first : first + BATCH]
+        for image, found in zip(batch, captioner.caption([image.path for image in batch], options), strict=True):
+            captions[image.id] = found[0].caption
+    references = {image.id: image.captions for image in images}
+    decoding = f"{describe_decoding(options)}|{captioner.config.digest[:19]}"
+    result = {
+        "split": split,
+        "n": len(images),
+        "scores": {name: round(score, 4) for name, score in score_captions(references, captions).items()},
+        "signature": signature(split, references, decoding),
+    }
+    return result, captions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Scores a bundle on a split, in this process.")
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("data", type=Path, help="the folder in COCO's layout")
+    parser.add_argument("split", help="such as val")
+    for name, value in asdict(SearchOptions()).items():
+        if not isinstance(value, bool) and name != "num_captions":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help="left out, the bundle's own")
+    parser.add_argument("--captions", type=Path, help="write the captions there, in COCO's results format")
+    arguments = parser.parse_args()
+    captioner = Captioner.load(arguments.bundle)
+    asked = {name: getattr(arguments, name, None) for name in asdict(SearchOptions())}
+    options = SearchOptions(**asdict(captioner.config.decoding) | {k: v for k, v in asked.items() if v is not None})
+    images = read_split(arguments.data, arguments.split)
+    split = f"{arguments.data.resolve().name}/{arguments.split}"
+    result, captions = validate_bundle(captioner, images, split, options)
+    if arguments.captions:
+        results = [{"image_id": index, "caption": caption} for index, caption in captions.items()]
+        arguments.captions.write_text(json.dumps(results, indent=1))
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
