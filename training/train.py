@@ -4,10 +4,10 @@ python -m training.train soft_attention-lite2-flickr8k ../shared/data/flickr8k
 python -m training.train nic-lite2-flickr8k ../shared/data/flickr8k --epochs 3 --decoder.hidden_size 256
 """
 
-import os
 import sys
 from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from training.config import TrainingConfig, preset
@@ -29,11 +29,18 @@ def main() -> None:
             sys.exit(str(error))
     arguments = parser.parse_args()
     run = arguments.run or Path("runs") / arguments.preset
+    kept = run / "settings.yaml"
+    settled = {name: value for name, value in vars(arguments).items() if name not in ("run", "features", "settings")}
+    settings_text = parser.dump(Namespace(settled))
     try:
+        if kept.exists():
+            check_same_settings(run, yaml.safe_load(kept.read_text()), yaml.safe_load(settings_text))
         values = parser.instantiate(arguments)
         config = TrainingConfig(**{name: getattr(values, name) for name in settings})
-        remember(parser, arguments, run)
-        bundle = Trainer(config, arguments.data, run, arguments.features).train()
+        trainer = Trainer(config, arguments.data, run, arguments.features)
+        run.mkdir(parents=True, exist_ok=True)
+        kept.write_text(settings_text)
+        bundle = trainer.train()
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -41,20 +48,14 @@ def main() -> None:
     print(f"The bundle is in {bundle}, the curve in {run / 'curve.png'}. Serve it: make serve MODEL={bundle}")
 
 
-def remember(parser: ArgumentParser, arguments: Namespace, run: Path) -> None:
-    """Keeps the run's settings beside it, and stops where a run that has begun had others."""
-    run.mkdir(parents=True, exist_ok=True)
-    kept = run / "settings.yaml"
-    text = parser.dump(
-        Namespace({k: v for k, v in vars(arguments).items() if k not in ("run", "features", "settings")})
-    )
-    if kept.exists() and kept.read_text() != text:
-        before, now = (dict(line.split(":", 1) for line in t.splitlines()) for t in (kept.read_text(), text))
-        differs = sorted(name.strip() for name in before | now if before.get(name) != now.get(name))
-        sys.exit(f"{run} was begun with other settings ({', '.join(differs)}): name another folder with --run.")
-    partial = kept.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, kept)
+def check_same_settings(run: Path, before: dict, now: dict) -> None:
+    """A run goes on with the settings it was begun with.
+
+    Raises:
+        ValueError: they differ; the message names where.
+    """
+    if differs := sorted(name for name in before | now if before.get(name) != now.get(name)):
+        raise ValueError(f"{run} was begun with other settings ({', '.join(differs)}): name another folder with --run.")
 
 
 if __name__ == "__main__":

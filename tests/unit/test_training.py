@@ -21,8 +21,8 @@ EPOCHS = 8
 STEPS = 4 * EPOCHS  # seven pictures, two a step
 SETTINGS = [
     "--train_split=photos", "--val_split=photos", "--min_count=1", "--batch_size=2", f"--epochs={EPOCHS}",
-    "--preprocessing.size=64", "--decoder.embed_size=16", "--decoder.hidden_size=16", "--decoder.attention_size=8",
-    "--warmup_steps=5", "--learning_rate=0.02", "--checkpoint_every=3", "--decoding.beam_size=2", "--precision=fp32",
+    "--preprocessing.size=64", "--decoder.embed_size=32", "--decoder.hidden_size=32", "--decoder.attention_size=8",
+    "--decoder.dropout=0.1", "--warmup_steps=5", "--learning_rate=0.02", "--checkpoint_every=3", "--decoding.beam_size=2", "--precision=fp32",
 ]  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_a_run_learns_and_keeps_its_best(whole):
     validations = [line for line in lines(whole) if "CIDEr" in line]
     assert len(losses) == STEPS
     assert [line["epoch"] for line in validations] == list(range(1, EPOCHS + 1))
-    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    assert sum(losses[:4]) / 4 - sum(losses[-4:]) / 4 > 0.5  # nats a token, from the first epoch to the last
     training = Captioner.load(whole / "bundle").config.card["training"]
     best = max(validations, key=lambda line: line["CIDEr"])
     assert training["best_epoch"] == best["epoch"]

@@ -1,0 +1,37 @@
+# captioner: `make serve` for a first caption, `make test` for all tests. README.md says more.
+PYTHON ?= python3
+MODEL ?= pretrained
+BIN := .venv/bin
+
+.PHONY: serve stop archive train validate test lint clean
+
+serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
+	@$(BIN)/python -m deploy.serve start
+
+stop: .venv/serve.stamp ## stop it
+	@$(BIN)/python -m deploy.serve stop
+
+archive: .venv/serve.stamp ## pack the bundle MODEL into model_store/captioner.mar
+	@$(BIN)/python -m training.archive $(MODEL)
+
+train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
+	@$(BIN)/python -m training.train $(CONFIG) $(DATA) $(ARGS)
+
+validate: .venv/train.stamp ## score the bundle MODEL on SPLIT of DATA, in this process
+	@$(BIN)/python -m training.validate $(MODEL) $(DATA) $(SPLIT) $(ARGS)
+
+test: .venv/test.stamp ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/test.stamp ## check style and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.venv/%.stamp: requirements/%.txt requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "captioner needs Python 3.11 or newer; name one with make PYTHON=…")'
+	@echo "Installing requirements/$*.txt (PyTorch is several GB: a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$*.txt
+	@touch $@
+
+clean: ## remove what was made: environment, archive, logs
+	rm -rf .venv model_store logs

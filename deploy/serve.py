@@ -1,0 +1,54 @@
+"""Starts and stops the endpoint on this machine.
+
+python -m deploy.serve start
+python -m deploy.serve stop
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from deploy.server import MODEL, Server, ServerError
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "samples" / "photos" / "astronaut.jpg"
+
+
+def start(server: Server) -> None:
+    """Starts the server, captions a sample through it, and prints how to go on."""
+    server.start()
+    answer = server.caption(SAMPLE)
+    sample = os.path.relpath(SAMPLE)
+    print(
+        f"captioner {answer['model']['version']} is ready, model {answer['model']['digest'][:19]}\n\n"
+        f"  {sample}: {answer['caption']}\n\n"
+        f"  inference   {server.inference}/predictions/{MODEL}\n"
+        f"  management  {server.management}/models/{MODEL}\n"
+        f"  metrics     {server.metrics}/metrics\n"
+        f"  gRPC        {server.grpc} (inference), {server.grpc_management} (management)\n"
+        f"  logs        {os.path.relpath(server.logs)}\n\n"
+        f"Caption a picture of yours:\n"
+        f"  curl -T {sample} {server.inference}/predictions/{MODEL}\n"
+        f"Stop the server:\n"
+        f"  make stop"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Starts and stops the endpoint on this machine.")
+    parser.add_argument("action", choices=["start", "stop"])
+    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's properties")
+    arguments = parser.parse_args()
+    server = Server(arguments.config, ROOT, ROOT / "logs")
+    if arguments.action == "stop":
+        print("The server has stopped." if server.stop() else "No server was running.")
+        return
+    try:
+        start(server)
+    except ServerError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""One TorchServe with the archive in it: started, waited for, asked, stopped, with nothing left behind."""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from ts.model_server import load_properties
+
+from deploy.java import ensure_java
+
+MODEL = "captioner"
+START_SECONDS = 180  # a cold disk has to read torch; a worker that dies is noticed at once
+ADDRESSES = {
+    "inference_address": "http://127.0.0.1:8080",
+    "management_address": "http://127.0.0.1:8081",
+    "metrics_address": "http://127.0.0.1:8082",
+    "grpc_inference_address": "127.0.0.1",
+    "grpc_inference_port": "7070",
+    "grpc_management_address": "127.0.0.1",
+    "grpc_management_port": "7071",
+}
+
+
+class ServerError(Exception):
+    """The server can't be started; the message is one clear sentence, with the log's last lines where there are any."""
+
+
+class Server:
+    """A TorchServe of this checkout.
+
+    Its temporary folder has a name made from the checkout's and the configuration's path: TorchServe keeps its pid file
+    and sockets there, so that several servers on a machine do not meet. Every process of the server names that
+    folder in its command line, which is how they are found again.
+
+    Args:
+        config: TorchServe's properties; its ports and `model_store` are read from there.
+        root: the folder TorchServe runs in; `model_store` may be relative to it.
+        logs: where it logs.
+    """
+
+    def __init__(self, config: Path, root: Path, logs: Path):
+        self.config, self.root, self.logs = config.resolve(), root.resolve(), logs.resolve()
+        self.properties = ADDRESSES | load_properties(str(config))
+        self.archive = self.root / self.properties["model_store"] / f"{MODEL}.mar"
+        name = hashlib.sha256(str(self.config).encode()).hexdigest()[:8]
+        # Not below the checkout: a socket's path must not be longer than 108 letters.
+        self.folder = Path(tempfile.gettempdir(), f"captioner-{os.getuid()}-{name}")
+
+    @property
+    def inference(self) -> str:
+        """URL of the inference address."""
+        return self.properties["inference_address"]
+
+    @property
+    def management(self) -> str:
+        """URL of the management address."""
+        return self.properties["management_address"]
+
+    @property
+    def metrics(self) -> str:
+        """URL of the metrics address."""
+        return self.properties["metrics_address"]
+
+    @property
+    def grpc(self) -> str:
+        """Host and port of gRPC inference."""
+        return f"{self.properties['grpc_inference_address']}:{self.properties['grpc_inference_port']}"
+
+    @property
+    def grpc_management(self) -> str:
+        """Host and port of gRPC management."""
+        return f"{self.properties['grpc_management_address']}:{self.properties['grpc_management_port']}"
+
+    def start(self) -> None:
+        """Starts the server and waits for a READY worker; one that serves this archive already is left as it is.
+
+        Raises:
+            ServerError: no archive, a port taken, or a server or worker that does not come up; nothing is left running then.
+        """
+        if not self.archive.is_file():
+            raise ServerError(f"{self.archive} is missing: run 'make archive' first.")
+        served = self.folder / "served.sha256"
+        digest = _sha256(self.archive)
+        if self.processes():
+            if self.ready() and served.exists() and served.read_text() == digest:
+                return
+            self.stop()  # another archive, or a server that is half dead
+        self._check_ports()
+        self._make_folder()
+        self.logs.mkdir(parents=True, exist_ok=True)
+        for log in self.logs.glob("*.log"):
+            log.unlink()
+        ensure_java()
+        environment = os.environ | {
+            "TS_CONFIG_FILE": str(self.config),
+            "TMPDIR": str(self.folder),
+            "TEMP": str(self.folder),
+            "LOG_LOCATION": str(self.logs),
+            "METRICS_LOCATION": str(self.logs),
+        }
+        torchserve = Path(sys.executable).parent / "torchserve"
+        command = [torchserve, "--start", "--ncs", "--model-store", self.archive.parent, "--models", self.archive.name]
+        # What TorchServe prints has to go to a file: it would hold the caller's terminal or pipe open for ever.
+        with (self.logs / "console.log").open("w") as console:
+            subprocess.run(command, cwd=self.root, env=environment, stdout=console, stderr=console, stdin=subprocess.DEVNULL)
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        served.write_text(digest)
+
+    def stop(self) -> bool:
+        """Ends every process of the server, the JVM first, which ends its workers, and removes its temporary folder.
+
+        Returns:
+            Whether there was a process to end.
+        """
+        processes = self.processes()
+        for process in processes:
+            if _is_jvm(process):
+                process.terminate()
+        _, alive = psutil.wait_procs(processes, timeout=20)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return bool(processes)
+
+    def processes(self) -> list[psutil.Process]:
+        """The server's JVM and workers that are running."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if any(str(self.folder) in argument for argument in process.cmdline()):
+                    found.append(process)
+            except psutil.Error:  # ended meanwhile, or another user's
+                continue
+        return found
+
+    def ready(self) -> bool:
+        """Whether a worker is READY: the management API's word, as `/ping` answers long before."""
+        try:
+            described = requests.get(f"{self.management}/models/{MODEL}", timeout=5).json()
+            return any(worker["status"] == "READY" for model in described for worker in model["workers"])
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            return False
+
+    def caption(self, picture: Path) -> dict[str, Any]:
+        """The endpoint's answer for an image file.
+
+        Raises:
+            ServerError: the endpoint does not answer, or with an error.
+        """
+        try:
+            answer = requests.post(f"{self.inference}/predictions/{MODEL}", data=picture.read_bytes(), timeout=60)
+            answer.raise_for_status()
+            return answer.json()
+        except requests.RequestException as error:
+            raise ServerError(f"The endpoint did not caption {picture}: {error}.\n{self.last_lines()}") from error
+
+    def last_lines(self, count: int = 15) -> str:
+        """The ends of the logs that say why a server did not come up."""
+        ends = []
+        for name in ("console.log", "ts_log.log", "model_log.log"):
+            log = self.logs / name
+            if log.is_file() and (lines := log.read_text(errors="replace").splitlines()):
+                ends.append("\n".join([f"--- {log}", *lines[-count:]]))
+        return "\n".join(ends)
+
+    def _check_ports(self) -> None:
+        addresses = [url.rsplit("/", 1)[-1] for url in (self.inference, self.management, self.metrics)]
+        for address in (*addresses, self.grpc, self.grpc_management):
+            host, port = address.rsplit(":", 1)
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, int(port)))
+                except OSError as error:
+                    raise ServerError(
+                        f"Port {port} is taken by another program ({error.strerror}): stop that one, or change the port "
+                        f"in {self.config}."
+                    ) from error
+
+    def _make_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(mode=0o700, parents=True)
+
+    def _wait(self) -> None:
+        """Until a worker is READY.
+
+        Raises:
+            ServerError: the JVM or a worker died, or time is up.
+        """
+        server_log, deadline = self.logs / "ts_log.log", time.monotonic() + START_SECONDS
+        while not self.ready():
+            if not any(_is_jvm(process) for process in self.processes()):
+                raise ServerError(f"TorchServe did not come up.\n{self.last_lines()}")
+            # A worker that can't load is started again and again, and requests would hang meanwhile.
+            if server_log.exists() and "Backend worker process died" in server_log.read_text(errors="replace"):
+                raise ServerError(f"TorchServe's worker could not load the model.\n{self.last_lines()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"No worker was ready after {START_SECONDS} seconds.\n{self.last_lines()}")
+            time.sleep(0.3)
+
+
+def _is_jvm(process: psutil.Process) -> bool:
+    try:
+        return "org.pytorch.serve.ModelServer" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

