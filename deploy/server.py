@@ -84,7 +84,8 @@ class Server:
         """Starts the server and waits for a READY worker; one that serves this archive already is left as it is.
 
         Raises:
-            ServerError: no archive, a port taken, or a server or worker that does not come up; nothing is left running then.
+            ServerError: no archive, a port taken, or a server or worker that does not come up; then nothing is left
+                running.
         """
         if not self.archive.is_file():
             raise ServerError(f"{self.archive} is missing: run 'make archive' first.")
@@ -111,7 +112,9 @@ class Server:
         command = [torchserve, "--start", "--ncs", "--model-store", self.archive.parent, "--models", self.archive.name]
         # What TorchServe prints has to go to a file: it would hold the caller's terminal or pipe open for ever.
         with (self.logs / "console.log").open("w") as console:
-            subprocess.run(command, cwd=self.root, env=environment, stdout=console, stderr=console, stdin=subprocess.DEVNULL)
+            subprocess.run(
+                command, cwd=self.root, env=environment, stdout=console, stderr=console, stdin=subprocess.DEVNULL
+            )
         try:
             self._wait()
         except BaseException:
@@ -187,8 +190,8 @@ class Server:
                     probe.bind((host, int(port)))
                 except OSError as error:
                     raise ServerError(
-                        f"Port {port} is taken by another program ({error.strerror}): stop that one, or change the port "
-                        f"in {self.config}."
+                        f"Port {port} is taken by another program ({error.strerror}): "
+                        f"stop that one, or change the port in {self.config}."
                     ) from error
 
     def _make_folder(self) -> None:

@@ -1,4 +1,4 @@
-"""The model bundle: one folder that holds a model, written by training, read by the handler, packed into the archive."""
+"""The model bundle: a folder that holds a model, written by training, read by the handler, packed into the archive."""
 
 import hashlib
 import json
@@ -82,7 +82,8 @@ def check_bundle(folder: Path) -> BundleConfig:
     """Reads `captioner.json` and holds the other two files against it, without loading them.
 
     Raises:
-        BundleError: a file is missing, `captioner.json` can't be understood, or a size or digest differs (both are named).
+        BundleError: a file is missing, `captioner.json` can't be understood, or a size or digest differs (the message
+            names both).
     """
     for name in (CONFIG, WEIGHTS, VOCABULARY):
         if not (folder / name).is_file():

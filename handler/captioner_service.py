@@ -38,7 +38,9 @@ class CaptionerService:
             "digest": self.captioner.config.digest,
         }
         self.captioner.caption([Image.new("RGB", (64, 64))])
-        logger.info("captioner %s ready on %s, code from %s", self.model["digest"], device, Path(handler.__file__).parent)
+        logger.info(
+            "captioner %s ready on %s, code from %s", self.model["digest"], device, Path(handler.__file__).parent
+        )
 
     def handle(self, data: list[dict], context) -> list[str]:
         """Answers each row; a row that can't be answered gets its error, and its neighbours their captions."""

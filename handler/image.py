@@ -52,12 +52,10 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes → RGB, 8 bits a channel; transparency is laid over white."""
-    if image.mode == "RGB":
-        return image
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
         grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -44,7 +44,8 @@ def parse_options(fields: Mapping[str, object], defaults: SearchOptions) -> Sear
         raise OptionOutOfRange(f"min_length is {options.min_length}, more than max_length, {options.max_length}.")
     if options.num_captions > options.beam_size:
         raise OptionOutOfRange(
-            f"num_captions is {options.num_captions}, more than beam_size, {options.beam_size}: a beam finds no more captions."
+            f"num_captions is {options.num_captions}, more than beam_size, {options.beam_size}: "
+            "a beam finds no more captions."
         )
     return options
 

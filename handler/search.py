@@ -64,9 +64,9 @@ def search(
     """Finds the likeliest captions of each image.
 
     At each step an image's `beam_size` best continuations are looked at: those that end leave the beam as finished
-    captions, the best others fill it again. An image is done when `beam_size` captions have ended; at `max_length` words
-    every hypothesis is made to end, so there always is a caption. `<unk>`, `<pad>` and `<start>` are never emitted. An image's
-    result does not depend on the images beside it.
+    captions, the best others fill it again. An image is done when `beam_size` captions have ended; at `max_length`
+    words every hypothesis is made to end, so there always is a caption. `<unk>`, `<pad>` and `<start>` are never
+    emitted. An image's result does not depend on the images beside it.
 
     Args:
         decoder: in evaluation mode.
@@ -94,7 +94,7 @@ def search(
 
 
 class _Beams:
-    """The hypotheses of all images that are not done: B images, K = the largest beam among them, T = the longest caption + `<end>`."""
+    """The hypotheses of the images that are not done: B images, K the widest beam, T the longest caption + 1."""
 
     def __init__(self, decoder: Decoder, grid: torch.Tensor, options: Sequence[SearchOptions], vocabulary: Vocabulary):
         self.decoder, self.vocabulary, self.options = decoder, vocabulary, options

@@ -12,6 +12,8 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from model_archiver.model_archiver_config import ModelArchiverConfig
@@ -80,17 +82,14 @@ def _rewrite(source: Path, target: Path) -> None:
             fixed.writestr(entry, content)
 
 
-class _tempdir:
+@contextmanager
+def _tempdir(folder: str) -> Iterator[None]:
     """Has `tempfile` use a folder for a while."""
-
-    def __init__(self, folder: str):
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        self.before, tempfile.tempdir = tempfile.tempdir, self.folder
-
-    def __exit__(self, *_) -> None:
-        tempfile.tempdir = self.before
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A training's settings: one typed dataclass, a preset a file in `configs/`, each setting overridable on the command line."""
+"""A training's settings: one typed dataclass; a preset is a file in `configs/`, the command line overrides it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

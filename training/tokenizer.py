@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from handler.vocabulary import SPECIAL, Vocabulary
 
-# A possessive 's is a word of its own, as for the PTB tokenizer that scores; inner hyphens and apostrophes stay ("t-shirt").
+# A possessive 's is a word of its own, as for the PTB tokenizer that scores; inner hyphens and apostrophes stay.
 WORD = re.compile(r"'s\b|[^\W_]+(?:[-'](?!s\b)[^\W_]+)*")
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from eval.metrics import score_captions
@@ -30,10 +29,10 @@ from training.weights import load_pretrained
 class Trainer:
     """One run in one folder.
 
-    The folder holds `checkpoint.safetensors` (where it stands), `best.safetensors` (the best epoch's decoder), `metrics.jsonl`
-    (a line a step and a line a validation), `curve.png`, and at the end `bundle/`. Started again on the same folder, the run
-    goes on at the checkpoint's step; nothing random depends on anything but the seed and the step, so it ends as if it had
-    never stopped.
+    The folder holds `checkpoint.safetensors` (where it stands), `best.safetensors` (the best epoch's decoder),
+    `metrics.jsonl` (a line a step and a line a validation), `curve.png`, and at the end `bundle/`. Started again on the
+    same folder, the run goes on at the checkpoint's step; nothing random depends on anything but the seed and the step,
+    so it ends as if it had never stopped.
 
     Args:
         config: all settings.
@@ -125,6 +124,11 @@ class Trainer:
             doubly_stochastic=config.doubly_stochastic,
         )
         self.optimizer.zero_grad()
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"The loss of step {step + 1} is not finite: try a lower learning_rate or precision=fp32. "
+                f"{self.run} stands at its last checkpoint."
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), config.clip_norm)
         self.optimizer.step()

@@ -38,7 +38,7 @@ def load_pretrained(encoder: Encoder, source: str) -> None:
 
 
 def _from_package(name: str) -> dict[str, torch.Tensor]:
-    """The package names the layers otherwise, but keeps them in timm's order: they are matched by place, shapes checked."""
+    """The package has other names for the layers, in timm's order: they are matched by place, their shapes checked."""
     if name not in PACKAGES:
         raise ValueError(f"No package ships weights for '{name}': it has to be one of {', '.join(PACKAGES)}.")
     module, files = PACKAGES[name]

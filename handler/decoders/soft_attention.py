@@ -10,7 +10,8 @@ class SoftAttention(Decoder):
     """The paper's section 3.1.2 with 4.2; the doubly stochastic term of 4.2.1 is training's.
 
     Each step compares the state with every cell, takes the cells' mean by those weights, gates it, and feeds it to the
-    LSTM beside the last word. The words' scores read word, state and context (eq. 7), through a tanh as in the authors' code.
+    LSTM beside the last word. The words' scores read word, state and context (eq. 7), through a tanh as in the
+    authors' code.
     """
 
     def __init__(self, config: DecoderConfig, vocabulary_size: int, channels: int):

@@ -1,4 +1,4 @@
-"""A real TorchServe with the real archive of the shipped model, on private ports, in a private folder, always stopped."""
+"""A real TorchServe with the shipped model's archive, on private ports, in a private folder, always stopped."""
 
 import importlib.util
 import socket

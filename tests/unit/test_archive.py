@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from support import ROOT, write_tiny_bundle
 from handler.errors import BundleError
+from support import ROOT, write_tiny_bundle
 from training.archive import build_archive
 
 

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from support import PHOTOS, ROOT
 from handler import BundleError, Captioner, RequestError, SearchOptions
+from support import PHOTOS, ROOT
 
 OPTIONS = [
     SearchOptions(),

@@ -45,9 +45,9 @@ def test_soft_attention_is_the_papers():
     alpha = energies.exp() / energies.exp().sum()  # eq. 5
     z = torch.sigmoid(d.gate(h)) * sum(weight * cell for weight, cell in zip(alpha, a, strict=True))  # eq. 13, 4.2.1
     y = d.words.embedding.weight[token]
-    i, f, g, o = (
-        d.lstm.weight_ih @ torch.cat([y, z]) + d.lstm.bias_ih + d.lstm.weight_hh @ h + d.lstm.bias_hh
-    ).chunk(4)
+    i, f, g, o = (d.lstm.weight_ih @ torch.cat([y, z]) + d.lstm.bias_ih + d.lstm.weight_hh @ h + d.lstm.bias_hh).chunk(
+        4
+    )
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)  # eq. 1–3
     h = torch.sigmoid(o) * torch.tanh(c)
     logits = d.words.output @ torch.tanh(y + d.output_hidden(h) + d.output_context(z)) + d.words.bias  # eq. 7

@@ -74,6 +74,7 @@ PICTURES = {
     "png palette": (palette(fmt="PNG"), RED, BLUE),
     "png palette, transparent": (transparent_palette(), RED, WHITE),
     "png grey and alpha": (encoded(halves("LA", (10, 255), (200, 0)), "PNG"), (10, 10, 10), WHITE),
+    "png rgb, one colour transparent": (encoded(RED_BLUE, "PNG", transparency=BLUE), RED, WHITE),
     "png rgba": (encoded(halves("RGBA", (*RED, 255), (*BLUE, 0)), "PNG"), RED, WHITE),
     "png rgba, half transparent": (encoded(halves("RGBA", (*RED, 255), (0, 0, 0, 128)), "PNG"), RED, (127, 127, 127)),
     "png grey 16 bits": (grey16(0x8000, 0xFFFF), (128, 128, 128), WHITE),

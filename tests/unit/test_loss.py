@@ -43,6 +43,10 @@ def test_an_absent_caption_adds_nothing():
     attention = torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)
     alone = caption_loss(one, attention, torch.tensor([[[1]]]), pad=PAD, doubly_stochastic=1.0)
     padded = caption_loss(
-        one.repeat(1, 2, 1, 1), attention.repeat(1, 2, 1, 1), torch.tensor([[[1], [PAD]]]), pad=PAD, doubly_stochastic=1.0
+        one.repeat(1, 2, 1, 1),
+        attention.repeat(1, 2, 1, 1),
+        torch.tensor([[[1], [PAD]]]),
+        pad=PAD,
+        doubly_stochastic=1.0,
     )
     assert padded[0].item() == pytest.approx(alone[0].item())

@@ -14,13 +14,16 @@ REFERENCES = {
 
 
 def test_captions_that_are_references_score_full_bleu_and_rouge():
-    scores = score_captions(REFERENCES, {1: "a dog runs through the grass", 2: "two men play football", 3: "the car is red"})
+    scores = score_captions(
+        REFERENCES, {1: "a dog runs through the grass", 2: "two men play football", 3: "the car is red"}
+    )
     assert scores["Bleu_4"] == pytest.approx(1, abs=1e-6)
     assert scores["ROUGE_L"] == pytest.approx(1)
 
 
 def test_bleu_by_hand():
-    # 13 words; of them in the references: a dog runs through (4 of 4), two men eat (2 of 3), the red red car is big (the, red, car, is: 4 of 6)
+    # 13 words; in the references are: a dog runs through, 4 of 4; two men of "two men eat", 2 of 3;
+    # the, red once, car and is of "the red red car is big", 4 of 6.
     captions = {1: "a dog runs through", 2: "two men eat", 3: "the red red car is big"}
     scores = score_captions(REFERENCES, captions)
     # The nearest reference lengths are 5, 4 and 4: 13 words each way, so that no brevity counts.
@@ -30,10 +33,10 @@ def test_bleu_by_hand():
 
 
 def test_cider_by_hand():
-    """One word a caption: then only the unigram vectors are not empty, and a match with no spread in length counts in full.
+    """One word a caption: then only the unigram vectors are not empty, and equal lengths count in full.
 
-    Document frequency of each word is 1 of 2 images, so the vectors are parallel where the words are equal: similarity 1,
-    for one of four n-gram sizes, times ten: 2.5 for the image that matches, 0 for the other.
+    Each word is in 1 of 2 images, so the vectors are parallel where the words are equal: similarity 1, for one of four
+    n-gram sizes, times ten: 2.5 for the image that matches, 0 for the other.
     """
     scores = score_captions({1: ["dog"], 2: ["cat"]}, {1: "dog", 2: "house"})
     assert scores["CIDEr"] == pytest.approx((2.5 + 0) / 2, abs=1e-6)

@@ -103,7 +103,8 @@ def test_hand_worked_example(beam_size, words, probability):
 
 
 def test_length_penalty_decides_between_short_and_long():
-    # a <end> = 0.5 * 0.3 = 0.15;  a b <end> = 0.5 * 0.7 * 0.4 = 0.14;  by the mean: ln .15 / 2 = -0.949, ln .14 / 3 = -0.655
+    # a <end> = 0.5 * 0.3 = 0.15;  a b <end> = 0.5 * 0.7 * 0.4 = 0.14
+    # by the mean: ln 0.15 / 2 = -0.949, ln 0.14 / 3 = -0.655
     rows = {1: {A: 0.5, C: 0.5}, A: {END: 0.3, B: 0.7}, B: {END: 0.4, C: 0.6}, C: {C: 0.99, END: 0.01}}
     vocabulary, table = vocabulary_of(3), probability_table(rows, 3)
     for length_penalty, words in ((0.0, [A]), (1.0, [A, B])):
@@ -200,7 +201,7 @@ def test_a_batch_of_mixed_options_equals_one_by_one(name):
 
 @pytest.mark.parametrize("name", ["nic", "soft_attention"])
 def test_logprobs_and_attention_are_those_of_teacher_forcing(name):
-    """The history that a beam carries belongs to the caption returned: fed again word by word, it comes out the same."""
+    """The history a beam carries belongs to the caption returned: fed again word by word, it comes out the same."""
     torch.manual_seed(1)
     vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(20))))
     decoder = build_decoder(DecoderConfig(name, embed_size=16, hidden_size=16, attention_size=8), 24, 12).eval()

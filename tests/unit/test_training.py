@@ -13,16 +13,17 @@ from torch import nn
 from handler import Captioner
 from support import PHOTOS, ROOT
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.coco import read_split
 from training.config import PRESETS, preset
 from training.validate import validate_bundle
-from training.coco import read_split
 
 EPOCHS = 8
 STEPS = 4 * EPOCHS  # seven pictures, two a step
 SETTINGS = [
     "--train_split=photos", "--val_split=photos", "--min_count=1", "--batch_size=2", f"--epochs={EPOCHS}",
     "--preprocessing.size=64", "--decoder.embed_size=32", "--decoder.hidden_size=32", "--decoder.attention_size=8",
-    "--decoder.dropout=0.1", "--warmup_steps=5", "--learning_rate=0.02", "--checkpoint_every=3", "--decoding.beam_size=2", "--precision=fp32",
+    "--decoder.dropout=0.1",
+    "--warmup_steps=5", "--learning_rate=0.02", "--checkpoint_every=3", "--decoding.beam_size=2", "--precision=fp32",
 ]  # fmt: skip
 
 
