@@ -18,6 +18,7 @@ from ts.model_server import load_properties
 from deploy.java import ensure_java
 
 MODEL = "captioner"
+JVM, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"  # what their command lines name
 START_SECONDS = 180  # a cold disk has to read torch; a worker that dies is noticed at once
 ADDRESSES = {
     "inference_address": "http://127.0.0.1:8080",
@@ -54,6 +55,8 @@ class Server:
         name = hashlib.sha256(str(self.config).encode()).hexdigest()[:8]
         # Not below the checkout: a socket's path must not be longer than 108 letters.
         self.folder = Path(tempfile.gettempdir(), f"captioner-{os.getuid()}-{name}")
+        self.http = requests.Session()
+        self.http.trust_env = False  # a proxy that the machine uses for the world has no business with loopback
 
     @property
     def inference(self) -> str:
@@ -144,7 +147,9 @@ class Server:
         found = []
         for process in psutil.process_iter():
             try:
-                if any(str(self.folder) in argument for argument in process.cmdline()):
+                command = process.cmdline()
+                of_torchserve = JVM in command or any(argument.endswith(WORKER) for argument in command)
+                if of_torchserve and any(str(self.folder) in argument for argument in command):
                     found.append(process)
             except psutil.Error:  # ended meanwhile, or another user's
                 continue
@@ -153,7 +158,7 @@ class Server:
     def ready(self) -> bool:
         """Whether a worker is READY: the management API's word, as `/ping` answers long before."""
         try:
-            described = requests.get(f"{self.management}/models/{MODEL}", timeout=5).json()
+            described = self.http.get(f"{self.management}/models/{MODEL}", timeout=5).json()
             return any(worker["status"] == "READY" for model in described for worker in model["workers"])
         except (requests.RequestException, ValueError, KeyError, TypeError):
             return False
@@ -165,7 +170,7 @@ class Server:
             ServerError: the endpoint does not answer, or with an error.
         """
         try:
-            answer = requests.post(f"{self.inference}/predictions/{MODEL}", data=picture.read_bytes(), timeout=60)
+            answer = self.http.post(f"{self.inference}/predictions/{MODEL}", data=picture.read_bytes(), timeout=60)
             answer.raise_for_status()
             return answer.json()
         except requests.RequestException as error:
@@ -196,7 +201,10 @@ class Server:
 
     def _make_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(mode=0o700, parents=True)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True)
+        except OSError as error:  # in a folder that all can write to, it may be another's
+            raise ServerError(f"{self.folder} can't be made: {error.strerror}.") from error
 
     def _wait(self) -> None:
         """Until a worker is READY.
@@ -218,7 +226,7 @@ class Server:
 
 def _is_jvm(process: psutil.Process) -> bool:
     try:
-        return "org.pytorch.serve.ModelServer" in process.cmdline()
+        return JVM in process.cmdline()
     except psutil.Error:
         return False
 
