@@ -26,6 +26,7 @@ def score_captions(references: Mapping[int, Sequence[str]], captions: Mapping[in
 
     Raises:
         ValueError: the two do not name the same images, or there are none.
+        RuntimeError: the tokenizer broke off.
     """
     if not references or references.keys() != captions.keys():
         raise ValueError(
@@ -33,14 +34,29 @@ def score_captions(references: Mapping[int, Sequence[str]], captions: Mapping[in
             f"{len(captions.keys() - references.keys())} captions have no image, of {len(references)} images."
         )
     ensure_java()  # the tokenizer is a Java program
-    tokenizer = PTBTokenizer()
-    wanted = tokenizer.tokenize({i: [{"caption": text} for text in texts] for i, texts in references.items()})
-    found = tokenizer.tokenize({i: [{"caption": text}] for i, text in captions.items()})
+    wanted = _tokenized(references)
+    found = _tokenized({image: [caption] for image, caption in captions.items()})
     bleu, _ = Bleu(4).compute_score(wanted, found, verbose=0)
     rouge, _ = Rouge().compute_score(wanted, found)
     cider, _ = Cider().compute_score(wanted, found)
     scores = {f"Bleu_{n}": score for n, score in enumerate(bleu, 1)} | {"ROUGE_L": rouge, "CIDEr": cider}
     return {name: float(score) for name, score in scores.items()}
+
+
+def _tokenized(texts: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
+    """The PTB tokenizer's words, joined by blanks.
+
+    The tokenizer reads and writes a text a line, and takes more characters for a line's end than a newline: each
+    of them would shift all texts after it to other images without a word.
+    """
+    lines = {image: [{"caption": " ".join(text.split())} for text in some] for image, some in texts.items()}
+    tokenized = PTBTokenizer().tokenize(lines)
+    for image, some in texts.items():
+        if len(tokenized.get(image, ())) != len(some):
+            raise RuntimeError(
+                f"The tokenizer gave back {len(tokenized.get(image, ()))} of {len(some)} texts of {image}."
+            )
+    return tokenized
 
 
 def signature(split: str, references: Mapping[int, Sequence[str]], decoding: str) -> str:

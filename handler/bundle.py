@@ -73,7 +73,7 @@ def save_bundle(folder: Path, config: BundleConfig, weights: dict[str, torch.Ten
 
 def update_card(folder: Path, entries: dict[str, Any]) -> None:
     """Adds entries to a bundle's model card; its digest stays, as the card decides no caption."""
-    content = json.loads((folder / CONFIG).read_text())
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     content["card"] |= entries
     _write_config(folder, content)
 
@@ -89,7 +89,7 @@ def check_bundle(folder: Path) -> BundleConfig:
         if not (folder / name).is_file():
             raise BundleError(f"{folder} is no model bundle: {name} is missing.")
     try:
-        content = json.loads((folder / CONFIG).read_text())
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         version = content.pop("format")
         if version != FORMAT:
             raise BundleError(f"{folder / CONFIG} has format {version}, this version reads format {FORMAT}.")
@@ -139,10 +139,15 @@ def load_bundle(folder: Path) -> tuple[BundleConfig, dict[str, torch.Tensor], Vo
     return config, weights, vocabulary
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all: a kill or a full disk in between leaves the old one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, folder / CONFIG)
+    write_whole(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

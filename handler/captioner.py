@@ -12,7 +12,7 @@ from handler.bundle import BundleConfig, load_bundle
 from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from handler.errors import BundleError, RequestError
-from handler.image import MAX_PIXELS, decode_image, to_rgb
+from handler.image import MAX_PIXELS, decode_image, upright_rgb
 from handler.search import Hypothesis, SearchOptions, search
 from handler.vocabulary import Vocabulary, join_tokens
 
@@ -122,7 +122,7 @@ class Captioner:
         """
         if isinstance(picture, str | Path):
             picture = Path(picture).read_bytes()
-        image = to_rgb(picture) if isinstance(picture, Image.Image) else decode_image(picture, max_pixels)
+        image = upright_rgb(picture) if isinstance(picture, Image.Image) else decode_image(picture, max_pixels)
         return self.config.preprocessing.resize(image)
 
     @torch.inference_mode()

@@ -3,12 +3,25 @@
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000  # a 48-megapixel phone photo still fits; decoded it takes 150 MB
+MAX_SIDE = 65_535  # JPEG's own; resizing takes memory by the longer side
+MAX_SCANS = 100  # progressive JPEGs have about ten; each costs a pass over all pixels, and only bytes to write
+
+ORIENTATION = 0x0112  # EXIF's tag
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -26,35 +39,55 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises:
         EmptyBody: there are no bytes.
-        TooManyPixels: width × height is over `max_pixels`.
+        TooManyPixels: width × height is over `max_pixels`, or a side over 65,535.
         InvalidImage: the bytes are of no known format, truncated or damaged.
     """
     if not data:
         raise EmptyBody("The picture is empty: send the bytes of an image file.")
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise TooManyPixels(
-                f"The picture has {image.width} × {image.height} pixels, more than the {max_pixels} allowed."
-            )
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
-    except TooManyPixels:
-        raise
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"The picture has more than the {max_pixels} pixels allowed.") from error
     except Image.UnidentifiedImageError as error:
         raise InvalidImage(f"The bytes are no picture in a known format ({', '.join(FORMATS)}).") from error
-    # Pillow's decoders answer damaged files with whatever their parsing ran into.
-    except Exception as error:
+    except Exception as error:  # Pillow's parsers answer damaged headers with whatever they ran into
+        raise InvalidImage("The picture is damaged or incomplete and could not be decoded.") from error
+    size = f"{image.width} × {image.height} pixels"
+    if image.width * image.height > max_pixels:
+        raise TooManyPixels(f"The picture has {size}, more than the {max_pixels} allowed.")
+    if max(image.size) > MAX_SIDE:
+        raise TooManyPixels(f"The picture has {size}; a side has {MAX_SIDE} at most.")
+    # Inside a scan the bytes FF DA can't stand, so that this counts scans, and those of embedded thumbnails.
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise InvalidImage(f"The JPEG has more than {MAX_SCANS} scans.")
+    return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's images → RGB, 8 bits a channel, turned as its EXIF says; transparency is laid over white.
+
+    Raises:
+        InvalidImage: its pixels can't be decoded.
+    """
+    try:
+        image.load()
+        turn = UPRIGHT.get(_orientation(image))
+        return _rgb(image if turn is None else image.transpose(turn))
+    except Exception as error:  # damaged pixels: whatever the decoder ran into
         raise InvalidImage("The picture is damaged or incomplete and could not be decoded.") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes → RGB, 8 bits a channel; transparency is laid over white."""
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; 1 where there is none, or EXIF that can't be read, which spoils no pixel."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip 16-bit grey to white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -39,15 +39,10 @@ def parse_options(fields: Mapping[str, object], defaults: SearchOptions) -> Sear
         else:
             known = ", ".join([*RANGES, *FLAGS])
             raise UnknownOption(f"There is no option '{_shorten(name)}': choose among {known}.")
-    options = replace(defaults, **values)
-    if options.min_length > options.max_length:
-        raise OptionOutOfRange(f"min_length is {options.min_length}, more than max_length, {options.max_length}.")
-    if options.num_captions > options.beam_size:
-        raise OptionOutOfRange(
-            f"num_captions is {options.num_captions}, more than beam_size, {options.beam_size}: "
-            "a beam finds no more captions."
-        )
-    return options
+    try:
+        return replace(defaults, **values)
+    except ValueError as error:
+        raise OptionOutOfRange(str(error)) from error
 
 
 def _number(name: str, value: object) -> int | float:
@@ -81,5 +76,7 @@ def _flag(name: str, value: object) -> bool:
 
 def _shorten(value: object) -> str:
     """A caller's value fit to be repeated in a sentence."""
+    if isinstance(value, dict | list):
+        return f"a {'list' if isinstance(value, list) else 'JSON object'}"
     text = bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -24,6 +24,10 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self):
+        if self.size < 1 or min(self.std) <= 0:
+            raise ValueError(f"size is at least 1 and std above 0, not {self.size} and {self.std}.")
+
     def resize(self, image: Image.Image) -> torch.Tensor:
         """RGB picture → uint8 pixels (3, size, size), bicubic with antialiasing."""
         pixels = np.array(image.resize((self.size, self.size), Image.Resampling.BICUBIC))

@@ -62,7 +62,7 @@ def _from_json(body: object, defaults: SearchOptions) -> CaptionRequest:
     if not isinstance(text, str) or not text:
         raise EmptyBody("There is no picture: the field 'image' has to hold an image file's bytes in base64.")
     try:
-        image = base64.b64decode(text, validate=True)
+        image = base64.b64decode("".join(text.split()), validate=True)  # tools break it into lines
     except (binascii.Error, ValueError) as error:
         raise MalformedJSON("The field 'image' is not in base64.") from error
     return CaptionRequest(image, parse_options(fields, defaults))

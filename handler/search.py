@@ -3,6 +3,7 @@
 Search knows nothing of architectures: it calls `Decoder.start` and `Decoder.step`, and reorders what they return.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ class SearchOptions:
         num_captions: captions to return, at most `beam_size`.
         no_repeat_ngram: no run of so many words stands twice in a caption; 0 allows all.
         attention: keep each token's attention over the grid.
+
+    Raises:
+        ValueError: a value out of its range, or two that contradict each other; one clear sentence.
     """
 
     beam_size: int = 5
@@ -35,6 +39,20 @@ class SearchOptions:
     num_captions: int = 1
     no_repeat_ngram: int = 0
     attention: bool = False
+
+    def __post_init__(self):
+        for name, least in (("beam_size", 1), ("min_length", 1), ("num_captions", 1), ("no_repeat_ngram", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}.")
+        if not 0 <= self.length_penalty < math.inf:
+            raise ValueError(f"length_penalty is at least 0, not {self.length_penalty}.")
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length is {self.min_length}, more than max_length, {self.max_length}.")
+        if self.num_captions > self.beam_size:
+            raise ValueError(
+                f"num_captions is {self.num_captions}, more than beam_size, {self.beam_size}: "
+                "a beam finds no more captions."
+            )
 
 
 @dataclass(frozen=True)

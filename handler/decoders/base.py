@@ -26,6 +26,13 @@ class DecoderConfig:
     dropout: float = 0.5  # on word vectors and before the words' scores; in training alone
     tie_embeddings: bool = False  # words' scores use the word vectors themselves
 
+    def __post_init__(self):
+        for name in ("embed_size", "hidden_size", "attention_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is from 0 to below 1, not {self.dropout}.")
+
 
 class Step(NamedTuple):
     """What one step gives."""
