@@ -8,17 +8,17 @@ BIN := .venv/bin
 serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
 	@$(BIN)/python -m deploy.serve start
 
-stop: .venv/serve.stamp ## stop it
-	@$(BIN)/python -m deploy.serve stop
+stop: ## stop it
+	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running."; fi
 
 archive: .venv/serve.stamp ## pack the bundle MODEL into model_store/captioner.mar
-	@$(BIN)/python -m training.archive $(MODEL)
+	@$(BIN)/python -m training.archive "$(MODEL)"
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
-	@$(BIN)/python -m training.train $(CONFIG) $(DATA) $(ARGS)
+	@$(BIN)/python -m training.train "$(CONFIG)" "$(DATA)" $(ARGS)
 
 validate: .venv/train.stamp ## score the bundle MODEL on SPLIT of DATA, in this process
-	@$(BIN)/python -m training.validate $(MODEL) $(DATA) $(SPLIT) $(ARGS)
+	@$(BIN)/python -m training.validate "$(MODEL)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -29,9 +29,12 @@ lint: .venv/test.stamp ## check style and format
 .venv/%.stamp: requirements/%.txt requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "captioner needs Python 3.11 or newer; name one with make PYTHON=…")'
 	@echo "Installing requirements/$*.txt (PyTorch is several GB: a few minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$*.txt
 	@touch $@
 
-clean: ## remove what was made: environment, archive, logs
+.venv/train.stamp: requirements/serve.txt
+.venv/test.stamp: requirements/serve.txt requirements/train.txt
+
+clean: stop ## remove what was made: environment, archive, logs
 	rm -rf .venv model_store logs

@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.server import MODEL, Server, ServerError
 
 ROOT = Path(__file__).parent.parent
-SAMPLE = ROOT / "samples" / "photos" / "astronaut.jpg"
+SAMPLE = ROOT / "samples" / "photos" / "photographer.jpg"
 
 
 def start(server: Server) -> None:
@@ -40,12 +40,12 @@ def main() -> None:
     parser.add_argument("action", choices=["start", "stop"])
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's properties")
     arguments = parser.parse_args()
-    server = Server(arguments.config, ROOT, ROOT / "logs")
-    if arguments.action == "stop":
-        print("The server has stopped." if server.stop() else "No server was running.")
-        return
     try:
-        start(server)
+        server = Server(arguments.config, ROOT, ROOT / "logs")
+        if arguments.action == "start":
+            start(server)
+        else:
+            print("The server has stopped." if server.stop() else "No server was running.")
     except ServerError as error:
         sys.exit(str(error))
 

@@ -1,5 +1,7 @@
 """One TorchServe with the archive in it: started, waited for, asked, stopped, with nothing left behind."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -8,8 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import requests
@@ -20,7 +25,7 @@ from deploy.java import ensure_java
 MODEL = "captioner"
 JVM, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"  # what their command lines name
 START_SECONDS = 180  # a cold disk has to read torch; a worker that dies is noticed at once
-ADDRESSES = {
+DEFAULTS = {
     "inference_address": "http://127.0.0.1:8080",
     "management_address": "http://127.0.0.1:8081",
     "metrics_address": "http://127.0.0.1:8082",
@@ -28,6 +33,7 @@ ADDRESSES = {
     "grpc_inference_port": "7070",
     "grpc_management_address": "127.0.0.1",
     "grpc_management_port": "7071",
+    "model_store": "model_store",
 }
 
 
@@ -46,11 +52,16 @@ class Server:
         config: TorchServe's properties; its ports and `model_store` are read from there.
         root: the folder TorchServe runs in; `model_store` may be relative to it.
         logs: where it logs.
+
+    Raises:
+        ServerError: there is no such configuration.
     """
 
     def __init__(self, config: Path, root: Path, logs: Path):
+        if not config.is_file():
+            raise ServerError(f"{config} is missing: it has to hold TorchServe's properties.")
         self.config, self.root, self.logs = config.resolve(), root.resolve(), logs.resolve()
-        self.properties = ADDRESSES | load_properties(str(config))
+        self.properties = DEFAULTS | load_properties(str(config))
         self.archive = self.root / self.properties["model_store"] / f"{MODEL}.mar"
         name = hashlib.sha256(str(self.config).encode()).hexdigest()[:8]
         # Not below the checkout: a socket's path must not be longer than 108 letters.
@@ -92,12 +103,16 @@ class Server:
         """
         if not self.archive.is_file():
             raise ServerError(f"{self.archive} is missing: run 'make archive' first.")
+        with self._alone():
+            self._start()
+
+    def _start(self) -> None:
         served = self.folder / "served.sha256"
-        digest = _sha256(self.archive)
+        digest = hashlib.sha256(self.archive.read_bytes() + self.config.read_bytes()).hexdigest()
         if self.processes():
             if self.ready() and served.exists() and served.read_text() == digest:
                 return
-            self.stop()  # another archive, or a server that is half dead
+            self._stop()  # another archive or configuration, or a server that is half dead
         self._check_ports()
         self._make_folder()
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -121,7 +136,7 @@ class Server:
         try:
             self._wait()
         except BaseException:
-            self.stop()
+            self._stop()
             raise
         served.write_text(digest)
 
@@ -131,6 +146,10 @@ class Server:
         Returns:
             Whether there was a process to end.
         """
+        with self._alone():
+            return self._stop()
+
+    def _stop(self) -> bool:
         processes = self.processes()
         for process in processes:
             if _is_jvm(process):
@@ -185,19 +204,32 @@ class Server:
                 ends.append("\n".join([f"--- {log}", *lines[-count:]]))
         return "\n".join(ends)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Lets one caller at a time start or stop this server; the next one waits."""
+        with self.folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _check_ports(self) -> None:
-        addresses = [url.rsplit("/", 1)[-1] for url in (self.inference, self.management, self.metrics)]
-        for address in (*addresses, self.grpc, self.grpc_management):
-            host, port = address.rsplit(":", 1)
+        grpc = (f"//{self.grpc}", f"//{self.grpc_management}")
+        for address in (self.inference, self.management, self.metrics, *grpc):
+            try:
+                host, port = urlsplit(address).hostname, urlsplit(address).port
+            except ValueError:  # no number, or one beyond all ports
+                host, port = None, None
+            if host is None or port is None:
+                raise ServerError(f"'{address.removeprefix('//')}' in {self.config} is no address with a port.")
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((host, int(port)))
+                    probe.bind((host, port))
                 except OSError as error:
-                    raise ServerError(
-                        f"Port {port} is taken by another program ({error.strerror}): "
-                        f"stop that one, or change the port in {self.config}."
-                    ) from error
+                    if error.errno == errno.EADDRINUSE:
+                        reason = f"Port {port} is taken by another program: stop that one, or change the port in"
+                    else:
+                        reason = f"No server can listen on {host}:{port} ({error.strerror}): change the address in"
+                    raise ServerError(f"{reason} {self.config}.") from error
 
     def _make_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -229,8 +261,3 @@ def _is_jvm(process: psutil.Process) -> bool:
         return JVM in process.cmdline()
     except psutil.Error:
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,7 +63,7 @@ def build_archive(bundle: Path, output: Path) -> Path:
                 export_path=scratch,
             )
         )
-        partial = output / f".{NAME}.mar.partial"
+        partial = output / f".{NAME}.{os.getpid()}.partial"
         _rewrite(Path(scratch, f"{NAME}.mar"), partial)
         os.replace(partial, output / f"{NAME}.mar")
     return output / f"{NAME}.mar"
@@ -101,7 +101,7 @@ def main() -> None:
         archive = build_archive(arguments.bundle, arguments.output)
     except BundleError as error:
         sys.exit(str(error))
-    print(f"{arguments.bundle} → {archive}, sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}")
+    print(f"{arguments.bundle} -> {archive}, sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def read_split(root: Path, split: str) -> list[CaptionedImage]:
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))
         for annotation in content["annotations"]:
-            captions[annotation["image_id"]].append(annotation["caption"])
-        names = {image["id"]: image["file_name"] for image in content["images"]}
+            captions[annotation["image_id"]].append(_text(annotation, "caption"))
+        names = {image["id"]: _text(image, "file_name") for image in content["images"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{annotations} is not in COCO's layout: {error!r}.") from error
     images = []
@@ -49,3 +49,9 @@ def read_split(root: Path, split: str) -> list[CaptionedImage]:
     if not images:
         raise ValueError(f"{annotations} holds no captioned picture.")
     return images
+
+
+def _text(entry: dict, name: str) -> str:
+    if not isinstance(entry[name], str):
+        raise TypeError(f"{name} is no text in {entry}")
+    return entry[name]

@@ -65,6 +65,11 @@ class TrainingConfig:
     def __post_init__(self):
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision is 'bf16' or 'fp32', not '{self.precision}'.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is from 0 to below 1, not {self.label_smoothing}.")
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is above 0, not {getattr(self, name)}.")
         for name in ("min_count", "max_words", "batch_size", "captions_per_image", "epochs", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")

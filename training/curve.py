@@ -22,13 +22,13 @@ def draw_curve(metrics: Path, picture: Path) -> None:
         for i in range(window - 1, len(losses))
     ]
     left.plot(*zip(*smooth, strict=True), color="tab:blue", label=f"mean of {window}")
-    left.set(xlabel="step", ylabel="cross-entropy (nats a token)", title="training", yscale="log")
+    left.set(xlabel="step", ylabel="cross-entropy (nats a token)", title="training", ylim=(0, None))
     left.legend()
     if scores:
         steps, cider, bleu = zip(*scores, strict=True)
         right.plot(steps, cider, marker="o", label="CIDEr")
         right.plot(steps, bleu, marker="o", label="BLEU-4")
-        right.legend()
+        right.legend(loc="lower right")
     right.set(xlabel="step", title="validation", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)

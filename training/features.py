@@ -1,5 +1,6 @@
 """A frozen encoder's grids, computed once and kept on disk, so that training reads them instead of pictures."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from handler.bundle import write_whole
 from handler.encoder import Encoder
+from handler.errors import RequestError
 from handler.image import decode_image
 from handler.preprocessing import Preprocessing
 from training.coco import CaptionedImage
@@ -47,8 +50,10 @@ def cached_grids(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_digest(encoder, preprocessing, images, flips)}.npy"
-    if not path.exists():
-        _compute(path, encoder, preprocessing, images, flips, device)
+    with path.with_suffix(".lock").open("w") as lock:  # of two runs that need the same grids, one waits
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _compute(path, encoder, preprocessing, images, flips, device)
     return np.load(path, mmap_mode="r")
 
 
@@ -65,18 +70,30 @@ def _compute(path, encoder, preprocessing, images, flips, device) -> None:
             batch = images[first : first + BATCH]
             pixels = []
             for image in batch:
-                picture = decode_image(image.path.read_bytes())
+                picture = read_picture(image.path)
                 pixels.append(preprocessing.resize(picture))
                 if flips:
                     pixels.append(preprocessing.resize(ImageOps.mirror(picture)))
             grid = encoder(preprocessing.normalize(torch.stack(pixels).to(device)))
             grids[first : first + len(batch)] = grid.cpu().half().view(len(batch), *shape[1:]).numpy()
             grids.flush()
-            progress.write_text(str(first + len(batch)))
+            write_whole(progress, str(first + len(batch)))
             bar.update(len(batch))
     del grids
     os.replace(partial, path)
     progress.unlink()
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture's file → RGB.
+
+    Raises:
+        ValueError: it can't be decoded; the message names the file.
+    """
+    try:
+        return decode_image(path.read_bytes())
+    except RequestError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _digest(encoder: Encoder, preprocessing: Preprocessing, images: Sequence[CaptionedImage], flips: bool) -> str:

@@ -16,9 +16,15 @@ def tokenize(caption: str) -> list[str]:
 
 
 def build_vocabulary(captions: Iterable[str], min_count: int) -> Vocabulary:
-    """The words that occur at least `min_count` times, the commonest first, equally common ones by alphabet."""
+    """The words that occur at least `min_count` times, the commonest first, equally common ones by alphabet.
+
+    Raises:
+        ValueError: no word does.
+    """
     counts = Counter(word for caption in captions for word in tokenize(caption))
     kept = sorted(
         (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
     )
+    if not kept:
+        raise ValueError(f"No word of the training split occurs {min_count} times: lower min_count.")
     return Vocabulary((*SPECIAL, *kept))

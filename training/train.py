@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from handler.bundle import write_whole
 from training.config import TrainingConfig, preset
 from training.trainer import Trainer
 
@@ -22,24 +23,26 @@ def main() -> None:
     parser.add_argument("--features", type=Path, default=Path("runs/features"), help="where encoders' grids are kept")
     parser.add_argument("--settings", action="config", help="a file of settings over the preset's")
     settings = parser.add_class_arguments(TrainingConfig, nested_key=None, as_group=True)
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+    if sys.argv[1:] and not sys.argv[1].startswith(("-h", "--h")):
         try:
             parser.default_config_files = [str(preset(sys.argv[1]))]
         except FileNotFoundError as error:
-            sys.exit(str(error))
+            sys.exit(f"{error} The preset comes first, then the data, then options.")
     arguments = parser.parse_args()
     run = arguments.run or Path("runs") / arguments.preset
     kept = run / "settings.yaml"
-    settled = {name: value for name, value in vars(arguments).items() if name not in ("run", "features", "settings")}
+    settled = {
+        name: value for name, value in vars(arguments).items() if name not in ("data", "run", "features", "settings")
+    }
     settings_text = parser.dump(Namespace(settled))
     try:
         if kept.exists():
-            check_same_settings(run, yaml.safe_load(kept.read_text()), yaml.safe_load(settings_text))
+            check_same_settings(run, yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(settings_text))
         values = parser.instantiate(arguments)
         config = TrainingConfig(**{name: getattr(values, name) for name in settings})
         trainer = Trainer(config, arguments.data, run, arguments.features)
         run.mkdir(parents=True, exist_ok=True)
-        kept.write_text(settings_text)
+        write_whole(kept, settings_text)
         bundle = trainer.train()
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         sys.exit(str(error))

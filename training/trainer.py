@@ -1,8 +1,10 @@
 """The training loop: teacher forcing on cached grids, validation by decoding, the best kept, resumed after a kill."""
 
+import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,13 +12,13 @@ import torch
 from tqdm import tqdm
 
 from eval.metrics import score_captions
-from handler.bundle import BundleConfig, save_bundle, update_card
+from handler.bundle import BundleConfig, save_bundle, update_card, write_whole
 from handler.captioner import Captioner
 from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from training.batches import Batches
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.coco import read_split
+from training.coco import CaptionedImage, read_split
 from training.config import TrainingConfig
 from training.curve import draw_curve
 from training.features import cached_grids
@@ -45,6 +47,7 @@ class Trainer:
         self.config, self.data, self.run = config, data, run
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         train, self.val = read_split(data, config.train_split), read_split(data, config.val_split)
+        self.data_digest = digest_captions(train + self.val)
         self.vocabulary = build_vocabulary((text for image in train for text in image.captions), config.min_count)
         self.encoder = Encoder(config.encoder)
         load_pretrained(self.encoder, config.encoder_weights)
@@ -156,14 +159,19 @@ class Trainer:
 
     def _resume(self) -> None:
         """Takes up the checkpoint, if there is one, and forgets what was logged after it."""
-        path = self.run / "checkpoint.safetensors"
+        path, data = self.run / "checkpoint.safetensors", self.run / "data.sha256"
         if not path.exists():
             self.metrics.unlink(missing_ok=True)
+            write_whole(data, self.data_digest)
             return
+        if data.read_text() != self.data_digest:
+            raise ValueError(
+                f"{self.data} is not the data that {self.run} was begun with: name another folder with --run."
+            )
         self.progress = load_checkpoint(path, self.decoder, self.optimizer)
         self.progress["step"] = int(self.progress["step"])
         kept = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= self.progress["step"]]
-        self.metrics.write_text("".join(f"{line}\n" for line in kept))
+        write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
 
     def _bundle(self) -> Path:
         """Writes the best epoch's bundle, then scores it as it will be served and adds the scores to its card."""
@@ -187,6 +195,12 @@ class Trainer:
         result, _ = validate_bundle(Captioner.load(folder, self.device), self.val, split)
         update_card(folder, {"scores": [result]})
         return folder
+
+
+def digest_captions(images: Sequence[CaptionedImage]) -> str:
+    """SHA-256 over the pictures' names and captions; the pictures themselves are in the cached grids' digest."""
+    content = [[image.id, image.path.name, image.captions] for image in images]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _step_of(line: str) -> float:

@@ -6,8 +6,9 @@ python -m training.validate pretrained ../shared/data/flickr8k val --captions ca
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from tqdm import tqdm
 from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
 from handler.decoders import Decoder
+from handler.errors import BundleError
 from handler.search import SearchOptions, search
 from handler.vocabulary import Vocabulary, join_tokens
 from training.coco import CaptionedImage, read_split
+from training.features import read_picture
 
 BATCH = 50
 
@@ -37,7 +40,10 @@ def caption_grids(
 
 def describe_decoding(options: SearchOptions) -> str:
     """The decoding options as a signature names them."""
-    return f"beam:{options.beam_size}|lp:{options.length_penalty}|max:{options.max_length}"
+    return (
+        f"beam:{options.beam_size}|lp:{options.length_penalty}|length:{options.min_length}-{options.max_length}"
+        f"|ngram:{options.no_repeat_ngram}"
+    )
 
 
 def validate_bundle(
@@ -58,7 +64,8 @@ def validate_bundle(
     captions: dict[int, str] = {}
     for first in tqdm(range(0, len(images), BATCH), desc=f"captioning {split}", unit="batch"):
         batch = images[first : first + BATCH]
-        for image, found in zip(batch, captioner.caption([image.path for image in batch], options), strict=True):
+        pictures = [read_picture(image.path) for image in batch]
+        for image, found in zip(batch, captioner.caption(pictures, options), strict=True):
             captions[image.id] = found[0].caption
     references = {image.id: image.captions for image in images}
     decoding = f"{describe_decoding(options)}|{captioner.config.digest[:19]}"
@@ -81,12 +88,17 @@ def main() -> None:
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help="left out, the bundle's own")
     parser.add_argument("--captions", type=Path, help="write the captions there, in COCO's results format")
     arguments = parser.parse_args()
-    captioner = Captioner.load(arguments.bundle)
     asked = {name: getattr(arguments, name, None) for name in asdict(SearchOptions())}
-    options = SearchOptions(**asdict(captioner.config.decoding) | {k: v for k, v in asked.items() if v is not None})
-    images = read_split(arguments.data, arguments.split)
-    split = f"{arguments.data.resolve().name}/{arguments.split}"
-    result, captions = validate_bundle(captioner, images, split, options)
+    try:
+        captioner = Captioner.load(arguments.bundle)
+        options = replace(
+            captioner.config.decoding, **{name: value for name, value in asked.items() if value is not None}
+        )
+        images = read_split(arguments.data, arguments.split)
+        split = f"{arguments.data.resolve().name}/{arguments.split}"
+        result, captions = validate_bundle(captioner, images, split, options)
+    except (BundleError, FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
     if arguments.captions:
         results = [{"image_id": index, "caption": caption} for index, caption in captions.items()]
         arguments.captions.write_text(json.dumps(results, indent=1))

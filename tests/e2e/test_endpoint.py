@@ -1,16 +1,24 @@
 """The running endpoint: captions, errors, neighbours in a batch, and whose code the worker runs."""
 
 import base64
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
+from PIL import Image
 
 from handler import SearchOptions
 from support import PHOTOS
 
 IMAGE = PHOTOS[0].read_bytes()
+
+
+def encoded(image: Image.Image, fmt: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, fmt, **options)
+    return stream.getvalue()
 
 
 def ask(endpoint, **arguments):
@@ -33,7 +41,7 @@ def test_a_raw_body(endpoint, pretrained):
     assert body["request_id"] == answer.headers["x-request-id"]
 
 
-def test_curls_put_and_the_other_inference_addresses(endpoint, server):
+def test_curls_put_and_a_typed_body(endpoint):
     expected = ask(endpoint, data=IMAGE).json()["caption"]
     assert requests.put(endpoint, data=IMAGE, timeout=60).json()["caption"] == expected
     typed = ask(endpoint, data=IMAGE, headers={"Content-Type": "image/jpeg"})
@@ -91,16 +99,22 @@ def test_errors(endpoint, name):
 
 
 def test_too_many_pixels(endpoint):
-    import io
-
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.new("1", (10_000, 6_000)).save(stream, "PNG")
-    answer = ask(endpoint, data=stream.getvalue())
+    answer = ask(endpoint, data=encoded(Image.new("1", (10_000, 6_000)), "PNG"))
     assert answer.status_code == 413
     assert answer.json()["type"] == "TooManyPixels"
     assert "10000 × 6000" in answer.json()["message"]
+
+
+def test_pictures_made_to_exhaust_a_worker(endpoint):
+    """They are small to send, within the cap on pixels, and would take a minute or gigabytes to decode or resize."""
+    wide = encoded(Image.new("1", (49_000_000, 1)), "PNG")
+    jpeg = encoded(Image.new("RGB", (7000, 7000)), "JPEG", progressive=True)
+    last = jpeg.rindex(b"\xff\xda")
+    scans = jpeg[:last] + jpeg[last:-2] * 200 + jpeg[-2:]
+    for data, code, kind in ((wide, 413, "TooManyPixels"), (scans, 422, "InvalidImage")):
+        answer = ask(endpoint, data=data)
+        assert (answer.status_code, answer.json()["type"]) == (code, kind)
+        assert answer.elapsed.total_seconds() < 10
 
 
 def test_a_broken_picture_harms_no_neighbour(endpoint, pretrained):
@@ -118,7 +132,7 @@ def test_a_broken_picture_harms_no_neighbour(endpoint, pretrained):
                 assert answer.json().get("caption") == caption
 
 
-def test_requests_were_batched_and_the_worker_never_died(server, endpoint):
+def test_many_at_once_and_the_worker_never_died(server, endpoint):
     with ThreadPoolExecutor(24) as pool:
         assert all(answer.ok for answer in pool.map(lambda _: ask(endpoint, data=IMAGE), range(48)))
     log = (server.logs / "ts_log.log").read_text()

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -97,6 +98,38 @@ def test_a_port_taken(stopped, address):
     assert done.stderr.startswith(f"Port {port} is taken by another program")
     assert done.stderr.count("\n") == 1
     assert not stopped.processes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("inference_address", "http://127.0.0.1", "'http://127.0.0.1' in .* is no address with a port"),
+        ("metrics_address", "http://127.0.0.1:99999", "is no address with a port"),
+        ("grpc_inference_address", "192.0.2.1", "No server can listen on 192.0.2.1"),
+    ],
+)
+def test_addresses_that_cant_be(stopped, name, value, message):
+    text = re.sub(f"^{name}=.*$", f"{name}={value}", stopped.config.read_text(), flags=re.MULTILINE)
+    assert f"{name}={value}" in text
+    stopped.config.write_text(text)
+    done = serve("start", stopped)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_configuration_that_is_not_there(stopped):
+    stopped.config.unlink()
+    done = serve("start", stopped)
+    assert done.returncode == 1
+    assert done.stderr == f"{stopped.config} is missing: it has to hold TorchServe's properties.\n"
+
+
+def test_two_starts_at_once_make_one_server(stopped):
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: serve("start", stopped), range(2)))
+    assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
+    assert len(stopped.processes()) == 2
 
 
 def test_a_model_that_does_not_load(stopped, tmp_path):

@@ -56,6 +56,8 @@ def test_a_picture_without_captions_is_left_out(tmp_path):
         ([{"id": 1, "file_name": "a.jpg"}], [], FileNotFoundError, "a.jpg, which is missing"),
         ([{"id": 1, "file_name": "../a.jpg"}], [], ValueError, "no plain file name"),
         ([{"id": 1}], [], ValueError, "not in COCO's layout: KeyError.'file_name'"),
+        ([{"id": 1, "file_name": 7}], [], ValueError, "not in COCO's layout: TypeError..file_name is no text"),
+        ([], [{"image_id": 1, "caption": None}], ValueError, "caption is no text"),
         ([], [], ValueError, "no captioned picture"),
     ],
 )
@@ -99,7 +101,7 @@ def test_the_cache_is_read_again_and_a_stale_one_never(tmp_path, encoder):
     [first] = (tmp_path / "cache").glob("*.npy")
     written = first.stat().st_mtime_ns
     grids_of(tmp_path / "cache", encoder, images)
-    assert [path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()] == [written]
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.npy")] == [written]
     Image.new("RGB", (50, 50), "red").save(images[0].path)  # the same name, another picture
     grids_of(tmp_path / "cache", encoder, images)
     torch.manual_seed(1)
@@ -128,6 +130,14 @@ def test_a_broken_off_cache_goes_on(tmp_path, encoder, monkeypatch):
     grids = grids_of(tmp_path / "broken", encoder, images)
     assert len(seen) == 5 + 3  # the four that were done are not asked for again
     np.testing.assert_allclose(grids, whole, atol=1e-3)
+
+
+def test_a_damaged_picture_is_named(tmp_path, encoder):
+    for name in ("annotations", "photos"):
+        shutil.copytree(ROOT / "samples" / name, tmp_path / name)
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"cat\.jpg: The bytes are no picture"):
+        grids_of(tmp_path / "cache", encoder, read_split(tmp_path, "photos"))
 
 
 CAPTIONS = [

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
-from handler.image import decode_image
+from handler.image import decode_image, upright_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -152,6 +152,50 @@ def test_the_cap_on_pixels_is_exact_and_comes_before_decoding():
     header_only = encoded(Image.new("L", (5000, 5000)), "PNG")[:100]  # decoding it would fail: it is cut off
     with pytest.raises(TooManyPixels, match="5000 × 5000"):
         decode_image(header_only, max_pixels=24_000_000)
+
+
+def test_the_cap_on_a_side():
+    """49 million by 1 is within the cap on pixels, and resizing it would take gigabytes."""
+    for size in ((49_000_000, 1), (1, 70_000)):
+        with pytest.raises(TooManyPixels, match="a side has 65535 at most"):
+            decode_image(encoded(Image.new("1", size), "PNG"))
+    assert decode_image(encoded(Image.new("1", (65_535, 1)), "PNG")).size == (65_535, 1)
+
+
+def test_a_jpeg_of_endless_scans_is_refused():
+    """A scan costs a pass over all pixels and few bytes: without a cap such a file keeps a worker busy for minutes."""
+    data = encoded(Image.new("RGB", (2000, 2000)), "JPEG", progressive=True)
+    assert decode_image(data).size == (2000, 2000)
+    last = data.rindex(b"\xff\xda")
+    scan = data[last:-2]
+    with pytest.raises(InvalidImage, match="more than 100 scans"):
+        decode_image(data[:last] + scan * 101 + data[-2:])
+
+
+def test_damaged_metadata_spoils_no_pixel():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(RED_BLUE, "JPEG", quality=95, exif=exif)
+    assert decode_image(turned).size == (16, 32)
+    garbage = turned.replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??")
+    assert garbage != turned
+    assert decode_image(garbage).size == (32, 16)  # what can't be read turns nothing
+    odd = Image.Exif()
+    odd[0x0112] = 6
+    odd[0x010F] = "no number"  # the maker's name, made to stand where XResolution's number has to
+    named = encoded(RED_BLUE, "JPEG", exif=odd)
+    wrong = named.replace(b"\x01\x0f\x00\x02", b"\x01\x1a\x00\x02").replace(b"\x0f\x01\x02\x00", b"\x1a\x01\x02\x00")
+    assert wrong != named
+    assert decode_image(wrong).size == (16, 32)
+
+
+def test_pillows_own_images_are_turned_too():
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    data = encoded(RED_BLUE, "JPEG", quality=95, exif=exif)
+    assert upright_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data).tobytes()
+    with pytest.raises(InvalidImage):
+        upright_rgb(Image.open(io.BytesIO(data[:-20])))
 
 
 def test_a_header_that_promises_a_bomb_is_refused():

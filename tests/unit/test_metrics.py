@@ -48,6 +48,15 @@ def test_case_and_punctuation_do_not_count_and_an_empty_caption_does():
     assert score_captions(REFERENCES, {1: "", 2: "two men", 3: "a car"})["CIDEr"] < one["CIDEr"]
 
 
+@pytest.mark.parametrize("character", ["\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"])
+def test_no_character_shifts_texts_to_other_images(character):
+    """Java's tokenizer takes each of these for a line's end, and a text a line is what it is given."""
+    captions = {1: "a dog runs", 2: "two men play", 3: "the car is red"}
+    odd = REFERENCES | {1: [f"A dog{character}runs through the grass .", "the brown dog is running"]}
+    assert score_captions(odd, captions) == score_captions(REFERENCES, captions)
+    assert score_captions(REFERENCES, captions | {1: f"a dog{character}runs"}) == score_captions(REFERENCES, captions)
+
+
 @pytest.mark.parametrize("captions", [{1: "a", 2: "b"}, {1: "a", 2: "b", 3: "c", 4: "d"}])
 def test_images_and_captions_have_to_fit(captions):
     with pytest.raises(ValueError, match="captions have no image"):

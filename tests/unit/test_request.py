@@ -22,6 +22,7 @@ ENCODED = base64.b64encode(b"picture").decode()
         ({"data": bytearray(b"picture")}, "", DEFAULTS),
         ({"image": bytearray(b"picture"), "beam_size": bytearray(b"3")}, "", SearchOptions(beam_size=3)),
         ({"body": {"image": ENCODED}}, "application/json", DEFAULTS),
+        ({"body": {"image": f"{ENCODED[:5]}\n{ENCODED[5:]}\n"}}, "application/json", DEFAULTS),
         ({"body": {"image": ENCODED, "max_length": 9}}, "Application/JSON; charset=utf-8", SearchOptions(max_length=9)),
     ],
 )
@@ -77,6 +78,7 @@ def test_options(fields, expected):
         ({"beam_size": 2.5}, "beam_size is a whole number from 1 to 10, not 2.5."),
         ({"beam_size": True}, "beam_size is a whole number from 1 to 10, not True."),
         ({"beam_size": b"\xff"}, "beam_size is a whole number from 1 to 10, not \ufffd."),
+        ({"beam_size": [[[1]]]}, "beam_size is a whole number from 1 to 10, not a list."),
         ({"beam_size": None}, "beam_size is a whole number from 1 to 10, not None."),
         ({"beam_size": "9" * 400}, f"beam_size is a whole number from 1 to 10, not {'9' * 40}…."),
         ({"length_penalty": "nan"}, "length_penalty is a number from 0.0 to 2.0, not nan."),

@@ -236,6 +236,22 @@ def test_greedy_is_the_argmax_of_each_step():
         assert best.token_ids == words
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beam_size": 0}, "beam_size is at least 1, not 0."),
+        ({"num_captions": 0}, "num_captions is at least 1, not 0."),
+        ({"num_captions": 6}, "num_captions is 6, more than beam_size, 5"),
+        ({"max_length": 0}, "min_length is 1, more than max_length, 0."),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram is at least 0, not -1."),
+        ({"length_penalty": float("nan")}, "length_penalty is at least 0, not nan."),
+    ],
+)
+def test_options_that_cant_be(values, message):
+    with pytest.raises(ValueError, match=message):
+        SearchOptions(**values)
+
+
 def test_no_images_and_mismatched_options():
     decoder, vocabulary = TableDecoder(7), vocabulary_of(3)
     assert search(decoder, torch.zeros(0, 6, 49), [], vocabulary) == []

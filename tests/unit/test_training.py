@@ -96,7 +96,7 @@ def test_the_cards_scores_are_the_bundles(whole):
     assert result == written
     assert written["n"] == len(captions) == 7
     digest = captioner.config.digest[:19]
-    signature = "samples/photos|n:7|refs:5|tok:ptb3.4.1|cider-d:idf=refs|beam:2|lp:0.7|max:20|" + digest
+    signature = "samples/photos|n:7|refs:5|tok:ptb3.4.1|cider-d:idf=refs|beam:2|lp:0.7|length:1-20|ngram:0|" + digest
     assert written["signature"] == signature
 
 
@@ -106,6 +106,36 @@ def test_other_settings_in_the_same_folder_are_refused(whole):
     assert done.stderr == f"{whole} was begun with other settings (epochs): name another folder with --run.\n"
 
 
+def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
+    annotations = tmp_path / "samples" / "annotations" / "captions_photos.json"
+    arguments = command(whole)
+    arguments[arguments.index("samples")] = str(tmp_path / "samples")
+    moved = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert moved.returncode == 0, moved.stderr  # the same data elsewhere is the same data
+    annotations.write_text(annotations.read_text().replace("woman", "wombat"))
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is not the data that" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "samples", "photos"], "nowhere is no model bundle: captioner.json is missing."),
+        (["pretrained", "samples", "val"], "There is no split 'val' in samples"),
+        (["pretrained", "samples", "photos", "--beam-size=0"], "beam_size is at least 1, not 0."),
+    ],
+)
+def test_mistakes_in_scoring_get_one_sentence(arguments, message):
+    program = [sys.executable, "-m", "training.validate", *arguments]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -113,6 +143,9 @@ def test_other_settings_in_the_same_folder_are_refused(whole):
         (["nic-lite2-flickr8k", "nowhere"], "There is no split 'train' in nowhere"),
         (["nic-lite2-flickr8k", "samples", "--epochs=many"], 'Parser key "epochs"'),
         (["nic-lite2-flickr8k", "samples", "--epochs=0"], "epochs is at least 1, not 0"),
+        (["nic-lite2-flickr8k", "samples", "--decoding.beam_size=0"], "beam_size is at least 1, not 0"),
+        (["nic-lite2-flickr8k", "samples", "--decoder.dropout=1"], "dropout is from 0 to below 1, not 1"),
+        (["--epochs=3", "nic-lite2-flickr8k", "samples"], "The preset comes first"),
         (["nic-lite2-flickr8k", "samples", "--precision=fp8"], "precision is 'bf16' or 'fp32', not 'fp8'"),
         (["nic-lite2-flickr8k", "samples", "--train_split=photos", "--val_split=photos", "--encoder=vgg99"], "'vgg99'"),
     ],

@@ -48,5 +48,10 @@ def test_what_is_no_vocabulary(tokens, message):
         Vocabulary(tokens)
 
 
+def test_no_word_often_enough():
+    with pytest.raises(ValueError, match="occurs 9 times: lower min_count"):
+        build_vocabulary(["a dog a cat"], min_count=9)
+
+
 def test_join_is_the_way_back():
     assert join_tokens(tokenize("A man's dog and a t-shirt .")) == "a man's dog and a t-shirt"
