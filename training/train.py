@@ -5,10 +5,11 @@ python -m training.train nic-lite2-flickr8k ../shared/data/flickr8k --epochs 3 -
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from handler.bundle import write_whole
 from training.config import TrainingConfig, preset
@@ -31,18 +32,15 @@ def main() -> None:
     arguments = parser.parse_args()
     run = arguments.run or Path("runs") / arguments.preset
     kept = run / "settings.yaml"
-    settled = {
-        name: value for name, value in vars(arguments).items() if name not in ("data", "run", "features", "settings")
-    }
-    settings_text = parser.dump(Namespace(settled))
     try:
-        if kept.exists():
-            check_same_settings(run, yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(settings_text))
         values = parser.instantiate(arguments)
         config = TrainingConfig(**{name: getattr(values, name) for name in settings})
+        text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+        if kept.exists():
+            check_same_settings(run, yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(text))
         trainer = Trainer(config, arguments.data, run, arguments.features)
         run.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, settings_text)
+        write_whole(kept, text)
         bundle = trainer.train()
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         sys.exit(str(error))

@@ -73,11 +73,7 @@ ERRORS = {
     "nothing": ({"data": b"", "headers": {"Content-Type": "image/jpeg"}}, 400, "EmptyBody"),
     "text": ({"data": "hello", "headers": {"Content-Type": "text/plain"}}, 415, "UnsupportedMedia"),
     "malformed JSON": ({"data": "{", "headers": {"Content-Type": "application/json"}}, 400, "MalformedJSON"),
-    "curl -d, which sends a form": (
-        {"data": IMAGE, "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
-        400,
-        "EmptyBody",
-    ),
+    "a form without a picture": ({"data": {"beam_size": "3"}}, 400, "EmptyBody"),
     "an unknown option": ({"files": {"image": IMAGE}, "data": {"beams": "3"}}, 400, "UnknownOption"),
     "an option out of range": ({"files": {"image": IMAGE}, "data": {"beam_size": "0"}}, 400, "OptionOutOfRange"),
     # CR and LF in a caller's text must not reach a header or a reason phrase: they would end the worker.
