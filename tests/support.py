@@ -1,9 +1,11 @@
-"""What tests use besides fixtures: places, and a bundle small enough to make in a second."""
+"""What tests use besides fixtures: places, a bundle small enough to make in a second, a server of one's own."""
 
+import socket
 from pathlib import Path
 
 import torch
 
+from deploy.server import Server
 from handler.bundle import BundleConfig, save_bundle
 from handler.decoders import DecoderConfig, build_decoder
 from handler.encoder import Encoder
@@ -29,3 +31,34 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
     bundle = BundleConfig("test_efficientnet", preprocessing, config, SearchOptions(beam_size=3, max_length=8))
     save_bundle(folder, bundle, weights, vocabulary)
     return folder
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; all are held until the last is found, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def private_server(folder: Path, store: Path) -> Server:
+    """The project's own configuration with private ports, logs and archive."""
+    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
+    changed = {
+        "inference_address": f"http://127.0.0.1:{inference}",
+        "management_address": f"http://127.0.0.1:{management}",
+        "metrics_address": f"http://127.0.0.1:{metrics}",
+        "grpc_inference_port": grpc_inference,
+        "grpc_management_port": grpc_management,
+        "model_store": store,
+    }
+    kept = [
+        line for line in (ROOT / "config.properties").read_text().splitlines() if line.split("=", 1)[0] not in changed
+    ]
+    config = folder / "config.properties"
+    config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
+    return Server(config, ROOT, folder / "logs")

@@ -1,7 +1,6 @@
 """A real TorchServe with the shipped model's archive, on private ports, in a private folder, always stopped."""
 
 import importlib.util
-import socket
 import subprocess
 import sys
 import zipfile
@@ -11,40 +10,8 @@ import grpc
 import pytest
 import ts
 
-from deploy.server import Server
-from support import ROOT
+from support import ROOT, private_server
 from training.archive import build_archive
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held until the last is found, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-def private_server(folder: Path, store: Path) -> Server:
-    """The project's own configuration with private ports, logs and archive."""
-    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
-    changed = {
-        "inference_address": f"http://127.0.0.1:{inference}",
-        "management_address": f"http://127.0.0.1:{management}",
-        "metrics_address": f"http://127.0.0.1:{metrics}",
-        "grpc_inference_port": grpc_inference,
-        "grpc_management_port": grpc_management,
-        "model_store": store,
-    }
-    kept = [
-        line for line in (ROOT / "config.properties").read_text().splitlines() if line.split("=", 1)[0] not in changed
-    ]
-    config = folder / "config.properties"
-    config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
-    return Server(config, ROOT, folder / "logs")
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ import requests
 
 from deploy.java import find_java, java_version
 from deploy.server import Server, ServerError
-from e2e.conftest import private_server
-from support import ROOT, write_tiny_bundle
+from support import ROOT, private_server, write_tiny_bundle
 from training.archive import build_archive
 
 
