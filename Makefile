@@ -2,6 +2,7 @@
 PYTHON ?= python3
 MODEL ?= pretrained
 BIN := .venv/bin
+need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
 .PHONY: serve stop archive train validate test lint clean
 
@@ -9,15 +10,17 @@ serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
 	@$(BIN)/python -m deploy.serve start
 
 stop: ## stop it
-	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running."; fi
+	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running that 'make serve' started."; fi
 
 archive: .venv/serve.stamp ## pack the bundle MODEL into model_store/captioner.mar
 	@$(BIN)/python -m training.archive "$(MODEL)"
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
+	@: $(if $(CONFIG),,$(error name a preset of training/configs: make train CONFIG=… DATA=…)) $(need_data)
 	@$(BIN)/python -m training.train "$(CONFIG)" "$(DATA)" $(ARGS)
 
 validate: .venv/train.stamp ## score the bundle MODEL on SPLIT of DATA, in this process
+	@: $(need_data) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
 	@$(BIN)/python -m training.validate "$(MODEL)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
 test: .venv/test.stamp ## run all tests

@@ -45,7 +45,7 @@ def main() -> None:
         if arguments.action == "start":
             start(server)
         else:
-            print("The server has stopped." if server.stop() else "No server was running.")
+            print("The server has stopped." if server.stop() else "No server was running that 'make serve' started.")
     except ServerError as error:
         sys.exit(str(error))
 

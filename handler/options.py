@@ -38,7 +38,9 @@ def parse_options(fields: Mapping[str, object], defaults: SearchOptions) -> Sear
             values[name] = _flag(name, value)
         else:
             known = ", ".join([*RANGES, *FLAGS])
-            raise UnknownOption(f"There is no option '{_shorten(name)}': choose among {known}.")
+            raise UnknownOption(
+                f"There is no option '{_shorten(name)}': choose among {known}; a picture's field is 'image'."
+            )
     try:
         return replace(defaults, **values)
     except ValueError as error:

@@ -42,13 +42,14 @@ def parse_request(row: Mapping[str, object], content_type: str, defaults: Search
     if len(named) > 1:
         raise MalformedJSON(f"The request has more than one picture: {' and '.join(named)}.")
     image = fields.pop(named[0]) if named else b""
+    options = parse_options(fields, defaults)  # first, so that a picture in a field of another name is told its name
     if not image:
         raise EmptyBody(
             "There is no picture: send an image file's bytes (curl -T photo.jpg), or a form with the field 'image'."
         )
     if not isinstance(image, bytes | bytearray):
         raise UnsupportedMedia(f"The field '{named[0]}' holds no image file's bytes.")
-    return CaptionRequest(bytes(image), parse_options(fields, defaults))
+    return CaptionRequest(bytes(image), options)
 
 
 def _from_json(body: object, defaults: SearchOptions) -> CaptionRequest:

@@ -1,5 +1,6 @@
 """What tests use besides fixtures: places, a bundle small enough to make in a second, a server of one's own."""
 
+import random
 import socket
 from pathlib import Path
 
@@ -34,15 +35,14 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held until the last is found, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports that nobody listens on, below those that the system hands out to clients."""
+    free = []
+    while len(free) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if port not in free and probe.connect_ex(("127.0.0.1", port)) != 0:
+                free.append(port)
+    return free
 
 
 def private_server(folder: Path, store: Path) -> Server:

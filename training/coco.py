@@ -28,7 +28,12 @@ def read_split(root: Path, split: str) -> list[CaptionedImage]:
     """
     annotations = root / "annotations" / f"captions_{split}.json"
     if not annotations.is_file():
-        raise FileNotFoundError(f"There is no split '{split}' in {root}: {annotations} is missing.")
+        found = ", ".join(
+            sorted(path.stem.removeprefix("captions_") for path in annotations.parent.glob("captions_*.json"))
+        )
+        raise FileNotFoundError(
+            f"There is no split '{split}' in {root}: {annotations} is missing. Splits found there: {found or 'none'}."
+        )
     captions: dict[int, list[str]] = defaultdict(list)
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ def draw_curve(metrics: Path, picture: Path) -> None:
     scores = [(line["step"], line["CIDEr"], line["Bleu_4"]) for line in lines if "CIDEr" in line]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot(*zip(*losses, strict=True), linewidth=0.6, alpha=0.4, color="tab:blue", label="a step")
-    window = min(50, len(losses))
+    window = min(50, len(losses) // 4 + 1)
     smooth = [
         (losses[i][0], sum(loss for _, loss in losses[i - window + 1 : i + 1]) / window)
         for i in range(window - 1, len(losses))

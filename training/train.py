@@ -4,7 +4,10 @@ python -m training.train soft_attention-lite2-flickr8k ../shared/data/flickr8k
 python -m training.train nic-lite2-flickr8k ../shared/data/flickr8k --epochs 3 --decoder.hidden_size 256
 """
 
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +20,9 @@ from training.trainer import Trainer
 
 
 def main() -> None:
-    parser = ArgumentParser(description="Trains a captioner from a preset; run again, it goes on where it stopped.")
+    parser = ArgumentParser(
+        description="Trains a captioner from a preset; run again, it goes on where it stopped.", allow_abbrev=False
+    )
     parser.add_argument("preset", help="a file of training/configs, without its ending")
     parser.add_argument("data", type=Path, help="the folder in COCO's layout")
     parser.add_argument("--run", type=Path, help="the run's folder (default: runs/<preset>)")
@@ -40,13 +45,29 @@ def main() -> None:
             check_same_settings(run, yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(text))
         trainer = Trainer(config, arguments.data, run, arguments.features)
         run.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, text)
-        bundle = trainer.train()
+        with alone(run):
+            write_whole(kept, text)
+            bundle = trainer.train()
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(f"Stopped. The same command goes on at the last checkpoint in {run}.")
     print(f"The bundle is in {bundle}, the curve in {run / 'curve.png'}. Serve it: make serve MODEL={bundle}")
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Lets one process at a time train in a folder.
+
+    Raises:
+        ValueError: another one does.
+    """
+    with (run / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"Another process is training in {run}.") from error
+        yield
 
 
 def check_same_settings(run: Path, before: dict, now: dict) -> None:

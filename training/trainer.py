@@ -97,7 +97,7 @@ class Trainer:
                     "seconds": round(time.perf_counter() - began, 3),
                 }
                 log.write(json.dumps(line) + "\n")
-                bar.set_postfix(loss=f"{loss:.3f}", CIDEr=f"{self.progress['best_cider']:.3f}", refresh=False)
+                bar.set_postfix(loss=f"{loss:.3f}", **self._best(), refresh=False)
                 bar.update()
                 if step % len(self.batches) == 0:
                     log.write(json.dumps({"step": step} | self._validate(step // len(self.batches))) + "\n")
@@ -107,6 +107,10 @@ class Trainer:
                 if step % len(self.batches) == 0:
                     draw_curve(self.metrics, self.run / "curve.png")
         return self._bundle()
+
+    def _best(self) -> dict[str, str]:
+        """The best CIDEr so far, for the progress bar; nothing before the first validation."""
+        return {"CIDEr": f"{self.progress['best_cider']:.3f}"} if self.progress["best_epoch"] else {}
 
     def _step(self, step: int) -> float:
         """One step of gradient descent; returns the cross-entropy in nats a token."""
@@ -185,7 +189,12 @@ class Trainer:
             card=self.config.card
             | {
                 "training": {name: value for name, value in asdict(self.config).items() if name != "card"}
-                | {"best_epoch": int(self.progress["best_epoch"]), "train_images": len(self.batches.captions)}
+                | {
+                    "best_epoch": int(self.progress["best_epoch"]),
+                    "data": self.data.resolve().name,
+                    "train_images": len(self.batches.captions),
+                    "train_captions": sum(map(len, self.batches.captions)),
+                }
             },
         )
         weights = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}

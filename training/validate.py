@@ -33,7 +33,7 @@ def caption_grids(
 ) -> Iterator[str]:
     """The best caption of each grid, float16 (images, cells, channels), by real decoding."""
     for first in range(0, len(grids), BATCH):
-        grid = torch.from_numpy(np.ascontiguousarray(grids[first : first + BATCH])).to(device).float()
+        grid = torch.from_numpy(np.array(grids[first : first + BATCH])).to(device).float()
         for hypotheses in search(decoder, grid, [options] * len(grid), vocabulary):
             yield join_tokens(vocabulary.decode(hypotheses[0].token_ids))
 

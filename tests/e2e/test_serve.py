@@ -62,7 +62,7 @@ def test_start_twice_and_stop(stopped):
     assert serve("stop", stopped).stdout == "The server has stopped.\n"
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert not stopped.folder.exists()  # and with it the pid file
-    assert serve("stop", stopped).stdout == "No server was running.\n"
+    assert serve("stop", stopped).stdout == "No server was running that 'make serve' started.\n"
 
 
 def test_a_new_archive_is_served_after_the_next_start(stopped, tmp_path):
@@ -75,8 +75,10 @@ def test_a_new_archive_is_served_after_the_next_start(stopped, tmp_path):
 
 def test_a_server_killed_outright_is_replaced(stopped):
     stopped.start()
-    for process in stopped.processes():
+    processes = stopped.processes()
+    for process in processes:
         process.kill()
+    psutil.wait_procs(processes, timeout=10)
     stopped.start()
     assert stopped.ready()
 

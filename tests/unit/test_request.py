@@ -36,6 +36,7 @@ def test_where_a_picture_may_stand(row, content_type, options):
         ({}, "", EmptyBody),
         ({"body": bytearray()}, "image/jpeg", EmptyBody),
         ({"beam_size": bytearray(b"3")}, "", EmptyBody),
+        ({"file": bytearray(b"picture")}, "", UnknownOption),
         ({"image": bytearray(b"x"), "body": bytearray(b"y")}, "", MalformedJSON),
         ({"body": "hello"}, "text/plain", UnsupportedMedia),
         ({"body": bytearray(b"{broken")}, "application/json", MalformedJSON),
@@ -97,5 +98,7 @@ def test_options_out_of_range(fields, message):
 
 
 def test_an_unknown_option_names_those_there_are():
-    with pytest.raises(UnknownOption, match="no option 'beams': choose among beam_size, length_penalty"):
+    with pytest.raises(
+        UnknownOption, match="no option 'beams': choose among beam_size, .* a picture's field is 'image'"
+    ):
         parse_options({"beams": 3}, DEFAULTS)

@@ -15,6 +15,7 @@ from support import PHOTOS, ROOT
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.coco import read_split
 from training.config import PRESETS, preset
+from training.train import alone
 from training.validate import validate_bundle
 
 EPOCHS = 8
@@ -104,6 +105,13 @@ def test_other_settings_in_the_same_folder_are_refused(whole):
     done = subprocess.run(command(whole, "--epochs=9"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == f"{whole} was begun with other settings (epochs): name another folder with --run.\n"
+
+
+def test_two_at_once_in_the_same_folder_are_refused(whole):
+    with alone(whole):
+        done = subprocess.run(command(whole), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"Another process is training in {whole}.\n"
 
 
 def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
