@@ -68,7 +68,7 @@ def test_splits_that_cant_be_read(tmp_path, images, annotations, error, message)
 
 
 def test_a_missing_split_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no split 'val'.* Splits found there: none"):
+    with pytest.raises(FileNotFoundError, match=r"no split 'val'.* Splits found there: none"):
         read_split(tmp_path, "val")
 
 

@@ -99,6 +99,6 @@ def test_options_out_of_range(fields, message):
 
 def test_an_unknown_option_names_those_there_are():
     with pytest.raises(
-        UnknownOption, match="no option 'beams': choose among beam_size, .* a picture's field is 'image'"
+        UnknownOption, match=r"no option 'beams': choose among beam_size, .* a picture's field is 'image'"
     ):
         parse_options({"beams": 3}, DEFAULTS)
