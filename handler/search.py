@@ -118,8 +118,7 @@ class _Beams:
         self.decoder, self.vocabulary, self.options = decoder, vocabulary, options
         device, images = grid.device, len(grid)
         self.width = max(option.beam_size for option in options)
-        # Top-k can't take more than there is: K hypotheses have K × V continuations.
-        self.candidates = min(2 * self.width, self.width * decoder.vocabulary_size)
+        self.candidates = 2 * self.width  # at most K of them end, so K are left to go on with
         steps = max(option.max_length for option in options) + 1
         self.length = 0  # words so far, the same for all live hypotheses
         self.never = torch.tensor([vocabulary.pad, vocabulary.start, vocabulary.unknown], device=device)
@@ -175,7 +174,6 @@ class _Beams:
         self._finish(scores.masked_fill(~finishing, NEVER), grown)
         self.rows["ended"] += finishing.sum(1)
 
-        # Of 2K candidates at most K end (each hypothesis ends in one way), so K others are left to go on with.
         total, chosen = scores.masked_fill(ends, NEVER).topk(self.width)
         beyond = place[: self.width] >= self.rows["beam_size"].unsqueeze(1)
         self.rows["total"] = total.masked_fill(beyond, NEVER)

@@ -47,7 +47,6 @@ class Trainer:
         self.config, self.data, self.run = config, data, run
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         train, self.val = read_split(data, config.train_split), read_split(data, config.val_split)
-        self.data_digest = digest_captions(train + self.val)
         self.vocabulary = build_vocabulary((text for image in train for text in image.captions), config.min_count)
         self.encoder = Encoder(config.encoder)
         load_pretrained(self.encoder, config.encoder_weights)
@@ -56,10 +55,13 @@ class Trainer:
         def grids(images, flips):
             return cached_grids(features, self.encoder, config.preprocessing, images, flips=flips, device=self.device)
 
-        self.val_grids = grids(self.val, False)[:, 0]
+        val_grids, train_grids = grids(self.val, False), grids(train, config.flip)
+        # A grids' file is named by the digest of its pictures, so that the two names stand for all pixels.
+        self.data_digest = digest_data(train + self.val, [Path(g.filename).stem for g in (train_grids, val_grids)])
+        self.val_grids = val_grids[:, 0]
         self.batches = Batches(
             train,
-            grids(train, config.flip),
+            train_grids,
             self.vocabulary,
             batch_size=config.batch_size,
             captions_per_image=config.captions_per_image,
@@ -206,10 +208,10 @@ class Trainer:
         return folder
 
 
-def digest_captions(images: Sequence[CaptionedImage]) -> str:
-    """SHA-256 over the pictures' names and captions; the pictures themselves are in the cached grids' digest."""
-    content = [[image.id, image.path.name, image.captions] for image in images]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def digest_data(images: Sequence[CaptionedImage], grids: Sequence[str]) -> str:
+    """SHA-256 over the captions and the digests of the pictures' grids."""
+    content = [[image.id, image.captions] for image in images]
+    return hashlib.sha256(json.dumps([content, grids]).encode()).hexdigest()
 
 
 def _step_of(line: str) -> float:

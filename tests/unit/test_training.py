@@ -121,11 +121,17 @@ def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
     arguments[arguments.index("samples")] = str(tmp_path / "samples")
     moved = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert moved.returncode == 0, moved.stderr  # the same data elsewhere is the same data
-    annotations.write_text(annotations.read_text().replace("woman", "wombat"))
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "is not the data that" in done.stderr
-    assert "Traceback" not in done.stderr
+    text, cat = annotations.read_text(), tmp_path / "samples" / "photos" / "cat.jpg"
+    changes = (
+        lambda: annotations.write_text(text.replace("woman", "wombat")),
+        lambda: (annotations.write_text(text), cat.write_bytes(cat.with_name("coffee.jpg").read_bytes())),
+    )
+    for change in changes:
+        change()
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "is not the data that" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
