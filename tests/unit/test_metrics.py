@@ -15,7 +15,7 @@ REFERENCES = {
 
 def test_captions_that_are_references_score_full_bleu_and_rouge():
     scores = score_captions(
-        REFERENCES, {1: "a dog runs through the grass", 2: "two men play football", 3: "the car is red"}
+        REFERENCES, {1: "a dog runs through the grass", 2: "two men play football", 3: "the car is red"}, meteor=False
     )
     assert scores["Bleu_4"] == pytest.approx(1, abs=1e-6)
     assert scores["ROUGE_L"] == pytest.approx(1)
@@ -25,7 +25,7 @@ def test_bleu_by_hand():
     # 13 words; in the references are: a dog runs through, 4 of 4; two men of "two men eat", 2 of 3;
     # the, red once, car and is of "the red red car is big", 4 of 6.
     captions = {1: "a dog runs through", 2: "two men eat", 3: "the red red car is big"}
-    scores = score_captions(REFERENCES, captions)
+    scores = score_captions(REFERENCES, captions, meteor=False)
     # The nearest reference lengths are 5, 4 and 4: 13 words each way, so that no brevity counts.
     assert scores["Bleu_1"] == pytest.approx(10 / 13, abs=1e-6)
     # Pairs: 3 of 3, 1 of 2, and of (the red, red red, red car, car is, is big) red car and car is.
@@ -38,23 +38,34 @@ def test_cider_by_hand():
     Each word is in 1 of 2 images, so the vectors are parallel where the words are equal: similarity 1, for one of four
     n-gram sizes, times ten: 2.5 for the image that matches, 0 for the other.
     """
-    scores = score_captions({1: ["dog"], 2: ["cat"]}, {1: "dog", 2: "house"})
+    scores = score_captions({1: ["dog"], 2: ["cat"]}, {1: "dog", 2: "house"}, meteor=False)
     assert scores["CIDEr"] == pytest.approx((2.5 + 0) / 2, abs=1e-6)
 
 
 def test_case_and_punctuation_do_not_count_and_an_empty_caption_does():
-    one = score_captions(REFERENCES, {1: "A DOG, runs!", 2: "two men", 3: "a car"})
-    assert one == score_captions(REFERENCES, {1: "a dog runs", 2: "two men", 3: "a car"})
-    assert score_captions(REFERENCES, {1: "", 2: "two men", 3: "a car"})["CIDEr"] < one["CIDEr"]
+    one = score_captions(REFERENCES, {1: "A DOG, runs!", 2: "two men", 3: "a car"}, meteor=False)
+    assert one == score_captions(REFERENCES, {1: "a dog runs", 2: "two men", 3: "a car"}, meteor=False)
+    assert score_captions(REFERENCES, {1: "", 2: "two men", 3: "a car"}, meteor=False)["CIDEr"] < one["CIDEr"]
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"])
 def test_no_character_shifts_texts_to_other_images(character):
     """Java's tokenizer takes each of these for a line's end, and a text a line is what it is given."""
     captions = {1: "a dog runs", 2: "two men play", 3: "the car is red"}
+    plain = score_captions(REFERENCES, captions, meteor=False)
     odd = REFERENCES | {1: [f"A dog{character}runs through the grass .", "the brown dog is running"]}
-    assert score_captions(odd, captions) == score_captions(REFERENCES, captions)
-    assert score_captions(REFERENCES, captions | {1: f"a dog{character}runs"}) == score_captions(REFERENCES, captions)
+    assert score_captions(odd, captions, meteor=False) == plain
+    assert score_captions(REFERENCES, captions | {1: f"a dog{character}runs"}, meteor=False) == plain
+
+
+def test_meteor_is_one_of_the_scores_unless_it_is_not_wanted():
+    """It gets the tokenized texts, each image's own: captions that are references have the full score."""
+    captions = {3: "The car is RED.", 1: "a dog runs through the grass", 2: "two men play football"}
+    scores = score_captions(REFERENCES, captions)
+    assert list(scores) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr"]
+    assert scores["METEOR"] == pytest.approx(1)
+    without = score_captions(REFERENCES, captions, meteor=False)
+    assert without == {name: score for name, score in scores.items() if name != "METEOR"}
 
 
 @pytest.mark.parametrize("captions", [{1: "a", 2: "b"}, {1: "a", 2: "b", 3: "c", 4: "d"}])
@@ -64,6 +75,10 @@ def test_images_and_captions_have_to_fit(captions):
 
 
 def test_signature():
-    assert signature("set/val", {1: ["a", "b"], 2: ["a"]}, "beam:3") == (
+    references = {1: ["a", "b"], 2: ["a"]}
+    assert signature("set/val", references, "beam:3") == (
+        "set/val|n:2|refs:1-2|tok:ptb3.4.1|cider-d:idf=refs|meteor:1.5|beam:3"
+    )
+    assert signature("set/val", references, "beam:3", meteor=False) == (
         "set/val|n:2|refs:1-2|tok:ptb3.4.1|cider-d:idf=refs|beam:3"
     )
