@@ -132,7 +132,11 @@ class Captioner:
 
     def caption_pixels(self, pixels: torch.Tensor, options: Sequence[SearchOptions]) -> list[list[Caption]]:
         """uint8 pixels (B, 3, size, size) with an option set each → each picture's captions, the best first."""
-        found = search(self.model["decoder"], self.encode(pixels), options, self.vocabulary)
+        return self.caption_grid(self.encode(pixels), options)
+
+    def caption_grid(self, grid: torch.Tensor, options: Sequence[SearchOptions]) -> list[list[Caption]]:
+        """Grid (B, cells, channels) with an option set each → each picture's captions, the best first."""
+        found = search(self.model["decoder"], grid, options, self.vocabulary)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:

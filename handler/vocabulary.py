@@ -5,6 +5,7 @@ from pathlib import Path
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL = (PAD, START, END, UNKNOWN)
+PAD_ID = SPECIAL.index(PAD)  # the same in every vocabulary, so that decoders know padding without one
 
 
 class Vocabulary:

@@ -1,10 +1,19 @@
 """Decoders: the feature grid → words. One interface (`base.py`), one architecture a file."""
 
-from handler.decoders.base import Decoder, DecoderConfig, Step
+from handler.decoders.base import Decoder, DecoderConfig, Forced, Step
+from handler.decoders.hard_attention import HardAttention
 from handler.decoders.nic import NIC
 from handler.decoders.soft_attention import SoftAttention
+from handler.decoders.top_down import TopDown
+from handler.decoders.transformer import Transformer
 
-DECODERS: dict[str, type[Decoder]] = {"nic": NIC, "soft_attention": SoftAttention}
+DECODERS: dict[str, type[Decoder]] = {
+    "nic": NIC,
+    "soft_attention": SoftAttention,
+    "hard_attention": HardAttention,
+    "top_down": TopDown,
+    "transformer": Transformer,
+}
 
 
 def build_decoder(config: DecoderConfig, vocabulary_size: int, channels: int) -> Decoder:
@@ -23,4 +32,4 @@ def build_decoder(config: DecoderConfig, vocabulary_size: int, channels: int) ->
     return DECODERS[config.name](config, vocabulary_size, channels)
 
 
-__all__ = ["DECODERS", "Decoder", "DecoderConfig", "Step", "build_decoder"]
+__all__ = ["DECODERS", "Decoder", "DecoderConfig", "Forced", "Step", "build_decoder"]

@@ -1,7 +1,7 @@
 """What every decoder offers: a start from the grid, one step for all hypotheses of a whole batch, its weights.
 
-Letters for shapes: B images, K hypotheses an image (beams, or an image's captions in training), T tokens,
-V vocabulary, C channels of a cell, E embedding, H hidden state.
+Letters for shapes: B images, K hypotheses an image (beams, or an image's captions in training), T tokens, N tokens of
+all captions that are no padding, V vocabulary, C channels of a cell, E embedding, H hidden state.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from handler.vocabulary import PAD_ID
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -20,16 +22,21 @@ class DecoderConfig:
     """Architecture and sizes of a decoder; a decoder ignores the sizes it has no use for."""
 
     name: str = "soft_attention"
-    embed_size: int = 512  # of a word's vector
-    hidden_size: int = 512  # of the LSTM's state
+    embed_size: int = 512  # of a word's vector; of all vectors in a Transformer
+    hidden_size: int = 512  # of the LSTM's state; of a Transformer's feed-forward layer
     attention_size: int = 512  # of the layer that compares a cell with the state
+    layers: int = 3  # of a Transformer's decoder
+    grid_layers: int = 0  # of self-attention over the cells, before a Transformer's decoder
+    heads: int = 8  # of a Transformer's attention
     dropout: float = 0.5  # on word vectors and before the words' scores; in training alone
     tie_embeddings: bool = False  # words' scores use the word vectors themselves
 
     def __post_init__(self):
-        for name in ("embed_size", "hidden_size", "attention_size"):
+        for name in ("embed_size", "hidden_size", "attention_size", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+        if self.grid_layers < 0:
+            raise ValueError(f"grid_layers is at least 0, not {self.grid_layers}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is from 0 to below 1, not {self.dropout}.")
 
@@ -40,6 +47,14 @@ class Step(NamedTuple):
     logits: torch.Tensor  # (B, K, V), not normalised
     state: Tensors  # each (B, K, …)
     attention: torch.Tensor | None  # (B, K, cells), sums to 1 over the cells
+
+
+class Forced(NamedTuple):
+    """What teacher forcing gives."""
+
+    logits: torch.Tensor  # (N, V), not normalised, of the tokens that are no padding, in their order
+    attention: torch.Tensor | None  # (B, K, T, cells), sums to 1 over the cells; 0 at padding
+    location: torch.Tensor | None = None  # (B, K, T), hard attention's sampled cell; -1 where none was sampled
 
 
 class Decoder(nn.Module, ABC):
@@ -82,25 +97,42 @@ class Decoder(nn.Module, ABC):
         features, state, attention = self.advance(tokens, state, memory)
         return Step(self.readout(features), state, attention)
 
-    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> Forced:
         """Teacher forcing: the logits of each next token, given the true ones before it.
 
         Args:
             grid: (B, cells, C).
-            tokens: (B, K, T), the captions' tokens from `<start>` on.
-
-        Returns:
-            Logits (B, K, T, V), and the attention (B, K, T, cells) or None.
+            tokens: (B, K, T), the captions' tokens from `<start>` on, then `<pad>`.
         """
         memory, state = self.start(grid)
         state = repeat_state(state, tokens.shape[1])
-        features, attentions = [], []
-        for column in tokens.unbind(2):
-            feature, state, attention = self.advance(column, state, memory)
-            features.append(feature)
-            attentions.append(attention)
-        logits = self.readout(torch.stack(features, 2))  # one large product instead of T small ones
-        return logits, None if attentions[0] is None else torch.stack(attentions, 2)
+        present = tokens != PAD_ID
+        features, attentions, locations = [], [], []
+        for column, live in zip(tokens.unbind(2), hypotheses_left(present), strict=True):
+            # Captions that are over fall away: those of an image should come longest first.
+            state = {name: tensor[:, :live] for name, tensor in state.items()}
+            feature, state, attention = self.advance(column[:, :live], state, memory)
+            features.append(_fill(feature, tokens.shape[1], 0))
+            if attention is not None:
+                attentions.append(_fill(attention, tokens.shape[1], 0))
+            if "location" in state:
+                locations.append(_fill(state["location"], tokens.shape[1], -1))
+        logits = self.readout(torch.stack(features, 2)[present])  # one large product instead of T small ones
+        attention = torch.stack(attentions, 2) * present.unsqueeze(-1) if attentions else None
+        return Forced(logits, attention, torch.stack(locations, 2) if locations else None)
+
+
+def hypotheses_left(present: torch.Tensor) -> list[int]:
+    """For each of T steps the number of leading hypotheses in which some image still has a token; of (B, K, T)."""
+    somewhere = present.any(0).cpu()  # (K, T)
+    places = torch.arange(1, len(somewhere) + 1).unsqueeze(1)
+    return (somewhere * places).amax(0).clamp(min=1).tolist()
+
+
+def _fill(tensor: torch.Tensor, hypotheses: int, value: float) -> torch.Tensor:
+    """Tensor (B, live, …) → (B, hypotheses, …)."""
+    missing = hypotheses - tensor.shape[1]
+    return functional.pad(tensor, [0, 0] * (tensor.ndim - 2) + [0, missing], value=value) if missing else tensor
 
 
 def repeat_state(state: Tensors, hypotheses: int) -> Tensors:
@@ -108,8 +140,26 @@ def repeat_state(state: Tensors, hypotheses: int) -> Tensors:
     return {name: tensor.expand(-1, hypotheses, *tensor.shape[2:]) for name, tensor in state.items()}
 
 
+class Dropout(nn.Module):
+    """Dropout that draws a byte an element: on a CPU five times as fast as a draw from Bernoulli's distribution.
+
+    The rate is rounded to 1/256.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.dropped = round(rate * 256)  # of 256 bytes
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.dropped:
+            return tensor
+        words = torch.empty(-(-tensor.numel() // 8), dtype=torch.long, device=tensor.device)
+        noise = words.random_(-(2**63), 2**63 - 1).view(torch.uint8)[: tensor.numel()].view(tensor.shape)
+        return tensor * ((noise >= self.dropped).to(tensor.dtype) * (256 / (256 - self.dropped)))
+
+
 class Words(nn.Module):
-    """Word vectors in, words' scores out: the two ends that all recurrent decoders share."""
+    """Word vectors in, words' scores out: the two ends that all decoders share."""
 
     def __init__(self, config: DecoderConfig, vocabulary_size: int):
         super().__init__()
@@ -119,7 +169,7 @@ class Words(nn.Module):
             self.output = nn.Parameter(torch.empty(vocabulary_size, config.embed_size).uniform_(-0.1, 0.1))
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.tied = config.tie_embeddings
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (…) → vectors (…, E)."""
@@ -132,11 +182,26 @@ class Words(nn.Module):
 
 
 class Recurrence(nn.LSTMCell):
-    """An LSTM cell over hypotheses: (B, K, input) with the state (B, K, H) twice → the next state."""
+    """An LSTM cell over hypotheses: (B, K, input) with the state's two tensors (B, K, H) → the next two."""
 
-    def forward(self, inputs: torch.Tensor, state: Tensors) -> Tensors:
+    def forward(
+        self, inputs: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         shape = inputs.shape[:2]
-        hidden, cell = super().forward(
-            inputs.flatten(0, 1), (state["hidden"].flatten(0, 1), state["cell"].flatten(0, 1))
-        )
-        return {"hidden": hidden.unflatten(0, shape), "cell": cell.unflatten(0, shape)}
+        hidden, cell = super().forward(inputs.flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1)))
+        return hidden.unflatten(0, shape), cell.unflatten(0, shape)
+
+
+class AdditiveAttention(nn.Module):
+    """Compares a state with every cell through one hidden layer (Bahdanau et al. 2015; Xu et al. 2015, eq. 4–5)."""
+
+    def __init__(self, channels: int, hidden: int, size: int):
+        super().__init__()
+        self.key = nn.Linear(channels, size)
+        self.query = nn.Linear(hidden, size, bias=False)
+        self.compare = nn.Linear(size, 1, bias=False)
+
+    def forward(self, hidden: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Hidden state (B, K, H) and `key` of the grid (B, cells, A) → weights (B, K, cells) that sum to 1."""
+        mixed = torch.tanh(keys.unsqueeze(1) + self.query(hidden).unsqueeze(2))  # (B, K, cells, A)
+        return self.compare(mixed).squeeze(-1).softmax(-1)

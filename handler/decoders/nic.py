@@ -23,11 +23,12 @@ class NIC(Decoder):
     def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
         image = self.image(grid.mean(1, keepdim=True))  # (B, 1, E), eq. 10: x_-1 = CNN(I)
         zero = image.new_zeros(len(grid), 1, self.lstm.hidden_size)
-        return {}, self.lstm(image, {"hidden": zero, "cell": zero})
+        hidden, cell = self.lstm(image, zero, zero)
+        return {}, {"hidden": hidden, "cell": cell}
 
     def advance(self, tokens: torch.Tensor, state: Tensors, memory: Tensors) -> tuple[torch.Tensor, Tensors, None]:
-        state = self.lstm(self.words.embed(tokens), state)  # eq. 11–12
-        return self.to_embed(state["hidden"]), state, None
+        hidden, cell = self.lstm(self.words.embed(tokens), state["hidden"], state["cell"])  # eq. 11–12
+        return self.to_embed(hidden), {"hidden": hidden, "cell": cell}, None
 
     def readout(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)

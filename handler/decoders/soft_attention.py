@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from handler.decoders.base import Decoder, DecoderConfig, Recurrence, Tensors, Words
+from handler.decoders.base import AdditiveAttention, Decoder, DecoderConfig, Recurrence, Tensors, Words
 
 
 class SoftAttention(Decoder):
@@ -16,13 +16,11 @@ class SoftAttention(Decoder):
 
     def __init__(self, config: DecoderConfig, vocabulary_size: int, channels: int):
         super().__init__(vocabulary_size)
-        hidden, attention, embed = config.hidden_size, config.attention_size, config.embed_size
+        hidden, embed = config.hidden_size, config.embed_size
         self.words = Words(config, vocabulary_size)
         self.initial_hidden = nn.Linear(channels, hidden)
         self.initial_cell = nn.Linear(channels, hidden)
-        self.key = nn.Linear(channels, attention)
-        self.query = nn.Linear(hidden, attention, bias=False)
-        self.compare = nn.Linear(attention, 1, bias=False)
+        self.attention = AdditiveAttention(channels, hidden, config.attention_size)
         self.gate = nn.Linear(hidden, channels)
         self.lstm = Recurrence(embed + channels, hidden)
         self.output_hidden = nn.Linear(hidden, embed)
@@ -34,21 +32,24 @@ class SoftAttention(Decoder):
             "hidden": torch.tanh(self.initial_hidden(mean)),  # (B, 1, H)
             "cell": torch.tanh(self.initial_cell(mean)),
         }
-        keys = self.key(grid)  # (B, cells, A)
+        keys = self.attention.key(grid)  # (B, cells, A)
         return {"grid": grid.to(keys.dtype), "keys": keys}, state  # under autocast, cast once and not at every step
 
     def advance(
         self, tokens: torch.Tensor, state: Tensors, memory: Tensors
     ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
-        query = self.query(state["hidden"])  # (B, K, A)
-        mixed = torch.tanh(memory["keys"].unsqueeze(1) + query.unsqueeze(2))  # (B, K, cells, A)
-        attention = self.compare(mixed).squeeze(-1).softmax(-1)  # (B, K, cells), eq. 4–5
-        context = torch.matmul(attention, memory["grid"])  # (B, K, C), eq. 13
+        attention = self.attention(state["hidden"], memory["keys"])  # (B, K, cells)
+        weights, extra = self.look(attention)
+        context = torch.matmul(weights.to(memory["grid"].dtype), memory["grid"])  # (B, K, C), eq. 13
         context = torch.sigmoid(self.gate(state["hidden"])) * context  # 4.2.1: beta
         word = self.words.embed(tokens)  # (B, K, E)
-        state = self.lstm(torch.cat([word, context], -1), state)
-        features = word + self.output_hidden(state["hidden"]) + self.output_context(context)  # eq. 7
-        return torch.tanh(features), state, attention
+        hidden, cell = self.lstm(torch.cat([word, context], -1), state["hidden"], state["cell"])
+        features = word + self.output_hidden(hidden) + self.output_context(context)  # eq. 7
+        return torch.tanh(features), {"hidden": hidden, "cell": cell} | extra, attention
+
+    def look(self, attention: torch.Tensor) -> tuple[torch.Tensor, Tensors]:
+        """Attention (B, K, cells) → the weights by which the cells make the context, and what the state notes of it."""
+        return attention, {}
 
     def readout(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)
