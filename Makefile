@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: serve stop archive train validate test lint clean
+.PHONY: serve stop archive data train validate test lint clean
 
 serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
 	@$(BIN)/python -m deploy.serve start
@@ -14,6 +14,10 @@ stop: ## stop it
 
 archive: .venv/serve.stamp ## pack the bundle MODEL into model_store/captioner.mar
 	@$(BIN)/python -m training.archive "$(MODEL)"
+
+data: .venv/train.stamp ## download COCO (images, captions, Karpathy splits) into DATA
+	@: $(need_data)
+	@$(BIN)/python -m training.download "$(DATA)" $(ARGS)
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
 	@: $(if $(CONFIG),,$(error name a preset of training/configs: make train CONFIG=… DATA=…)) $(need_data)

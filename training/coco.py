@@ -18,14 +18,18 @@ class CaptionedImage:
 def read_split(root: Path, split: str) -> list[CaptionedImage]:
     """The pictures of a split in the file's order; those without a caption are left out.
 
+    A picture's name is relative to the split's folder, or, with folders before it, to `root`: a split of Karpathy's
+    has pictures in two folders.
+
     Args:
         root: the folder that holds `annotations/`.
-        split: such as `train2017` or `val`.
+        split: such as `train2017` or `val`; one of another folder with its way there from `root`, `../coco/train2017`.
 
     Raises:
         FileNotFoundError: the annotations or a picture is missing; the message names it.
-        ValueError: the annotations are not in COCO's layout, or name a picture outside the split's folder.
+        ValueError: the annotations are not in COCO's layout, or name a picture outside `root`.
     """
+    root, split = root / Path(split).parent, Path(split).name
     annotations = root / "annotations" / f"captions_{split}.json"
     if not annotations.is_file():
         found = ", ".join(
@@ -44,9 +48,10 @@ def read_split(root: Path, split: str) -> list[CaptionedImage]:
         raise ValueError(f"{annotations} is not in COCO's layout: {error!r}.") from error
     images = []
     for index, name in names.items():
-        if Path(name).name != name:
-            raise ValueError(f"{annotations} names '{name}', which is no plain file name.")
-        path = root / split / name
+        folders = name.split("/")
+        if "\\" in name or not {"", ".", ".."}.isdisjoint(folders):
+            raise ValueError(f"{annotations} names '{name}', which is no plain file name and no path below {root}.")
+        path = root / split / name if len(folders) == 1 else root / name
         if not path.is_file():
             raise FileNotFoundError(f"{annotations} names {path}, which is missing.")
         if index in captions:
