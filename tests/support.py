@@ -1,7 +1,9 @@
 """What tests use besides fixtures: places, a bundle small enough to make in a second, a server of one's own."""
 
+import json
 import random
 import socket
+import sys
 from pathlib import Path
 
 import torch
@@ -62,3 +64,23 @@ def private_server(folder: Path, store: Path) -> Server:
     config = folder / "config.properties"
     config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
     return Server(config, ROOT, folder / "logs")
+
+
+PHOTO_SPLITS = ["--train_splits=[photos]", "--val_splits=[photos]"]
+
+
+def train_command(run: Path, *settings: str) -> list[str]:
+    """Trains a small model on the samples; what it keeps of the encoder lies beside the run."""
+    small = [
+        *PHOTO_SPLITS, "--min_count=1", "--batch_size=2", "--preprocessing.size=64", "--cached_views=2",
+        "--decoder.embed_size=32", "--decoder.hidden_size=32", "--decoder.attention_size=8", "--label_smoothing=0",
+        "--checkpoint_every=3", "--decoding.beam_size=2", "--precision=32-true", "--accelerator=cpu",
+    ]  # fmt: skip
+    folders = [f"--into={run}", f"--features={run.parent / 'features'}"]
+    preset = ["soft_attention-lite2-flickr8k", "samples"]
+    return [sys.executable, "-m", "training.train", *preset, *folders, *small, *settings]
+
+
+def metrics_of(run: Path) -> list[dict]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

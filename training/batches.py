@@ -1,6 +1,7 @@
-"""Batches for teacher forcing: an image's grid with several of its captions, in an order that a step's number decides.
+"""A step's pictures and captions, in an order that the step's number decides.
 
-Nothing here keeps a state: the same seed and step give the same batch, so that a run goes on exactly where it stopped.
+Nothing here keeps a state: the same seed and step give the same batch, so that a run goes on exactly where it stopped,
+with however many processes.
 """
 
 from collections.abc import Sequence
@@ -9,81 +10,130 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from handler.preprocessing import Preprocessing
 from handler.vocabulary import Vocabulary
 from training.coco import CaptionedImage
+from training.features import read_pixels
 from training.tokenizer import tokenize
-
-SIDED = {"left", "right"}
+from training.views import Augmentation
 
 
 @dataclass(frozen=True)
 class Batch:
     """B images with K captions each, padded with `<pad>` to T; a caption that an image lacks is padding alone."""
 
-    grid: torch.Tensor  # float32 (B, cells, C)
-    inputs: torch.Tensor  # (B, K, T): `<start>`, then the words
+    pictures: torch.Tensor  # float16 grid (B, cells, C), or uint8 pixels (B, 3, size, size)
+    inputs: torch.Tensor  # (B, K, T): `<start>`, then the words; an image's longest caption first
     targets: torch.Tensor  # (B, K, T): the words, then `<end>`
+    images: list[int]  # places in the training split
 
 
-class Batches:
-    """The training split, cut into batches anew each epoch.
+class CachedGrids:
+    """Pictures as a frozen encoder's cached grids.
+
+    Args:
+        views: of each view its parts, float16 (images, cells, C), which together hold the split; a step takes any view.
+    """
+
+    def __init__(self, views: Sequence[Sequence[np.ndarray]]):
+        self.views = views
+        self.places = [(part, row) for part, grids in enumerate(views[0]) for row in range(len(grids))]
+
+    def __call__(self, images: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+        grids = []
+        for image in images:
+            view = np.random.default_rng([seed, epoch, image]).integers(len(self.views))
+            part, row = self.places[image]
+            grids.append(self.views[view][part][row])
+        return torch.from_numpy(np.stack(grids))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures read from their files, another random view each time."""
+
+    images: Sequence[CaptionedImage]
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+
+    def __call__(self, images: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+        return torch.stack(
+            [read_pixels(self.images[i], self.preprocessing, self.augmentation, [seed, epoch, i]) for i in images]
+        )
+
+
+class Batches(torch.utils.data.Dataset):
+    """The training split, cut into batches anew each epoch; what is left over when cutting joins in other epochs.
 
     Args:
         images: the split.
-        grids: float16 (images, 1 or 2, cells, C), see `features.cached_grids`.
+        pictures: (places in the split, epoch, seed) → their grids or pixels.
         vocabulary: words it lacks become `<unk>`.
-        batch_size: images a batch.
+        batch_size: images a step, over all processes.
         captions_per_image: captions of an image in a batch, drawn anew each time where it has more.
         max_words: longer captions are cut, and then do not learn an end.
-        seed: of order, drawing and mirroring.
+        seed: of order, drawing and views.
+        rank: of the processes, this one.
+        processes: that share a step.
+
+    Raises:
+        ValueError: a process would be left without a picture.
     """
 
     def __init__(
         self,
         images: Sequence[CaptionedImage],
-        grids: np.ndarray,
+        pictures: CachedGrids | Pictures,
         vocabulary: Vocabulary,
         *,
         batch_size: int,
         captions_per_image: int,
         max_words: int,
         seed: int,
+        rank: int = 0,
+        processes: int = 1,
     ):
-        self.grids, self.vocabulary = grids, vocabulary
-        self.batch_size, self.captions_per_image, self.seed = batch_size, captions_per_image, seed
-        words = [[tokenize(caption) for caption in image.captions] for image in images]
-        self.captions = [[self._ids(caption, max_words) for caption in captions] for captions in words]
-        # In the mirror "left" is right: a picture whose captions speak of sides is never mirrored.
-        sided = np.array([any(SIDED & set(caption) for caption in captions) for captions in words])
-        self.mirrored = ~sided if grids.shape[1] == 2 else np.zeros(len(images), dtype=bool)
+        self.pictures, self.vocabulary = pictures, vocabulary
+        self.batch_size, self.captions_per_image, self.seed = min(batch_size, len(images)), captions_per_image, seed
+        self.rank, self.processes = rank, processes
+        if self.batch_size < processes:
+            raise ValueError(f"A step has {self.batch_size} images, too few for {processes} processes.")
+        self.captions = [[self._ids(tokenize(text), max_words) for text in image.captions] for image in images]
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return -(-len(self.captions) // self.batch_size)
+        """Steps an epoch."""
+        return len(self.captions) // self.batch_size
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step, counted over all epochs from 0."""
+        """This process's share of a step, counted over all epochs from 0."""
         epoch, place = divmod(step, len(self))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.captions))
-        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        draw = np.random.default_rng([self.seed, epoch, place])
-        flip = (draw.random(len(chosen)) < 0.5) & self.mirrored[chosen]
-        grid = torch.from_numpy(np.stack([self.grids[i, int(f)] for i, f in zip(chosen, flip, strict=True)]))
-        captions = [self._draw(self.captions[i], draw) for i in chosen]
-        longest = max(len(ids) for some in captions for ids in some)
-        tokens = torch.full((len(chosen), self.captions_per_image, longest), self.vocabulary.pad)
-        for row, some in enumerate(captions):
-            for column, ids in enumerate(some):
-                tokens[row, column, : len(ids)] = torch.tensor(ids)
-        inputs, targets = tokens[..., :-1].clone(), tokens[..., 1:]
-        inputs[inputs == self.vocabulary.end] = self.vocabulary.pad
-        return Batch(grid.float(), inputs, targets)
+        whole = order[place * self.batch_size : (place + 1) * self.batch_size]
+        chosen = whole[self.rank :: self.processes].tolist()
+        captions = [self._draw(self.captions[i], np.random.default_rng([self.seed, epoch, i, 1])) for i in chosen]
+        inputs, targets = pad_captions(captions, self.captions_per_image, self.vocabulary)
+        return Batch(self.pictures(chosen, epoch, self.seed), inputs, targets, chosen)
 
     def _ids(self, words: list[str], max_words: int) -> list[int]:
-        ids = [self.vocabulary.start, *self.vocabulary.encode(words[:max_words])]
+        """Words → ids, ended with `<end>` unless cut."""
+        ids = self.vocabulary.encode(words[:max_words])
         return ids if len(words) > max_words else [*ids, self.vocabulary.end]
 
     def _draw(self, captions: list[list[int]], draw: np.random.Generator) -> list[list[int]]:
-        if len(captions) <= self.captions_per_image:
-            return captions
-        return [captions[i] for i in draw.choice(len(captions), self.captions_per_image, replace=False)]
+        if len(captions) > self.captions_per_image:
+            captions = [captions[i] for i in draw.choice(len(captions), self.captions_per_image, replace=False)]
+        return sorted(captions, key=len, reverse=True)
+
+
+def pad_captions(
+    captions: Sequence[Sequence[Sequence[int]]], width: int, vocabulary: Vocabulary
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Captions' ids for B images, at most `width` = K of each → inputs and targets (B, K, T), as in `Batch`."""
+    longest = max(len(ids) for some in captions for ids in some)
+    inputs = torch.full((len(captions), width, longest), vocabulary.pad)
+    targets = inputs.clone()
+    for row, some in enumerate(captions):
+        for column, ids in enumerate(some):
+            targets[row, column, : len(ids)] = torch.tensor(ids)
+            inputs[row, column, : len(ids)] = torch.tensor([vocabulary.start, *ids[:-1]])
+    return inputs, targets

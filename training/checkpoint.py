@@ -6,45 +6,71 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, progress: dict[str, float]
-) -> None:
-    """Writes the model's weights, the optimizer's state and `progress`; a kill in between leaves the old file whole.
+def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], progress: dict[str, float]) -> None:
+    """Writes tensors and numbers; a kill or a full disk in between leaves the old file whole.
 
     Args:
         path: the file.
-        model: whose `state_dict` is kept.
-        optimizer: of the model's parameters, or None; its rates are not kept, the schedule knows them.
+        parts: such as `model`, `average` and `optimizer`; each a dict of tensors.
         progress: numbers such as the step.
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={name: repr(value) for name, value in progress.items()})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, float]:
-    """Fills model and optimizer with what `save_checkpoint` wrote; returns `progress`.
 
     Raises:
-        RuntimeError: the checkpoint is of another model; the message names what differs.
+        OSError: there is no room, or no permission; nothing half-written is left.
     """
+    tensors = {f"{part}.{name}": tensor.contiguous() for part, some in parts.items() for name, tensor in some.items()}
+    partial = path.with_suffix(".partial")
+    try:
+        try:
+            save_file(tensors, partial, metadata={name: repr(value) for name, value in progress.items()})
+        except Exception as error:  # safetensors wraps the system's error in its own
+            raise OSError(f"{path} can't be written: {error}.") from error
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, float]]:
+    """What `save_checkpoint` wrote: the parts and the progress."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-        progress = {name: float(value) for name, value in file.metadata().items()}
-    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
-    if optimizer is not None:
-        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name in file.keys():  # noqa: SIM118, it is no mapping
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = file.get_tensor(name)
+        return parts, {name: float(value) for name, value in file.metadata().items()}
+
+
+def fill(tensors: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> None:
+    """Copies saved tensors into a model's, in place.
+
+    Raises:
+        ValueError: they are of another model; the message names what differs.
+    """
+    differs = sorted(
+        name
+        for name in tensors.keys() | saved
+        if name not in tensors or name not in saved or tensors[name].shape != saved[name].shape
+    )
+    if differs:
+        raise ValueError(f"The checkpoint is of another model: {', '.join(differs[:5])} differ.")
+    with torch.no_grad():
         for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return progress
+            tensor.copy_(saved[name])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of an optimizer, `<parameter's place>.<name>`; its rates are not kept, the schedule knows them."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(value) for i, some in state.items() for name, value in some.items()}
+
+
+def fill_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
+    """Puts back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in saved.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

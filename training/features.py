@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from handler.bundle import write_whole
@@ -19,6 +18,7 @@ from handler.errors import RequestError
 from handler.image import decode_image
 from handler.preprocessing import Preprocessing
 from training.coco import CaptionedImage
+from training.views import Augmentation, is_sided
 
 BATCH = 16
 
@@ -29,53 +29,59 @@ def cached_grids(
     preprocessing: Preprocessing,
     images: Sequence[CaptionedImage],
     *,
-    flips: bool,
     device: torch.device,
+    augmentation: Augmentation | None = None,
+    view: int = 0,
+    bf16: bool = False,
 ) -> np.memmap:
-    """The grids of all images, memory-mapped, half precision; a computation that broke off goes on where it stopped.
+    """One grid of each image, memory-mapped, half precision; a computation that broke off goes on where it stopped.
 
-    The file's name is a digest of the encoder's weights, the preprocessing and the pictures' bytes: where any of them
-    changes, another file is made, so a stale one is never read.
+    The file's name is a digest of the encoder's weights, the preprocessing, the pictures' bytes and the view: where any
+    of them changes, another file is made, so a stale one is never read.
 
     Args:
         folder: where the files are kept.
         encoder: in evaluation mode, on `device`.
         preprocessing: as in serving.
         images: a split.
-        flips: keep the mirrored picture's grid too.
         device: where the encoder runs.
+        augmentation: how views other than 0 differ from the picture.
+        view: 0 is the picture as it is served; another number another random view of each picture.
+        bf16: compute in bfloat16 where that is faster; the grids differ by some per cent.
 
     Returns:
-        float16 (images, 2 if flips else 1, cells, channels); [:, 1] are the mirrored pictures.
+        float16 (images, cells, channels).
+
+    Raises:
+        ValueError: the encoder is in training mode, or a picture can't be decoded.
     """
+    if encoder.training:
+        raise ValueError("The encoder is in training mode: its grids would depend on their neighbours.")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_digest(encoder, preprocessing, images, flips)}.npy"
+    name = _digest(encoder, preprocessing, images, augmentation if view else None, view, bf16)
+    path = folder / f"{name}.npy"
     with path.with_suffix(".lock").open("w") as lock:  # of two runs that need the same grids, one waits
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _compute(path, encoder, preprocessing, images, flips, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                _compute(path, encoder, preprocessing, images, device, augmentation, view)
     return np.load(path, mmap_mode="r")
 
 
 @torch.inference_mode()
-def _compute(path, encoder, preprocessing, images, flips, device) -> None:
+def _compute(path, encoder, preprocessing, images, device, augmentation, view) -> None:
     partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
     size = preprocessing.size
     cells = encoder(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    shape = (len(images), 1 + flips, cells, encoder.channels)
+    shape = (len(images), cells, encoder.channels)
     ready = int(progress.read_text()) if progress.exists() and partial.exists() else 0
     grids = np.lib.format.open_memmap(partial, "r+" if ready else "w+", dtype=np.float16, shape=shape)
-    with tqdm(total=len(images), initial=ready, desc="encoding", unit="image") as bar:
+    with tqdm(total=len(images), initial=ready, desc=f"encoding, view {view}", unit="image") as bar:
         for first in range(ready, len(images), BATCH):
             batch = images[first : first + BATCH]
-            pixels = []
-            for image in batch:
-                picture = read_picture(image.path)
-                pixels.append(preprocessing.resize(picture))
-                if flips:
-                    pixels.append(preprocessing.resize(ImageOps.mirror(picture)))
+            pixels = [read_pixels(image, preprocessing, augmentation if view else None, [view]) for image in batch]
             grid = encoder(preprocessing.normalize(torch.stack(pixels).to(device)))
-            grids[first : first + len(batch)] = grid.cpu().half().view(len(batch), *shape[1:]).numpy()
+            grids[first : first + len(batch)] = grid.float().cpu().half().numpy()
             grids.flush()
             write_whole(progress, str(first + len(batch)))
             bar.update(len(batch))
@@ -84,23 +90,41 @@ def _compute(path, encoder, preprocessing, images, flips, device) -> None:
     progress.unlink()
 
 
-def read_picture(path: Path) -> Image.Image:
-    """A picture's file → RGB.
+def read_pixels(
+    image: CaptionedImage,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation | None = None,
+    seed: Sequence[int] = (),
+) -> torch.Tensor:
+    """A picture's file → uint8 pixels (3, size, size), of a random view where there is an augmentation.
+
+    Args:
+        image: the picture.
+        preprocessing: as in serving.
+        augmentation: how the view differs from the picture; None for the picture as it is.
+        seed: numbers from 0 that, with the picture, decide the view.
 
     Raises:
         ValueError: it can't be decoded; the message names the file.
     """
+    data = image.path.read_bytes()
     try:
-        return decode_image(path.read_bytes())
+        picture = decode_image(data)
     except RequestError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{image.path}: {error}") from error
+    if augmentation:
+        digest = int.from_bytes(hashlib.sha256(data).digest()[:8])
+        picture = augmentation.view(picture, image, np.random.default_rng([*seed, digest]))
+    return preprocessing.resize(picture)
 
 
-def _digest(encoder: Encoder, preprocessing: Preprocessing, images: Sequence[CaptionedImage], flips: bool) -> str:
-    digest = hashlib.sha256(json.dumps([encoder.name, asdict(preprocessing), flips], sort_keys=True).encode())
+def _digest(encoder, preprocessing, images, augmentation, view, bf16) -> str:
+    settings = [encoder.name, asdict(preprocessing), asdict(augmentation) if augmentation else None, view, bf16]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     for image in images:
         digest.update(hashlib.sha256(image.path.read_bytes()).digest())
+        digest.update(bytes([augmentation is not None and augmentation.mirror and is_sided(image)]))
     return digest.hexdigest()[:32]

@@ -1,41 +1,79 @@
-"""What training minimises."""
+"""What cross-entropy training minimises."""
+
+from typing import NamedTuple
 
 import torch
-from torch.nn import functional
+
+from handler.decoders import Forced
 
 
-def caption_loss(
-    logits: torch.Tensor,
-    attention: torch.Tensor | None,
-    targets: torch.Tensor,
-    *,
-    pad: int,
-    label_smoothing: float = 0.0,
-    doubly_stochastic: float = 0.0,
+class Counts(NamedTuple):
+    """What the sums are divided by: of the whole step, over all processes."""
+
+    tokens: float
+    captions: float
+
+
+def cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, counts: Counts, label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy a token, and with attention the doubly stochastic term of Xu et al. 2015, eq. 14.
+    """Cross-entropy a token.
 
     Args:
-        logits: (B, K, T, V).
-        attention: (B, K, T, cells) or None.
-        targets: (B, K, T); `pad` counts for nothing.
-        pad: the id of `<pad>`.
-        label_smoothing: 0 to 1.
-        doubly_stochastic: weight of the term, the mean over captions and cells of (1 - attention summed over tokens)^2.
+        logits: (N, V).
+        targets: (N,).
+        counts: of the whole step.
+        label_smoothing: share of a target's probability spread evenly over the vocabulary, 0 to below 1.
 
     Returns:
-        The sum of both, to be minimised, and the plain cross-entropy in nats a token, to be shown.
+        What is to be minimised, and each token's log-probability (N,), in nats, without a gradient.
     """
-    flat, wanted = logits.flatten(0, 2).float(), targets.flatten()
-    logprobs = flat.log_softmax(-1)
-    entropy = functional.nll_loss(logprobs, wanted, ignore_index=pad)
-    loss = entropy
+    logprobs = logits.float().log_softmax(-1)
+    of_target = logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    loss = -of_target.sum() / counts.tokens
     if label_smoothing:
-        uniform = -logprobs.mean(-1)[wanted != pad].mean()
-        loss = (1 - label_smoothing) * entropy + label_smoothing * uniform
-    if doubly_stochastic and attention is not None:
-        said = (targets != pad).unsqueeze(-1)
-        looked = (attention.float() * said).sum(2)  # (B, K, cells)
-        present = said.any(2).squeeze(-1)  # (B, K): an image may have fewer captions than K
-        loss = loss + doubly_stochastic * (1 - looked).square().mean(-1)[present].mean()
-    return loss, entropy.detach()
+        uniform = -logprobs.mean(-1).sum() / counts.tokens
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return loss, of_target.detach()
+
+
+def doubly_stochastic(attention: torch.Tensor, present: torch.Tensor, counts: Counts) -> torch.Tensor:
+    """Xu et al. 2015, eq. 14: the mean over captions and cells of (1 - attention summed over a caption's tokens)^2.
+
+    Args:
+        attention: (B, K, T, cells).
+        present: (B, K, T), whether there is a token.
+        counts: of the whole step.
+    """
+    looked = (attention.float() * present.unsqueeze(-1)).sum(2)  # (B, K, cells)
+    there = present.any(2)  # (B, K): an image may have fewer captions than K
+    return (1 - looked).square().mean(-1)[there].sum() / counts.captions
+
+
+def hard_attention(
+    forced: Forced, present: torch.Tensor, logprobs: torch.Tensor, baseline: float, entropy: float, counts: Counts
+) -> torch.Tensor:
+    """The part of Xu et al. 2015, eq. 12, that teaches where to look: REINFORCE on the sampled cells, and the entropy.
+
+    Args:
+        forced: of a decoder that samples its locations.
+        present: (B, K, T), whether there is a token.
+        logprobs: (N,), each token's log-probability: the reward is its sum over a caption, log p(y | s, a).
+        baseline: moving average of the reward over earlier steps.
+        entropy: weight of the attention's entropy, which is to stay large.
+        counts: of the whole step.
+    """
+    attention = forced.attention.float().clamp(min=1e-8)
+    sampled = present & (forced.location >= 0)  # (B, K, T)
+    chosen = attention.gather(-1, forced.location.clamp(min=0).unsqueeze(-1)).squeeze(-1).log()
+    reward = caption_sums(logprobs, present) - baseline  # (B, K)
+    reinforce = (reward.unsqueeze(2) * chosen * sampled).sum()
+    spread = (-(attention * attention.log()).sum(-1) * present).sum()
+    return -(reinforce + entropy * spread) / counts.tokens
+
+
+def caption_sums(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Values of tokens (N,) → their sums over each caption (B, K); `present` (B, K, T) says which tokens those are."""
+    spread = values.new_zeros(present.shape)
+    spread[present] = values
+    return spread.sum(2)

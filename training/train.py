@@ -2,21 +2,26 @@
 
 python -m training.train soft_attention-lite2-flickr8k ../shared/data/flickr8k
 python -m training.train nic-lite2-flickr8k ../shared/data/flickr8k --epochs 3 --decoder.hidden_size 256
+torchrun --nproc_per_node 2 -m training.train transformer-lite2-flickr8k ../shared/data/flickr8k
 """
 
 import fcntl
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentParser
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from handler.bundle import write_whole
-from training.config import TrainingConfig, preset
-from training.trainer import Trainer
+from training.config import TrainingConfig, config_of, preset
+from training.trainer import Stopped, Trainer
 
 
 def main() -> None:
@@ -25,39 +30,56 @@ def main() -> None:
     )
     parser.add_argument("preset", help="a file of training/configs, without its ending")
     parser.add_argument("data", type=Path, help="the folder in COCO's layout")
-    parser.add_argument("--run", type=Path, help="the run's folder (default: runs/<preset>)")
+    parser.add_argument("--into", type=Path, help="the run's folder (default: runs/<preset>)")
     parser.add_argument("--features", type=Path, default=Path("runs/features"), help="where encoders' grids are kept")
+    parser.add_argument("--accelerator", default="auto", help="cpu, cuda, mps; left out, the best there is")
     parser.add_argument("--settings", action="config", help="a file of settings over the preset's")
-    settings = parser.add_class_arguments(TrainingConfig, nested_key=None, as_group=True)
+    names = parser.add_class_arguments(TrainingConfig, nested_key=None, as_group=True)
     if sys.argv[1:] and not sys.argv[1].startswith(("-h", "--h")):
         try:
             parser.default_config_files = [str(preset(sys.argv[1]))]
         except FileNotFoundError as error:
             sys.exit(f"{error} The preset comes first, then the data, then options.")
     arguments = parser.parse_args()
-    run = arguments.run or Path("runs") / arguments.preset
-    kept = run / "settings.yaml"
+    run = arguments.into or Path("runs") / arguments.preset
     try:
-        values = parser.instantiate(arguments)
-        config = TrainingConfig(**{name: getattr(values, name) for name in settings})
-        text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
-        if kept.exists():
-            check_same_settings(run, yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(text))
-        trainer = Trainer(config, arguments.data, run, arguments.features)
+        config = config_of(parser, arguments, names)
+        fabric = launch(arguments.accelerator, config.precision)
         run.mkdir(parents=True, exist_ok=True)
-        with alone(run):
-            write_whole(kept, text)
-            bundle = trainer.train()
+        with alone(run) if fabric.is_global_zero else nullcontext():
+            if fabric.is_global_zero:
+                keep_settings(run, config)
+            bundles = Trainer(config, arguments.data, run, arguments.features, fabric).train()
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(f"Stopped. The same command goes on at the last checkpoint in {run}.")
-    print(f"The bundle is in {bundle}, the curve in {run / 'curve.png'}. Serve it: make serve MODEL={bundle}")
+    except OSError as error:
+        sys.exit(f"{error} The same command goes on at the last checkpoint, where there is one, in {run}.")
+    except (Stopped, KeyboardInterrupt) as stopped:
+        sys.exit(f"{stopped or 'Stopped.'} The same command goes on at the last checkpoint in {run}.")
+    if bundles:
+        print(
+            f"The bundle is in {bundles[0]}, the curve in {run / 'curve.png'}. Serve it: make serve MODEL={bundles[0]}"
+        )
+
+
+def launch(accelerator: str, precision: str) -> Fabric:
+    """Fabric on one device, or, under torchrun, on as many as it has started processes for."""
+    processes, machines = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=processes,
+        num_nodes=machines,
+        strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=2)) if several else "auto",
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
 
 
 @contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Lets one process at a time train in a folder.
+    """Lets one training at a time work in a folder.
 
     Raises:
         ValueError: another one does.
@@ -70,14 +92,21 @@ def alone(run: Path) -> Iterator[None]:
         yield
 
 
-def check_same_settings(run: Path, before: dict, now: dict) -> None:
-    """A run goes on with the settings it was begun with.
+def keep_settings(run: Path, config: TrainingConfig) -> None:
+    """Writes `settings.yaml`; a run goes on with the settings it was begun with.
 
     Raises:
         ValueError: they differ; the message names where.
     """
-    if differs := sorted(name for name in before | now if before.get(name) != now.get(name)):
-        raise ValueError(f"{run} was begun with other settings ({', '.join(differs)}): name another folder with --run.")
+    path, now = run / "settings.yaml", asdict(config)
+    text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True)
+    if path.exists():
+        before, now = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text)
+        if differs := sorted(name for name in before | now if before.get(name) != now.get(name)):
+            raise ValueError(
+                f"{run} was begun with other settings ({', '.join(differs)}): name another folder with --into."
+            )
+    write_whole(path, text)
 
 
 if __name__ == "__main__":

@@ -1,222 +1,374 @@
-"""The training loop: teacher forcing on cached grids, validation by decoding, the best kept, resumed after a kill."""
+"""The training loop: cross-entropy, then self-critical; validation by decoding, the best kept, resumed after a kill."""
 
 import hashlib
 import json
 import math
+import signal
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from lightning_fabric import Fabric
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from eval.endings import bad_endings
 from eval.metrics import score_captions
-from handler.bundle import BundleConfig, save_bundle, update_card, write_whole
-from handler.captioner import Captioner
+from handler.bundle import write_whole
 from handler.decoders import build_decoder
 from handler.encoder import Encoder
-from training.batches import Batches
-from training.checkpoint import load_checkpoint, save_checkpoint
+from handler.search import search
+from handler.vocabulary import join_tokens
+from training.batches import Batch, Batches, CachedGrids, Pictures
+from training.bundle import make_bundle
+from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
 from training.coco import CaptionedImage, read_split
 from training.config import TrainingConfig
-from training.curve import draw_curve
-from training.features import cached_grids
-from training.loss import caption_loss
+from training.features import cached_grids, read_pixels
+from training.log import RunLog
+from training.model import CaptionModel
+from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
+from training.reward import CiderD
+from training.schedule import rate_factor
 from training.tokenizer import build_vocabulary
-from training.validate import caption_grids, validate_bundle
 from training.weights import load_pretrained
+
+VAL_BATCH = 50
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass
+class Phase:
+    """A part of the training with an objective of its own.
+
+    Attributes:
+        name: `cross_entropy` or `self_critical`; the best epoch is kept as `best-<name>.safetensors`.
+        objective: batch, share done → outcome.
+        batches: what it learns from.
+        epochs: times through them.
+        learning_rate: after warm-up.
+        warmup_steps: from 0.
+        first: its first step, counted over the whole training.
+    """
+
+    name: str
+    objective: Callable[[Batch, float], Outcome]
+    batches: Batches
+    epochs: int
+    learning_rate: float
+    warmup_steps: int
+    first: int
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * len(self.batches)
+
+
+class Stopped(Exception):
+    """The run was asked to stop; it has written a checkpoint."""
 
 
 class Trainer:
     """One run in one folder.
 
-    The folder holds `checkpoint.safetensors` (where it stands), `best.safetensors` (the best epoch's decoder),
-    `metrics.jsonl` (a line a step and a line a validation), `curve.png`, and at the end `bundle/`. Started again on the
-    same folder, the run goes on at the checkpoint's step; nothing random depends on anything but the seed and the step,
-    so it ends as if it had never stopped.
+    The folder holds `checkpoint.safetensors` (where it stands), the best epoch of each phase, `metrics.jsonl`,
+    `curve.png`, `samples/`, `tensorboard/`, and at the end `bundle/`. Started again on the same folder, the run goes on
+    at the checkpoint's step; nothing random depends on anything but the seed and the step, so it ends as if it had
+    never stopped. Of several processes the first one writes.
 
     Args:
         config: all settings.
         data: the folder in COCO's layout.
-        run: the run's folder.
+        run: the run's folder; all processes see it.
         features: where encoders' grids are kept, shared by runs.
+        fabric: devices, processes and precision; launched.
     """
 
-    def __init__(self, config: TrainingConfig, data: Path, run: Path, features: Path):
-        self.config, self.data, self.run = config, data, run
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        train, self.val = read_split(data, config.train_split), read_split(data, config.val_split)
+    def __init__(self, config: TrainingConfig, data: Path, run: Path, features: Path, fabric: Fabric):
+        self.config, self.data, self.run, self.fabric = config, data, run, fabric
+        train = [image for split in config.train_splits for image in read_split(data, split)]
+        self.val = {split: read_split(data, split) for split in config.val_splits}
         self.vocabulary = build_vocabulary((text for image in train for text in image.captions), config.min_count)
-        self.encoder = Encoder(config.encoder)
-        load_pretrained(self.encoder, config.encoder_weights)
-        self.encoder.eval().requires_grad_(False).to(self.device)
-
-        def grids(images, flips):
-            return cached_grids(features, self.encoder, config.preprocessing, images, flips=flips, device=self.device)
-
-        val_grids, train_grids = grids(self.val, False), grids(train, config.flip)
-        # A grids' file is named by the digest of its pictures, so that the two names stand for all pixels.
-        self.data_digest = digest_data(train + self.val, [Path(g.filename).stem for g in (train_grids, val_grids)])
-        self.val_grids = val_grids[:, 0]
-        self.batches = Batches(
-            train,
-            train_grids,
-            self.vocabulary,
-            batch_size=config.batch_size,
-            captions_per_image=config.captions_per_image,
-            max_words=config.max_words,
-            seed=config.seed,
-        )
+        self.data_digest = digest_captions(train, *self.val.values())
         torch.manual_seed(config.seed)
-        self.decoder = build_decoder(config.decoder, len(self.vocabulary), self.encoder.channels).to(self.device)
-        self.optimizer = torch.optim.Adam(self.decoder.parameters(), lr=config.learning_rate)
-        self.total_steps = config.epochs * len(self.batches)
-        self.progress = {"step": 0, "best_cider": -1.0, "best_epoch": 0}
-        self.metrics = run / "metrics.jsonl"
+        encoder = Encoder(config.encoder)
+        load_pretrained(encoder, config.encoder_weights)
+        decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels)
+        self.raw = CaptionModel(encoder, decoder, config.preprocessing, config.finetune_from)
+        self.raw.to(fabric.device)
+        self.pictures, self.val_grids = self._pictures(train, features)
+        self.average = AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        self.model, self.optimizer = fabric.setup(self.raw, self._new_optimizer(), move_to_device=False)
+        self.truth = CrossEntropy(config, self.model, self.raw, self.vocabulary, fabric)
+        self.phases = self._phases(train)
+        self.total_steps = sum(phase.steps for phase in self.phases)
+        self.progress = {"step": 0.0, "seconds": 0.0}
+        self.stop = False
 
-    def train(self) -> Path:
-        """Trains to the end, from wherever the run stands, and writes the bundle.
+    def _pictures(self, train: list[CaptionedImage], features: Path):
+        """What batches take their pictures from, and validation's grids by split where they are cached."""
+        config, fabric = self.config, self.fabric
+        if not config.cached_views:
+            return Pictures(train, config.preprocessing, config.augmentation), {}
+
+        def grids(images, **view):
+            return cached_grids(features, self.raw.encoder, config.preprocessing, images, device=fabric.device, **view)
+
+        views = []
+        with fabric.rank_zero_first():  # the others find the files
+            for view in range(config.cached_views):
+                parts = [
+                    grids(read_split(self.data, split), augmentation=config.augmentation, view=view,
+                          bf16=config.precision == "bf16-mixed")
+                    for split in config.train_splits
+                ]  # fmt: skip
+                views.append(parts)
+            val = {split: grids(images) for split, images in self.val.items()}
+        # A grids' file is named by the digest of its pictures, so that the names stand for all pixels.
+        names = [Path(part.filename).stem for parts in [*views, list(val.values())] for part in parts]
+        self.data_digest = hashlib.sha256(json.dumps([self.data_digest, names]).encode()).hexdigest()
+        return CachedGrids(views), val
+
+    def _phases(self, train: list[CaptionedImage]) -> list[Phase]:
+        config, critical = self.config, self.config.self_critical
+
+        def batches(size: int) -> Batches:
+            return Batches(
+                train, self.pictures, self.vocabulary, batch_size=size, captions_per_image=config.captions_per_image,
+                max_words=config.max_words, seed=config.seed,
+                rank=self.fabric.global_rank, processes=self.fabric.world_size,
+            )  # fmt: skip
+
+        first = batches(config.batch_size)
+        phases = [
+            Phase("cross_entropy", self.truth, first, config.epochs, config.learning_rate, config.warmup_steps, 0)
+        ]
+        if critical.epochs:
+            second = batches(critical.batch_size)
+            phases.append(
+                Phase(
+                    "self_critical",
+                    SelfCritical(self.truth, CiderD(second.captions)),
+                    second,
+                    critical.epochs,
+                    critical.learning_rate,
+                    critical.warmup_steps,
+                    phases[0].steps,
+                )
+            )
+        return phases
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW; each group of parameters keeps its rate's share of the schedule's in `scale`."""
+        config = self.config
+        learned = self.raw.learned()
+        groups = [
+            {"params": [p for n, p in learned.items() if n.startswith(part)], "scale": scale}
+            for part, scale in (("decoder.", 1.0), ("encoder.", config.encoder_learning_rate / config.learning_rate))
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,
+        )  # fmt: skip
+
+    def train(self) -> list[Path]:
+        """Trains to the end, from wherever the run stands, and writes the bundles.
 
         Returns:
-            The bundle's folder.
+            The folders of the bundles, the best first; none in processes other than the first.
+
+        Raises:
+            Stopped: SIGTERM or Ctrl-C; the step in hand was finished and a checkpoint written.
+            OSError: the run's folder can't be written; its checkpoint is whole.
         """
         self._resume()
-        step = self.progress["step"]
-        with (
-            tqdm(total=self.total_steps, initial=step, desc="training", unit="step") as bar,
-            self.metrics.open("a") as log,
-        ):
-            while step < self.total_steps:
-                began = time.perf_counter()
-                loss = self._step(step)
-                step += 1
-                self.progress["step"] = step
-                line = {
-                    "step": step,
-                    "loss": round(loss, 5),
-                    "learning_rate": round(self._rate(step - 1), 8),
-                    "seconds": round(time.perf_counter() - began, 3),
-                }
-                log.write(json.dumps(line) + "\n")
-                bar.set_postfix(loss=f"{loss:.3f}", **self._best(), refresh=False)
-                bar.update()
-                if step % len(self.batches) == 0:
-                    log.write(json.dumps({"step": step} | self._validate(step // len(self.batches))) + "\n")
-                if step % len(self.batches) == 0 or step % self.config.checkpoint_every == 0:
-                    log.flush()
-                    save_checkpoint(self.run / "checkpoint.safetensors", self.decoder, self.optimizer, self.progress)
-                if step % len(self.batches) == 0:
-                    draw_curve(self.metrics, self.run / "curve.png")
-        return self._bundle()
+        log = RunLog(self.run, self.total_steps, int(self.progress["step"])) if self.fabric.is_global_zero else None
+        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            for phase in self.phases:
+                if self.progress["step"] < phase.first + phase.steps:
+                    self._train_phase(phase, log)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if log:
+                log.close()
+        return self._bundles() if self.fabric.is_global_zero else []
 
-    def _best(self) -> dict[str, str]:
-        """The best CIDEr so far, for the progress bar; nothing before the first validation."""
-        return {"CIDEr": f"{self.progress['best_cider']:.3f}"} if self.progress["best_epoch"] else {}
+    def _ask_to_stop(self, *_) -> None:
+        self.stop = True
 
-    def _step(self, step: int) -> float:
-        """One step of gradient descent; returns the cross-entropy in nats a token."""
-        config = self.config
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout depends on the step alone
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(step)
-        self.decoder.train()
-        batch = self.batches[step]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits, attention = self.decoder(batch.grid.to(self.device), batch.inputs.to(self.device))
-        loss, entropy = caption_loss(
-            logits,
-            attention,
-            batch.targets.to(self.device),
-            pad=self.vocabulary.pad,
-            label_smoothing=config.label_smoothing,
-            doubly_stochastic=config.doubly_stochastic,
+    def _train_phase(self, phase: Phase, log: RunLog | None) -> None:
+        step = int(self.progress["step"])
+        if step == phase.first and phase is not self.phases[0]:
+            self._start_from_best(self.phases[0])
+        steps = range(step - phase.first, phase.steps)
+        for place, batch in zip(steps, self._loaded(phase.batches, steps), strict=True):
+            began = time.perf_counter()
+            shown = self._step(phase, place, batch)
+            step = phase.first + place + 1
+            seconds = time.perf_counter() - began
+            self.progress["step"] = step
+            self.progress["seconds"] += seconds
+            if log:
+                log.step(step, {"phase": phase.name} | shown | {"seconds": round(seconds, 3)})
+            ends = (place + 1) % len(phase.batches) == 0
+            if ends:
+                self._validate(phase, (place + 1) // len(phase.batches), log)
+            stop = bool(sum_over_processes(self.fabric, float(self.stop))[0])
+            if ends or stop or step % self.config.checkpoint_every == 0:
+                self._save(log)
+            if stop:
+                raise Stopped(f"Stopped after step {step} of {self.total_steps}.")
+
+    def _loaded(self, batches: Batches, steps: range) -> Iterator[Batch]:
+        """The steps' batches on the device; workers read pictures or grids beside the training."""
+        loader = torch.utils.data.DataLoader(
+            batches,
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.config.workers,
+            pin_memory=self.fabric.device.type == "cuda",
         )
-        self.optimizer.zero_grad()
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"The loss of step {step + 1} is not finite: try a lower learning_rate or precision=fp32. "
-                f"{self.run} stands at its last checkpoint."
+        for batch in loader:
+            yield Batch(
+                *(self.fabric.to_device(part) for part in (batch.pictures, batch.inputs, batch.targets)), batch.images
             )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), config.clip_norm)
+
+    def _step(self, phase: Phase, place: int, batch: Batch) -> dict[str, float]:
+        """One step of gradient descent at a place in the phase; returns what is shown of it."""
+        config = self.config
+        # Dropout and samples depend on the step and the process alone.
+        torch.manual_seed(((config.seed * 1_000_003 + phase.first + place) << 10) + self.fabric.global_rank)
+        factor = rate_factor(
+            place, phase.steps, warmup=phase.warmup_steps, schedule=config.schedule,
+            decay=config.decay, decay_steps=config.decay_epochs * len(phase.batches),
+        )  # fmt: skip
+        for group in self.optimizer.param_groups:
+            group["lr"] = phase.learning_rate * factor * group["scale"]
+        self.model.train()
+        loss, shown = phase.objective(batch, place / phase.steps)
+        if not math.isfinite(sum_over_processes(self.fabric, float(loss.detach()))[0]):
+            raise ValueError(
+                f"The loss of step {phase.first + place + 1} is not finite: try a lower learning_rate or precision "
+                f"32-true. {self.run} stands at its last checkpoint."
+            )
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm)
         self.optimizer.step()
-        return entropy.item()
+        if self.average:
+            self.average.update_parameters(self.raw)
+        shown |= {"gradient": float(norm), "learning_rate": phase.learning_rate * factor}
+        return {name: float(f"{value:.6g}") for name, value in shown.items()}
 
-    def _rate(self, step: int) -> float:
-        """The learning rate of a step: linear warm-up, then a cosine to 0 at the last step."""
-        warmup = min(self.config.warmup_steps, self.total_steps)
-        if step < warmup:
-            return self.config.learning_rate * (step + 1) / warmup
-        done = (step - warmup) / max(1, self.total_steps - warmup)
-        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    def _kept(self) -> CaptionModel:
+        """The model that is validated and kept: the average where there is one."""
+        return self.average.module if self.average else self.raw
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        """Decodes the validation split and keeps the decoder if its CIDEr is the best so far."""
-        self.decoder.eval()
-        captions = caption_grids(self.decoder, self.val_grids, self.vocabulary, self.config.decoding, self.device)
-        found = {image.id: caption for image, caption in zip(self.val, captions, strict=True)}
-        scores = score_captions({image.id: image.captions for image in self.val}, found)
-        if scores["CIDEr"] > self.progress["best_cider"]:
-            self.progress |= {"best_cider": scores["CIDEr"], "best_epoch": epoch}
-            save_checkpoint(self.run / "best.safetensors", self.decoder, None, self.progress)
-        tqdm.write(f"epoch {epoch}: CIDEr {scores['CIDEr']:.3f}, BLEU-4 {scores['Bleu_4']:.3f}")
-        return {"epoch": epoch} | {name: round(score, 5) for name, score in scores.items()}
+    def _validate(self, phase: Phase, epoch: int, log: RunLog | None) -> None:
+        """Decodes the validation splits, and keeps the model if its CIDEr on the first is the phase's best so far."""
+        began = time.perf_counter()
+        scores: dict[str, dict[str, float]] = {}
+        shown: list[str] = []
+        for split, images in self.val.items():
+            captions = self._decode(split)
+            shown = shown or captions
+            if log:
+                found = {image.id: caption for image, caption in zip(images, captions, strict=True)}
+                scores[split] = score_captions({image.id: image.captions for image in images}, found, meteor=False)
+                scores[split]["bad_endings"] = bad_endings(captions)
+        if not log:
+            return
+        scores = {split: {name: round(value, 5) for name, value in some.items()} for split, some in scores.items()}
+        (main, first), *others = scores.items()
+        if first["CIDEr"] > self.progress.get(f"best_{phase.name}", -1.0):
+            self.progress |= {f"best_{phase.name}": first["CIDEr"], f"epoch_{phase.name}": float(epoch)}
+            path = self.run / f"best-{phase.name}.safetensors"
+            save_checkpoint(path, {"model": self._kept().learned()}, self.progress)
+        values = {"phase": phase.name, "epoch": phase.first // len(self.phases[0].batches) + epoch}
+        values |= first | ({"others": dict(others)} if others else {})
+        values["seconds"] = round(time.perf_counter() - began, 1)
+        log.epoch(int(self.progress["step"]), values, self.val[main], shown)
+
+    def _decode(self, split: str) -> list[str]:
+        """The captions of a validation split, each process decoding its share."""
+        model, rank, processes = self._kept().eval(), self.fabric.global_rank, self.fabric.world_size
+        images = self.val[split]
+        longest = self.config.decoding.max_length
+        share = -(-len(images) // processes)
+        ids = torch.full((share, longest), self.vocabulary.pad, device=self.fabric.device)
+        mine = list(range(rank, len(images), processes))
+        for first in range(0, len(mine), VAL_BATCH):
+            some = mine[first : first + VAL_BATCH]
+            if split in self.val_grids:
+                pictures = torch.from_numpy(self.val_grids[split][some])
+            else:
+                pictures = torch.stack([read_pixels(images[i], self.config.preprocessing) for i in some])
+            with torch.inference_mode():
+                grid = model.grid(pictures.to(self.fabric.device))
+            found = search(model.decoder, grid, [self.config.decoding] * len(some), self.vocabulary)
+            for row, hypotheses in enumerate(found, first):
+                words = hypotheses[0].token_ids
+                ids[row, : len(words)] = torch.tensor(words)
+        if processes > 1:
+            ids = self.fabric.all_gather(ids).transpose(0, 1).flatten(0, 1)  # back in the split's order
+        return [
+            join_tokens(self.vocabulary.decode(i for i in row if i != self.vocabulary.pad))
+            for row in ids[: len(images)].tolist()
+        ]
+
+    def _start_from_best(self, phase: Phase) -> None:
+        """The best model of a phase, and a fresh optimizer."""
+        self.fabric.barrier()
+        fill(self.raw.learned(), load_checkpoint(self.run / f"best-{phase.name}.safetensors")[0]["model"])
+        self.optimizer.state.clear()
+        if self.average:
+            self.average.n_averaged.zero_()  # the next step's weights start it anew
+
+    def _save(self, log: RunLog | None) -> None:
+        """Writes the checkpoint from which the run goes on."""
+        if not log:
+            return
+        log.flush()
+        parts = {"model": self.raw.learned(), "optimizer": optimizer_tensors(self.optimizer)}
+        if self.average:
+            parts["average"] = self.average.module.learned()
+            self.progress["averaged"] = float(self.average.n_averaged)
+        self.progress["baseline"] = self.truth.baseline
+        save_checkpoint(self.run / CHECKPOINT, parts, self.progress)
 
     def _resume(self) -> None:
-        """Takes up the checkpoint, if there is one, and forgets what was logged after it."""
-        path, data = self.run / "checkpoint.safetensors", self.run / "data.sha256"
+        """Takes up the checkpoint, if there is one."""
+        path, digest = self.run / CHECKPOINT, self.run / "data.sha256"
         if not path.exists():
-            self.metrics.unlink(missing_ok=True)
-            write_whole(data, self.data_digest)
+            if self.fabric.is_global_zero:
+                write_whole(digest, self.data_digest)
+                self.vocabulary.save(self.run / "vocabulary.txt")
             return
-        if data.read_text() != self.data_digest:
+        if digest.read_text() != self.data_digest:
             raise ValueError(
-                f"{self.data} is not the data that {self.run} was begun with: name another folder with --run."
+                f"{self.data} is not the data that {self.run} was begun with: name another folder with --into."
             )
-        self.progress = load_checkpoint(path, self.decoder, self.optimizer)
-        self.progress["step"] = int(self.progress["step"])
-        kept = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= self.progress["step"]]
-        write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
+        parts, self.progress = load_checkpoint(path)
+        fill(self.raw.learned(), parts["model"])
+        fill_optimizer(self.optimizer, parts.get("optimizer", {}))
+        if self.average:
+            fill(self.average.module.learned(), parts["average"])
+            self.average.n_averaged.fill_(int(self.progress["averaged"]))
+        self.truth.baseline = self.progress["baseline"]
 
-    def _bundle(self) -> Path:
-        """Writes the best epoch's bundle, then scores it as it will be served and adds the scores to its card."""
-        load_checkpoint(self.run / "best.safetensors", self.decoder)
-        folder = self.run / "bundle"
-        config = BundleConfig(
-            encoder=self.config.encoder,
-            preprocessing=self.config.preprocessing,
-            decoder=self.config.decoder,
-            decoding=self.config.decoding,
-            card=self.config.card
-            | {
-                "training": {name: value for name, value in asdict(self.config).items() if name != "card"}
-                | {
-                    "best_epoch": int(self.progress["best_epoch"]),
-                    "data": self.data.resolve().name,
-                    "train_images": len(self.batches.captions),
-                    "train_captions": sum(map(len, self.batches.captions)),
-                }
-            },
-        )
-        weights = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
-        weights |= {f"decoder.{name}": tensor for name, tensor in self.decoder.state_dict().items()}
-        save_bundle(folder, config, weights, self.vocabulary)
-        split = f"{self.data.resolve().name}/{self.config.val_split}"
-        result, _ = validate_bundle(Captioner.load(folder, self.device), self.val, split)
-        update_card(folder, {"scores": [result]})
-        return folder
+    def _bundles(self) -> list[Path]:
+        """A bundle of each phase's best epoch; the best of all is `bundle`."""
+        order = sorted(self.phases, key=lambda phase: -self.progress[f"best_{phase.name}"])
+        folders = [self.run / "bundle", *(self.run / f"bundle-{phase.name}" for phase in order[1:])]
+        for phase, folder in zip(order, folders, strict=True):
+            make_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data)
+        return folders
 
 
-def digest_data(images: Sequence[CaptionedImage], grids: Sequence[str]) -> str:
-    """SHA-256 over the captions and the digests of the pictures' grids."""
-    content = [[image.id, image.captions] for image in images]
-    return hashlib.sha256(json.dumps([content, grids]).encode()).hexdigest()
-
-
-def _step_of(line: str) -> float:
-    """A log line's step; a line that a kill cut short counts as never written."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf
+def digest_captions(*splits: list[CaptionedImage]) -> str:
+    """SHA-256 over the images' ids and captions."""
+    content = [[[image.id, image.captions] for image in images] for images in splits]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -7,7 +7,7 @@ python -m training.validate pretrained ../shared/data/flickr8k val --captions ca
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eval.endings import bad_endings
 from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
-from handler.decoders import Decoder
 from handler.errors import BundleError
-from handler.search import SearchOptions, search
-from handler.vocabulary import Vocabulary, join_tokens
+from handler.search import SearchOptions
 from training.coco import CaptionedImage, read_split
-from training.features import read_picture
+from training.features import read_pixels
 
 BATCH = 50
-
-
-def caption_grids(
-    decoder: Decoder, grids: np.ndarray, vocabulary: Vocabulary, options: SearchOptions, device: torch.device
-) -> Iterator[str]:
-    """The best caption of each grid, float16 (images, cells, channels), by real decoding."""
-    for first in range(0, len(grids), BATCH):
-        grid = torch.from_numpy(np.array(grids[first : first + BATCH])).to(device).float()
-        for hypotheses in search(decoder, grid, [options] * len(grid), vocabulary):
-            yield join_tokens(vocabulary.decode(hypotheses[0].token_ids))
 
 
 def describe_decoding(options: SearchOptions) -> str:
@@ -47,7 +36,11 @@ def describe_decoding(options: SearchOptions) -> str:
 
 
 def validate_bundle(
-    captioner: Captioner, images: Sequence[CaptionedImage], split: str, options: SearchOptions | None = None
+    captioner: Captioner,
+    images: Sequence[CaptionedImage],
+    split: str,
+    options: SearchOptions | None = None,
+    grids: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Captions a split's pictures with a bundle and scores the captions.
 
@@ -56,16 +49,21 @@ def validate_bundle(
         images: the split.
         split: its name in the signature.
         options: of decoding; left out, the bundle's own.
+        grids: (images, cells, channels) of the bundle's encoder, where they are known; else the pictures are read.
 
     Returns:
-        `{"split", "n", "scores", "signature"}`, and the captions by image id.
+        `{"split", "n", "scores", "bad_endings", "signature"}`, and the captions by image id.
     """
     options = options or captioner.config.decoding
     captions: dict[int, str] = {}
     for first in tqdm(range(0, len(images), BATCH), desc=f"captioning {split}", unit="batch"):
         batch = images[first : first + BATCH]
-        pictures = [read_picture(image.path) for image in batch]
-        for image, found in zip(batch, captioner.caption(pictures, options), strict=True):
+        if grids is None:
+            pixels = torch.stack([read_pixels(image, captioner.config.preprocessing) for image in batch])
+            grid = captioner.encode(pixels)
+        else:
+            grid = torch.from_numpy(np.float32(grids[first : first + BATCH])).to(captioner.device)
+        for image, found in zip(batch, captioner.caption_grid(grid, [options] * len(batch)), strict=True):
             captions[image.id] = found[0].caption
     references = {image.id: image.captions for image in images}
     decoding = f"{describe_decoding(options)}|{captioner.config.digest[:19]}"
@@ -73,6 +71,7 @@ def validate_bundle(
         "split": split,
         "n": len(images),
         "scores": {name: round(score, 4) for name, score in score_captions(references, captions).items()},
+        "bad_endings": round(bad_endings(captions.values()), 4),
         "signature": signature(split, references, decoding),
     }
     return result, captions

@@ -1,10 +1,11 @@
-"""Pretrained weights for encoders: from timm, or from a package where one ships them."""
+"""Pretrained weights for encoders: from timm, from a file, or from a package where one ships them."""
 
 import importlib
 from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import load_file
 
 from handler.encoder import Encoder
 
@@ -21,20 +22,35 @@ def load_pretrained(encoder: Encoder, source: str) -> None:
 
     Args:
         encoder: changed in place.
-        source: `timm` downloads timm's own; `package` takes those of an installed package.
+        source: `timm` downloads timm's own; `package` takes those of an installed package; anything else is the path
+            of a file in timm's names, .safetensors, or .pth without anything but tensors.
 
     Raises:
-        ValueError: there is no such source, or it has no weights for this encoder.
+        ValueError: there is no such source, or it has no weights for this encoder; the message names what is missing.
         ModuleNotFoundError: the package that ships them is not installed.
     """
     if source == "timm":
         weights = timm.create_model(encoder.name, pretrained=True).state_dict()
     elif source == "package":
         weights = _from_package(encoder.name)
+    elif Path(source).is_file():
+        weights = _from_file(Path(source))
     else:
-        raise ValueError(f"There are no encoder weights '{source}': choose 'timm' or 'package'.")
+        raise ValueError(f"There are no encoder weights '{source}': choose 'timm', 'package', or a file that is there.")
     wanted = encoder.backbone.state_dict()
+    differs = [name for name, tensor in wanted.items() if name not in weights or weights[name].shape != tensor.shape]
+    if differs:
+        raise ValueError(f"The weights from '{source}' are not {encoder.name}'s: {', '.join(differs[:3])} differ.")
     encoder.backbone.load_state_dict({name: weights[name] for name in wanted})
+
+
+def _from_file(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)  # a pickle of tensors alone
+    except Exception as error:  # each format has its own kinds
+        raise ValueError(f"{path} can't be read as weights: {error}") from error
 
 
 def _from_package(name: str) -> dict[str, torch.Tensor]:

@@ -1,93 +1,165 @@
 """Training on the samples: a real run killed half-way and started again ends as one that was left alone."""
 
-import json
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
-import torch
-from torch import nn
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from handler import Captioner
-from support import PHOTOS, ROOT
-from training.checkpoint import load_checkpoint, save_checkpoint
+from support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, train_command
 from training.coco import read_split
-from training.config import PRESETS, preset
+from training.config import PRESETS, preset, read_settings
 from training.train import alone
 from training.validate import validate_bundle
 
-EPOCHS = 8
-STEPS = 4 * EPOCHS  # seven pictures, two a step
+EPOCHS, CRITICAL = 6, 2
+STEPS, CRITICAL_STEPS = 3 * EPOCHS, 2 * CRITICAL  # seven pictures, two a step, then three
 SETTINGS = [
-    "--train_split=photos", "--val_split=photos", "--min_count=1", "--batch_size=2", f"--epochs={EPOCHS}",
-    "--preprocessing.size=64", "--decoder.embed_size=32", "--decoder.hidden_size=32", "--decoder.attention_size=8",
-    "--decoder.dropout=0.1",
-    "--warmup_steps=5", "--learning_rate=0.02", "--checkpoint_every=3", "--decoding.beam_size=2", "--precision=fp32",
+    f"--epochs={EPOCHS}", "--decoder.dropout=0.1", "--learning_rate=0.02", "--warmup_steps=5", "--ema=0.5",
+    f"--self_critical.epochs={CRITICAL}", "--self_critical.batch_size=3", "--self_critical.cross_entropy=0.2",
 ]  # fmt: skip
 
 
 def command(run, *settings):
-    arguments = ["soft_attention-lite2-flickr8k", "samples", f"--run={run}", f"--features={run.parent / 'features'}"]
-    return [sys.executable, "-m", "training.train", *arguments, *SETTINGS, *settings]
-
-
-def lines(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return train_command(run, *SETTINGS, *settings)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run from beginning to end."""
     run = tmp_path_factory.mktemp("training") / "whole"
-    subprocess.run(command(run), cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run(command(run), cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return run
 
 
-def test_a_run_learns_and_keeps_its_best(whole):
-    losses = [line["loss"] for line in lines(whole) if "loss" in line]
-    validations = [line for line in lines(whole) if "CIDEr" in line]
-    assert len(losses) == STEPS
-    assert [line["epoch"] for line in validations] == list(range(1, EPOCHS + 1))
-    assert sum(losses[:4]) / 4 - sum(losses[-4:]) / 4 > 0.5  # nats a token, from the first epoch to the last
-    training = Captioner.load(whole / "bundle").config.card["training"]
-    best = max(validations, key=lambda line: line["CIDEr"])
-    assert training["best_epoch"] == best["epoch"]
+def start_until(arguments, ready):
+    """Starts a training and waits until `ready()`."""
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, "the run ended before it could be stopped: " + process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def assert_same_curve(run, whole):
+    assert [line["step"] for line in metrics_of(run)] == [line["step"] for line in metrics_of(whole)]
+    for left, right in zip(metrics_of(run), metrics_of(whole), strict=True):
+        for name in left.keys() - {"seconds"}:
+            assert left[name] == pytest.approx(right[name], abs=1e-4), name
+
+
+def test_a_run_learns_and_keeps_the_best_of_each_phase(whole):
+    losses = [line["loss"] for line in metrics_of(whole) if line["phase"] == "cross_entropy" and "loss" in line]
+    rewards = [line["reward"] for line in metrics_of(whole) if "reward" in line]
+    validations = [line for line in metrics_of(whole) if "CIDEr" in line]
+    assert (len(losses), len(rewards)) == (STEPS, CRITICAL_STEPS)
+    assert [line["epoch"] for line in validations] == list(range(1, EPOCHS + CRITICAL + 1))
+    assert sum(losses[:3]) / 3 - sum(losses[-3:]) / 3 > 0.5  # nats a token, from the first epoch to the last
+    best = {
+        phase: max((line for line in validations if line["phase"] == phase), key=lambda line: line["CIDEr"])
+        for phase in ("cross_entropy", "self_critical")
+    }
+    first, second = sorted(best, key=lambda phase: -best[phase]["CIDEr"])
+    for folder, phase in (("bundle", first), (f"bundle-{second}", second)):
+        card = Captioner.load(whole / folder).config.card
+        assert card["training"]["step"] == best[phase]["step"]
+        assert card["scores"][0]["scores"]["CIDEr"] == pytest.approx(best[phase]["CIDEr"], abs=0.05)
+
+
+def test_a_run_is_seen(whole):
     assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((whole / "samples").glob("epoch-*.png"))) == EPOCHS + CRITICAL
+    board = EventAccumulator(str(whole / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("reward")] == list(range(STEPS + 1, STEPS + CRITICAL_STEPS + 1))
+    assert len(board.Scalars("CIDEr")) == EPOCHS + CRITICAL
+    assert board.Images("samples")
 
 
-def test_the_learning_rate_warms_up_and_falls_as_a_cosine(whole):
-    rates = [line["learning_rate"] for line in lines(whole) if "loss" in line]
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine_in_each_phase(whole):
+    rates = [line["learning_rate"] for line in metrics_of(whole) if "learning_rate" in line]
     assert rates[:5] == pytest.approx([0.004, 0.008, 0.012, 0.016, 0.02])
-    # step 18 of 32 lies 13 of 27 past the warm-up: 0.01 * (1 + cos(pi * 13 / 27)) = 0.010581
-    assert rates[18] == pytest.approx(0.010581, abs=1e-6)
-    assert rates[-1] < 0.0002
+    # step 12 of 18 lies 7 of 13 past the warm-up: 0.01 * (1 + cos(pi * 7 / 13)) = 0.008795
+    assert rates[12] == pytest.approx(0.008795, abs=1e-6)
+    assert rates[STEPS - 1] < 0.0005
+    assert rates[STEPS:] == pytest.approx([1e-5, 2e-5, 3e-5, 4e-5])  # warm-up is as long as this phase
 
 
 def test_killed_and_started_again_it_ends_as_if_left_alone(whole, tmp_path):
     shutil.copytree(whole.parent / "features", tmp_path / "features")
     run = tmp_path / "killed"
-    for epochs in (2, 5):  # twice, at different places
-        process = subprocess.Popen(command(run), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for epochs in (2, EPOCHS + 1):  # in either phase
         metrics = run / "metrics.jsonl"
-        deadline = time.monotonic() + 120
-        while not (metrics.exists() and metrics.read_text().count("CIDEr") >= epochs):
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        process = start_until(
+            command(run),
+            lambda: metrics.exists() and metrics.read_text().count("CIDEr") >= epochs,  # noqa: B023
+        )
         process.kill()
-        process.wait()
+        process.communicate()
         assert not (run / "bundle").exists()
     with (run / "metrics.jsonl").open("a") as log:
         log.write('{"step": 999, "lo')  # the line that a kill cut short
     subprocess.run(command(run), cwd=ROOT, check=True, capture_output=True)
-    assert [line["step"] for line in lines(run)] == [line["step"] for line in lines(whole)]
-    for left, right in zip(lines(run), lines(whole), strict=True):
-        for name in left.keys() - {"seconds"}:
-            assert left[name] == pytest.approx(right[name], abs=1e-4), name
+    assert_same_curve(run, whole)
     ours, theirs = Captioner.load(run / "bundle"), Captioner.load(whole / "bundle")
     assert [c[0].caption for c in ours.caption(PHOTOS)] == [c[0].caption for c in theirs.caption(PHOTOS)]
+
+
+def test_asked_to_stop_it_finishes_its_step_and_loses_nothing(whole, tmp_path):
+    shutil.copytree(whole.parent / "features", tmp_path / "features")
+    run = tmp_path / "stopped"
+    settings = [
+        "--checkpoint_every=1000",
+        "--epochs=300",
+        "--self_critical.epochs=0",
+    ]  # no checkpoint of its own in reach
+    metrics = run / "metrics.jsonl"
+    process = start_until(command(run, *settings), lambda: metrics.exists() and "CIDEr" in metrics.read_text())
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "The same command goes on at the last checkpoint" in message
+    stopped = max(line["step"] for line in metrics_of(run))
+    assert f"Stopped after step {stopped} of 900." in message
+    process = start_until(command(run, *settings), lambda: metrics.read_text().count("\n") > 2 + stopped + stopped // 3)
+    process.kill()
+    process.communicate()
+    steps = [line["step"] for line in metrics_of(run) if "loss" in line]
+    assert steps == list(range(1, len(steps) + 1))  # the next step after the one that was finished, none twice
+
+
+def test_a_disk_that_is_full_costs_nothing_that_was_kept(whole, tmp_path):
+    """Files of more than 100 kB can't be written, so that no checkpoint is; then they can."""
+    shutil.copytree(whole.parent / "features", tmp_path / "features")
+    run = tmp_path / "full"
+    done = subprocess.run(
+        command(run), cwd=ROOT, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "The same command goes on at the last checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(run.glob("*.partial"))
+    subprocess.run(command(run), cwd=ROOT, check=True, capture_output=True)
+    assert_same_curve(run, whole)
+
+
+def test_a_bundle_is_made_from_any_checkpoint(whole, tmp_path):
+    program = [sys.executable, "-m", "training.bundle", str(whole), "samples"]
+    subprocess.run([*program, "--to", str(tmp_path / "last")], cwd=ROOT, check=True, capture_output=True)
+    assert Captioner.load(tmp_path / "last").config.card["training"]["step"] == STEPS + CRITICAL_STEPS
+    done = subprocess.run([*program, "--checkpoint=x"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("found there: best-cross_entropy, best-self_critical, checkpoint.\n")
 
 
 def test_the_cards_scores_are_the_bundles(whole):
@@ -97,14 +169,18 @@ def test_the_cards_scores_are_the_bundles(whole):
     assert result == written
     assert written["n"] == len(captions) == 7
     digest = captioner.config.digest[:19]
-    signature = "samples/photos|n:7|refs:5|tok:ptb3.4.1|cider-d:idf=refs|beam:2|lp:0.7|length:1-20|ngram:0|" + digest
+    signature = (
+        "samples/photos|n:7|refs:5|tok:ptb3.4.1|cider-d:idf=refs|meteor:1.5|beam:2|lp:0.7|length:1-20|ngram:0|" + digest
+    )
     assert written["signature"] == signature
 
 
 def test_other_settings_in_the_same_folder_are_refused(whole):
-    done = subprocess.run(command(whole, "--epochs=9"), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(whole, "--epochs=9", "--ema=0.6"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
-    assert done.stderr == f"{whole} was begun with other settings (epochs): name another folder with --run.\n"
+    assert done.stderr == f"{whole} was begun with other settings (ema, epochs): name another folder with --into.\n"
 
 
 def test_two_at_once_in_the_same_folder_are_refused(whole):
@@ -153,19 +229,23 @@ def test_mistakes_in_scoring_get_one_sentence(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope", "samples"], "There is no preset 'nope': choose one of nic-lite2-flickr8k"),
+        (["nope", "samples"], "There is no preset 'nope': choose one of hard_attention-lite2-flickr8k"),
         (["nic-lite2-flickr8k", "nowhere"], "There is no split 'train' in nowhere"),
         (["nic-lite2-flickr8k", "samples", "--epochs=many"], 'Parser key "epochs"'),
         (["nic-lite2-flickr8k", "samples", "--epochs=0"], "epochs is at least 1, not 0"),
         (["nic-lite2-flickr8k", "samples", "--decoding.beam_size=0"], "beam_size is at least 1, not 0"),
         (["nic-lite2-flickr8k", "samples", "--decoder.dropout=1"], "dropout is from 0 to below 1, not 1"),
         (["--epochs=3", "nic-lite2-flickr8k", "samples"], "The preset comes first"),
-        (["nic-lite2-flickr8k", "samples", "--precision=fp8"], "precision is 'bf16' or 'fp32', not 'fp8'"),
-        (["nic-lite2-flickr8k", "samples", "--train_split=photos", "--val_split=photos", "--encoder=vgg99"], "'vgg99'"),
+        (["nic-lite2-flickr8k", "samples", "--precision=fp8"], "precision is one of bf16-mixed, 32-true, not 'fp8'"),
+        (["nic-lite2-flickr8k", "samples", *PHOTO_SPLITS, "--encoder=vgg99"], "'vgg99'"),
+        (["nic-lite2-flickr8k", "samples", *PHOTO_SPLITS, "--encoder_weights=x.pth"], "no encoder weights 'x.pth'"),
+        (["nic-lite2-flickr8k", "samples", "--finetune_from=blocks.5"], "set cached_views to 0"),
+        (["nic-lite2-flickr8k", "samples", "--self_critical.samples=1"], "samples is at least 2"),
+        (["nic-lite2-flickr8k", "samples", "--accelerator=abacus"], "abacus"),
     ],
 )
 def test_mistakes_get_one_sentence(arguments, message, tmp_path):
-    program = [sys.executable, "-m", "training.train", *arguments, f"--run={tmp_path / 'run'}"]
+    program = [sys.executable, "-m", "training.train", *arguments, f"--into={tmp_path / 'run'}"]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert message in done.stderr
@@ -178,24 +258,10 @@ def test_presets_are_found():
         preset("x")
 
 
-def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, model, optimizer, {"step": 7, "best_cider": 0.25})
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("training.checkpoint.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, model, optimizer, {"step": 8, "best_cider": 0.5})
-    other = nn.Linear(2, 2)
-    restored = torch.optim.Adam(other.parameters())
-    assert load_checkpoint(path, other, restored) == {"step": 7.0, "best_cider": 0.25}
-    assert torch.equal(other.weight, model.weight)
-    for left, right in zip(optimizer.state.values(), restored.state.values(), strict=True):
-        assert left.keys() == right.keys() == {"step", "exp_avg", "exp_avg_sq"}
-        assert all(torch.equal(left[name], right[name]) for name in left)
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_can_be_read(path):
+    config = read_settings(path)
+    decoder, encoder, *_ = path.stem.split("-")
+    assert config.decoder.name == decoder
+    assert config.encoder.endswith(encoder)
+    assert {"name", "data", "terms", "limits"} <= config.card.keys()

@@ -1,0 +1,53 @@
+"""Checkpoints are whole or the old ones, and give back what they were given."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
+
+
+def stepped():
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    model, optimizer = stepped()
+    path = tmp_path / "checkpoint.safetensors"
+    parts = {"model": dict(model.named_parameters()), "optimizer": optimizer_tensors(optimizer)}
+    save_checkpoint(path, parts, {"step": 7, "best": 0.1 + 0.2})
+    other = nn.Linear(2, 2)
+    restored = torch.optim.AdamW(other.parameters())
+    saved, progress = load_checkpoint(path)
+    fill(dict(other.named_parameters()), saved["model"])
+    fill_optimizer(restored, saved["optimizer"])
+    assert progress == {"step": 7.0, "best": 0.1 + 0.2}  # to the last bit
+    assert torch.equal(other.weight, model.weight)
+    for left, right in zip(optimizer.state.values(), restored.state.values(), strict=True):
+        assert left.keys() == right.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_write_that_breaks_off_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, {"model": {"x": torch.ones(2)}}, {"step": 7})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.checkpoint.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, {"model": {"x": torch.zeros(2)}}, {"step": 8})
+    parts, progress = load_checkpoint(path)
+    assert progress == {"step": 7.0}
+    assert parts["model"]["x"].tolist() == [1, 1]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_another_models_is_refused():
+    with pytest.raises(ValueError, match="of another model: a, b, c differ"):
+        fill({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(3), "c": torch.ones(1)})

@@ -1,0 +1,58 @@
+"""What training trains: an encoder, frozen or from a stage on, and a decoder, called as one."""
+
+import torch
+from torch import nn
+
+from handler.decoders import Decoder, Forced
+from handler.encoder import Encoder
+from handler.preprocessing import Preprocessing
+
+
+class CaptionModel(nn.Module):
+    """Pictures and captions → the logits of each next token.
+
+    Batch normalisation keeps the statistics that the encoder came with: a step's few pictures would spoil them.
+
+    Args:
+        encoder: with its pretrained weights.
+        decoder: freshly initialised.
+        preprocessing: normalises pixels.
+        finetune_from: the backbone's stage from which on it is trained; none: frozen.
+
+    Raises:
+        ValueError: the backbone has no such stage.
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, preprocessing: Preprocessing, finetune_from: str | None = None
+    ):
+        super().__init__()
+        self.encoder, self.decoder = encoder.eval().requires_grad_(False), decoder
+        self.preprocessing = preprocessing
+        if finetune_from:
+            names = [name for name, _ in encoder.backbone.named_parameters()]  # in the order that pixels pass them
+            first = next((i for i, name in enumerate(names) if name.startswith(f"{finetune_from}.")), None)
+            if first is None:
+                stages = dict.fromkeys(name.rsplit(".", 2)[0] for name in names)
+                raise ValueError(f"{encoder.name} has no stage '{finetune_from}': choose one of {', '.join(stages)}.")
+            for name, parameter in encoder.backbone.named_parameters():
+                parameter.requires_grad_(names.index(name) >= first)
+
+    def train(self, mode: bool = True) -> "CaptionModel":
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def grid(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Cached grids (B, cells, C) or uint8 pixels (B, 3, size, size) → grids (B, cells, C)."""
+        if pictures.dtype == torch.uint8:
+            return self.encoder(self.preprocessing.normalize(pictures))
+        return pictures.float()
+
+    def forward(self, pictures: torch.Tensor, tokens: torch.Tensor) -> Forced:
+        """Teacher forcing; tokens (B, K, T) from `<start>` on."""
+        return self.decoder(self.grid(pictures), tokens)
+
+    def learned(self) -> dict[str, torch.Tensor]:
+        """The tensors that training changes, by name: the frozen ones are known from where they came."""
+        return {name: tensor for name, tensor in self.named_parameters() if tensor.requires_grad}

@@ -1,0 +1,104 @@
+"""Prints runs side by side, each phase's best epoch at beam 1 and 5: the table of README.md.
+
+python -m training.table ../shared/data/flickr8k runs/*-lite2-flickr8k
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from tqdm import tqdm
+
+from handler.bundle import write_whole
+from handler.captioner import Captioner
+from handler.errors import BundleError
+from training.coco import read_split
+from training.features import cached_grids
+from training.validate import validate_bundle
+
+BEAMS = (1, 5)
+PHASES = {"cross_entropy": "cross-entropy", "self_critical": "then self-critical"}
+COLUMNS = (
+    *("decoder", "parameters", "training", "minutes", "beam"),
+    *("B-1", "B-2", "B-3", "B-4", "METEOR", "ROUGE-L", "CIDEr", "bad endings", "seeds"),
+)
+METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
+
+
+def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
+    """The results of a run's bundles at each beam; what was measured before is taken from `table.json` in the run.
+
+    Yields:
+        `decoder`, `phase`, `beam`, `seed`, `parameters`, `minutes`, and what `validate_bundle` gives.
+    """
+    kept = run / "table.json"
+    known: dict[str, dict] = json.loads(kept.read_text()) if kept.exists() else {}
+    for folder in sorted(run.glob("bundle*")):
+        captioner = Captioner.load(folder)
+        training = captioner.config.card["training"]
+        phase = training["checkpoint"].removeprefix("best-")
+        split = training["val_splits"][0]
+        for beam in BEAMS:
+            name = f"{captioner.config.digest}|{beam}"
+            if name not in known:
+                images = read_split(data, split)
+                grids = cached_grids(
+                    features, captioner.model["encoder"], captioner.config.preprocessing, images,
+                    device=torch.device("cpu"),
+                )  # fmt: skip
+                options = replace(captioner.config.decoding, beam_size=beam)
+                result, _ = validate_bundle(captioner, images, split, options, grids)
+                known[name] = result
+                write_whole(kept, json.dumps(known, indent=1))
+            yield known[name] | {
+                "decoder": captioner.config.decoder.name,
+                "phase": phase,
+                "beam": beam,
+                "seed": training["seed"],
+                "parameters": sum(p.numel() for p in captioner.model["decoder"].parameters()),
+                "minutes": training["minutes"],
+            }
+
+
+def markdown(results: Sequence[dict]) -> str:
+    """A row for each decoder, phase and beam; of several seeds the mean and, for CIDEr, the standard deviation."""
+    rows: dict[tuple, list[dict]] = defaultdict(list)
+    for result in results:
+        rows[result["decoder"], list(PHASES).index(result["phase"]), result["beam"]].append(result)
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for (decoder, phase, beam), some in sorted(rows.items()):
+        scores = [f"{100 * mean(result['scores'][name] for result in some):.1f}" for name in METRICS]
+        if len(some) > 1:
+            scores[-1] += f" ± {100 * stdev(result['scores']['CIDEr'] for result in some):.1f}"
+        minutes = f"{mean(result['minutes'] for result in some):.0f}"
+        endings = f"{100 * mean(result['bad_endings'] for result in some):.1f} %"
+        seeds = ", ".join(str(seed) for seed in sorted(result["seed"] for result in some))
+        size = f"{some[0]['parameters'] / 1e6:.1f} M"
+        cells = [f"`{decoder}`", size, list(PHASES.values())[phase], minutes, str(beam), *scores, endings, seeds]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Prints runs side by side.")
+    parser.add_argument("data", type=Path, help="what they were trained on")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs that have ended")
+    parser.add_argument("--features", type=Path, default=Path("runs/features"), help="where encoders' grids are kept")
+    arguments = parser.parse_args()
+    try:
+        results = [row for run in tqdm(arguments.runs) for row in measure(run, arguments.data, arguments.features)]
+    except (BundleError, OSError, ValueError) as error:
+        sys.exit(str(error))
+    if not results:
+        sys.exit(f"None of {', '.join(map(str, arguments.runs))} holds a bundle: their trainings have not ended.")
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()
