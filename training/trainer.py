@@ -32,7 +32,7 @@ from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_pr
 from training.reward import CiderD
 from training.schedule import rate_factor
 from training.tokenizer import build_vocabulary
-from training.weights import load_pretrained
+from training.weights import load_decoder, load_pretrained
 
 VAL_BATCH = 50
 CHECKPOINT = "checkpoint.safetensors"
@@ -95,6 +95,8 @@ class Trainer:
         encoder = Encoder(config.encoder)
         load_pretrained(encoder, config.encoder_weights)
         decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels)
+        if config.decoder_weights:
+            load_decoder(decoder, self.vocabulary, Path(config.decoder_weights))
         self.raw = CaptionModel(encoder, decoder, config.preprocessing, config.finetune_from)
         self.raw.to(fabric.device)
         self.pictures, self.val_grids = self._pictures(train, features)
@@ -204,11 +206,11 @@ class Trainer:
         if step == phase.first and phase is not self.phases[0]:
             self._start_from_best(self.phases[0])
         steps = range(step - phase.first, phase.steps)
+        began = time.perf_counter()
         for place, batch in zip(steps, self._loaded(phase.batches, steps), strict=True):
-            began = time.perf_counter()
             shown = self._step(phase, place, batch)
             step = phase.first + place + 1
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began  # waiting for the batch included
             self.progress["step"] = step
             self.progress["seconds"] += seconds
             if log:
@@ -221,6 +223,7 @@ class Trainer:
                 self._save(log)
             if stop:
                 raise Stopped(f"Stopped after step {step} of {self.total_steps}.")
+            began = time.perf_counter()
 
     def _loaded(self, batches: Batches, steps: range) -> Iterator[Batch]:
         """The steps' batches on the device; workers read pictures or grids beside the training."""
