@@ -71,7 +71,7 @@ def launch(accelerator: str, precision: str) -> Fabric:
         accelerator=accelerator,
         devices=processes,
         num_nodes=machines,
-        strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=2)) if several else "auto",
+        strategy=DDPStrategy(forward_sync_buffers=False, timeout=timedelta(days=2)) if several else "auto",
         precision=precision,
     )
     fabric.launch()

@@ -232,6 +232,7 @@ class Trainer:
             batch_size=None,
             sampler=steps,
             num_workers=self.config.workers,
+            worker_init_fn=_ignore_signals,
             pin_memory=self.fabric.device.type == "cuda",
         )
         for batch in loader:
@@ -369,6 +370,12 @@ class Trainer:
         for phase, folder in zip(order, folders, strict=True):
             make_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data)
         return folders
+
+
+def _ignore_signals(_worker: int) -> None:
+    """A signal to stop goes to the whole process group; the workers go on until the step in hand is finished."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def digest_captions(*splits: list[CaptionedImage]) -> str:

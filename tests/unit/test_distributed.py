@@ -1,5 +1,6 @@
 """Several processes, as torchrun starts them: the same curve as one, however they come and go."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -61,7 +62,11 @@ def test_a_process_that_dies_takes_the_run_back_to_its_checkpoint(alone, tmp_pat
     """torchrun starts both anew, and they go on there."""
     run = new_run(alone, tmp_path)
     launcher = subprocess.Popen(
-        distributed(run, torchrun=["--max-restarts=1"]), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        distributed(run, torchrun=["--max-restarts=1"]),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # pytorch/pytorch#135712
     )
     victim = wait_for_steps(launcher, run, 5)[1]
     victim.kill()
