@@ -31,6 +31,8 @@ class BundleConfig:
         decoding: what a request gets where it asks for nothing else.
         files: for the weights and the vocabulary, `{"sha256": …, "bytes": …}`.
         card: for people: what the model was trained on, its terms, limits, and scores with their signatures.
+        digest: `sha256:…` over all that `captioner.json` says but for the card: what decides a caption. It is filled in
+            when a bundle is read; settings that a later version adds do not change it.
     """
 
     encoder: str
@@ -39,12 +41,7 @@ class BundleConfig:
     decoding: SearchOptions
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        """`sha256:…` over all that decides a caption: everything but the card."""
-        decisive = {name: value for name, value in asdict(self).items() if name != "card"}
-        return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    digest: str = ""
 
 
 def save_bundle(folder: Path, config: BundleConfig, weights: dict[str, torch.Tensor], vocabulary: Vocabulary) -> None:
@@ -68,6 +65,7 @@ def save_bundle(folder: Path, config: BundleConfig, weights: dict[str, torch.Ten
     save_file(halved, folder / WEIGHTS)
     vocabulary.save(folder / VOCABULARY)
     described = asdict(config) | {"files": {name: _fingerprint(folder / name) for name in (WEIGHTS, VOCABULARY)}}
+    described.pop("digest")
     _write_config(folder, {"format": FORMAT} | described)
 
 
@@ -90,6 +88,8 @@ def check_bundle(folder: Path) -> BundleConfig:
             raise BundleError(f"{folder} is no model bundle: {name} is missing.")
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        decisive = {name: value for name, value in content.items() if name != "card"}
+        digest = "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         version = content.pop("format")
         if version != FORMAT:
             raise BundleError(f"{folder / CONFIG} has format {version}, this version reads format {FORMAT}.")
@@ -102,6 +102,7 @@ def check_bundle(folder: Path) -> BundleConfig:
                 "preprocessing": Preprocessing(**preprocessing),
                 "decoder": DecoderConfig(**content["decoder"]),
                 "decoding": SearchOptions(**content["decoding"]),
+                "digest": digest,
             }
         )
         expected = {name: config.files[name] for name in (WEIGHTS, VOCABULARY)}

@@ -1,5 +1,6 @@
 """The bundle: what is saved is loaded, and what does not fit stops the load with both sides named."""
 
+import hashlib
 import json
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_truncated_file_is_found_by_its_size(tiny_bundle):
     [
         (lambda c: c.update(format=2), "has format 2, this version reads format 1"),
         (lambda c: c.pop("decoder"), "can't be understood: 'decoder'"),
-        (lambda c: c["decoder"].update(heads=8), "can't be understood.*heads"),
+        (lambda c: c["decoder"].update(wings=8), "can't be understood.*wings"),
         (lambda c: c.pop("files"), "can't be understood"),
     ],
 )
@@ -95,3 +96,16 @@ def test_the_card_changes_no_digest_and_the_decoding_does(tiny_bundle):
     path = tiny_bundle / "captioner.json"
     path.write_text(path.read_text().replace('"beam_size": 3', '"beam_size": 4'))
     assert check_bundle(tiny_bundle).digest != before
+
+
+def test_settings_that_a_later_version_adds_change_no_digest(tiny_bundle):
+    """A bundle that was written before `heads` was a setting."""
+    path = tiny_bundle / "captioner.json"
+    content = json.loads(path.read_text())
+    heads = content["decoder"].pop("heads")
+    path.write_text(json.dumps(content))
+    config = check_bundle(tiny_bundle)
+    assert config.decoder.heads == heads
+    decisive = {name: value for name, value in content.items() if name != "card"}
+    expected = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    assert config.digest == f"sha256:{expected}"
