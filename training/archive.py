@@ -1,7 +1,7 @@
 """Packs a bundle and the handler into an archive for TorchServe, byte for byte the same each time.
 
 python -m training.archive pretrained
-python -m training.archive runs/soft_attention-lite2-flickr8k/bundle --output model_store
+python -m training.archive runs/transformer-lite2-flickr8k/bundle --output model_store
 """
 
 import argparse
