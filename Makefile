@@ -17,7 +17,7 @@ archive: .venv/serve.stamp ## pack the bundle MODEL into model_store/captioner.m
 
 data: .venv/train.stamp ## download COCO (images, captions, Karpathy splits) into DATA
 	@: $(need_data)
-	@$(BIN)/python -m training.download "$(DATA)" $(ARGS)
+	@$(BIN)/python -m training.data.download "$(DATA)" $(ARGS)
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
 	@: $(if $(CONFIG),,$(error name a preset of training/configs: make train CONFIG=… DATA=…)) $(need_data)

@@ -14,7 +14,7 @@ from handler.decoders import DecoderConfig, build_decoder
 from handler.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from handler.search import SearchOptions
-from training.tokenizer import build_vocabulary
+from training.data.tokenizer import build_vocabulary
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = sorted((ROOT / "samples" / "photos").glob("*.jpg"))

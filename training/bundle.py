@@ -15,8 +15,8 @@ from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from handler.vocabulary import Vocabulary
 from training.checkpoint import fill, load_checkpoint
-from training.coco import read_split
 from training.config import read_settings
+from training.data.coco import read_split
 from training.model import CaptionModel
 from training.validate import validate_bundle
 from training.weights import load_pretrained

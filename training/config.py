@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from handler.decoders import DecoderConfig
 from handler.preprocessing import Preprocessing
 from handler.search import SearchOptions
-from training.views import Augmentation
+from training.data.views import Augmentation
 
 PRESETS = Path(__file__).parent / "configs"
 

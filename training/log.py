@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from handler.bundle import write_whole
-from training.coco import CaptionedImage
+from training.data.coco import CaptionedImage
 
 matplotlib.use("Agg")  # no screen needed
 from matplotlib import pyplot

@@ -13,8 +13,8 @@ from lightning_fabric import Fabric
 
 from handler.decoders import Forced
 from handler.vocabulary import Vocabulary
-from training.batches import Batch, pad_captions
 from training.config import TrainingConfig
+from training.data.batches import Batch, pad_captions
 from training.loss import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
 from training.model import CaptionModel
 from training.reward import CiderD

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from handler.bundle import write_whole
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from training.coco import read_split
-from training.features import cached_grids
+from training.data.coco import read_split
+from training.data.features import cached_grids
 from training.validate import validate_bundle
 
 BEAMS = (1, 5)

@@ -20,18 +20,18 @@ from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from handler.search import search
 from handler.vocabulary import join_tokens
-from training.batches import Batch, Batches, CachedGrids, Pictures
 from training.bundle import make_bundle
 from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
-from training.coco import CaptionedImage, read_split
 from training.config import TrainingConfig
-from training.features import cached_grids, read_pixels
+from training.data.batches import Batch, Batches, CachedGrids, Pictures
+from training.data.coco import CaptionedImage, read_split
+from training.data.features import cached_grids, read_pixels
+from training.data.tokenizer import build_vocabulary
 from training.log import RunLog
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
 from training.reward import CiderD
 from training.schedule import rate_factor
-from training.tokenizer import build_vocabulary
 from training.weights import load_decoder, load_pretrained
 
 VAL_BATCH = 50

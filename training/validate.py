@@ -21,8 +21,8 @@ from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
 from handler.errors import BundleError
 from handler.search import SearchOptions
-from training.coco import CaptionedImage, read_split
-from training.features import read_pixels
+from training.data.coco import CaptionedImage, read_split
+from training.data.features import read_pixels
 
 BATCH = 50
 

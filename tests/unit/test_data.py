@@ -11,11 +11,11 @@ from PIL import Image, ImageOps
 from handler.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from support import ROOT
-from training.batches import Batches, CachedGrids, Pictures
-from training.coco import CaptionedImage, read_split
-from training.features import cached_grids
-from training.tokenizer import build_vocabulary
-from training.views import Augmentation
+from training.data.batches import Batches, CachedGrids, Pictures
+from training.data.coco import CaptionedImage, read_split
+from training.data.features import cached_grids
+from training.data.tokenizer import build_vocabulary
+from training.data.views import Augmentation
 
 PREPROCESSING = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
@@ -193,9 +193,9 @@ def test_the_cache_is_read_again_and_a_stale_one_never(tmp_path, encoder):
 def test_a_broken_off_cache_goes_on(tmp_path, encoder, monkeypatch):
     images = read_split(ROOT / "samples", "photos")
     whole = np.array(grids_of(tmp_path / "whole", encoder, images))
-    monkeypatch.setattr("training.features.BATCH", 2)
+    monkeypatch.setattr("training.data.features.BATCH", 2)
     seen = []
-    decode = __import__("training.features", fromlist=["decode_image"]).decode_image
+    decode = __import__("training.data.features", fromlist=["decode_image"]).decode_image
 
     def failing(data):
         seen.append(data)
@@ -203,7 +203,7 @@ def test_a_broken_off_cache_goes_on(tmp_path, encoder, monkeypatch):
             raise KeyboardInterrupt
         return decode(data)
 
-    monkeypatch.setattr("training.features.decode_image", failing)
+    monkeypatch.setattr("training.data.features.decode_image", failing)
     with pytest.raises(KeyboardInterrupt):
         grids_of(tmp_path / "broken", encoder, images)
     assert not list((tmp_path / "broken").glob("*.npy"))

@@ -21,11 +21,11 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
-from training.coco import read_split
-from training.download import CATALOGUE, Archive, main
-from training.fetch import CHUNK, FAILURES, PROGRESS, DownloadError, fetch
-from training.karpathy import convert_karpathy, write_karpathy_splits
-from training.unpack import unpack
+from training.data.coco import read_split
+from training.data.download import CATALOGUE, Archive, main
+from training.data.fetch import CHUNK, FAILURES, PROGRESS, DownloadError, fetch
+from training.data.karpathy import convert_karpathy, write_karpathy_splits
+from training.data.unpack import unpack
 
 BODY = random.Random(0).randbytes(20 * CHUNK + 123)
 
@@ -248,7 +248,7 @@ def test_a_changed_file_is_found_without_etags_too(origin, bring):
 
 def test_back_off_doubles(origin, tmp_path, monkeypatch):
     delays = []
-    monkeypatch.setattr("training.fetch.time.sleep", delays.append)
+    monkeypatch.setattr("training.data.fetch.time.sleep", delays.append)
     origin.files["/file"] = BODY
     origin.faults = [fault(status=503), fault(status=503)]
     fetch(f"{origin.url}/file", tmp_path / "file", size=len(BODY), sha256=digest(BODY))
@@ -271,7 +271,7 @@ def test_failures_are_forgotten_after_progress_and_only_then(origin, bring, tmp_
 
 
 def test_silence_counts_as_a_failure(origin, bring, monkeypatch):
-    monkeypatch.setattr("training.fetch.TIMEOUT", (1, 0.2))
+    monkeypatch.setattr("training.data.fetch.TIMEOUT", (1, 0.2))
     origin.faults = [silence(3 * CHUNK), silence(0)]
     assert bring() == BODY
     assert origin.ranges() == [None, f"bytes={3 * CHUNK}-", f"bytes={3 * CHUNK}-"]

@@ -3,7 +3,7 @@
 import pytest
 
 from eval.endings import FUNCTION_WORDS, bad_endings
-from training.coco import read_split
+from training.data.coco import read_split
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 
 from eval.meteor import Meteor
 from support import ROOT
-from training.coco import read_split
-from training.tokenizer import tokenize
+from training.data.coco import read_split
+from training.data.tokenizer import tokenize
 
 STATISTICS = "1.0 " * 22 + "1.0"
 REFERENCES = {3: ["a dog runs through the grass", "the brown dog is running"], 1: ["two men play football"]}

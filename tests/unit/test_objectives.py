@@ -7,13 +7,13 @@ from lightning_fabric import Fabric
 from handler.decoders import DECODERS, DecoderConfig, build_decoder
 from handler.encoder import Encoder
 from handler.preprocessing import Preprocessing
-from training.batches import Batch, pad_captions
 from training.config import SelfCritical as SelfCriticalConfig
 from training.config import TrainingConfig
+from training.data.batches import Batch, pad_captions
+from training.data.tokenizer import build_vocabulary
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, SelfCritical
 from training.reward import CiderD
-from training.tokenizer import build_vocabulary
 
 TEXTS = [["a dog runs", "a brown dog"], ["two cats sleep on a bed"], ["a man"]]
 VOCABULARY = build_vocabulary((text for texts in TEXTS for text in texts), 1)

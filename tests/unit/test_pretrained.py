@@ -3,9 +3,9 @@
 import pytest
 
 from support import ROOT
-from training.coco import read_split
 from training.config import preset, read_settings
-from training.tokenizer import build_vocabulary
+from training.data.coco import read_split
+from training.data.tokenizer import build_vocabulary
 from training.validate import validate_bundle
 
 PRESET = "transformer-lite2-flickr8k-coco"

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from handler.decoders import DecoderConfig, build_decoder
-from training.batches import pad_captions
+from training.data.batches import pad_captions
+from training.data.tokenizer import build_vocabulary
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss
-from training.tokenizer import build_vocabulary
 
 VOCABULARY = build_vocabulary(["a dog runs", "a cat sits"], 1)
 SIZE = len(VOCABULARY)

@@ -3,7 +3,7 @@
 import pytest
 
 from handler.vocabulary import SPECIAL, Vocabulary, join_tokens
-from training.tokenizer import build_vocabulary, tokenize
+from training.data.tokenizer import build_vocabulary, tokenize
 
 
 @pytest.mark.parametrize(

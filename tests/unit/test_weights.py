@@ -10,7 +10,7 @@ from handler.decoders import DecoderConfig, build_decoder
 from handler.encoder import Encoder
 from handler.vocabulary import Vocabulary
 from support import write_tiny_bundle
-from training.tokenizer import build_vocabulary
+from training.data.tokenizer import build_vocabulary
 from training.weights import load_decoder, load_pretrained
 
 

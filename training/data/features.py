@@ -17,8 +17,8 @@ from handler.encoder import Encoder
 from handler.errors import RequestError
 from handler.image import decode_image
 from handler.preprocessing import Preprocessing
-from training.coco import CaptionedImage
-from training.views import Augmentation, is_sided
+from training.data.coco import CaptionedImage
+from training.data.views import Augmentation, is_sided
 
 BATCH = 16
 

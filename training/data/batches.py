@@ -12,10 +12,10 @@ import torch
 
 from handler.preprocessing import Preprocessing
 from handler.vocabulary import Vocabulary
-from training.coco import CaptionedImage
-from training.features import read_pixels
-from training.tokenizer import tokenize
-from training.views import Augmentation
+from training.data.coco import CaptionedImage
+from training.data.features import read_pixels
+from training.data.tokenizer import tokenize
+from training.data.views import Augmentation
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Downloads COCO into COCO's layout; the same command again goes on where it stopped.
 
-python -m training.download ../coco
-python -m training.download ../coco --sets 2017 --annotations-only
+python -m training.data.download ../coco
+python -m training.data.download ../coco --sets 2017 --annotations-only
 """
 
 import argparse
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.fetch import DownloadError, fetch
-from training.karpathy import write_karpathy_splits
-from training.unpack import has_size, unpack
+from training.data.fetch import DownloadError, fetch
+from training.data.karpathy import write_karpathy_splits
+from training.data.unpack import has_size, unpack
 
 # The bucket's own address: images.cocodataset.org has no certificate for its name.
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from training.coco import CaptionedImage
-from training.tokenizer import tokenize
+from training.data.coco import CaptionedImage
+from training.data.tokenizer import tokenize
 
 SIDED = {"left", "right"}
 

@@ -1,0 +1,1 @@
+"""From pictures and captions to batches: download, COCO's layout, views, cached grids."""
