@@ -13,6 +13,7 @@ from handler.bundle import BundleConfig, save_bundle, update_card
 from handler.captioner import Captioner
 from handler.decoders import build_decoder
 from handler.encoder import Encoder
+from handler.errors import BundleError
 from handler.vocabulary import Vocabulary
 from training.checkpoint import fill, load_checkpoint
 from training.config import read_settings
@@ -84,7 +85,7 @@ def main() -> None:
         sys.exit(f"There is no {checkpoint}. Checkpoints found there: {found or 'none'}.")
     try:
         make_bundle(arguments.run, checkpoint, folder, arguments.data)
-    except (OSError, ValueError) as error:
+    except (BundleError, ModuleNotFoundError, OSError, ValueError) as error:
         sys.exit(str(error))
     print(f"The bundle is in {folder}. Serve it: make serve MODEL={folder}")
 

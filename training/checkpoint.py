@@ -74,3 +74,9 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tens
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    for parameter, restored in optimizer.state.items():
+        for key, value in restored.items():
+            if (
+                value.shape == parameter.shape
+            ):  # a fused step reads both in the parameter's own layout, channels last or not
+                restored[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

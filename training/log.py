@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from handler.bundle import write_whole
+from handler.image import decode_image
 from training.data.coco import CaptionedImage
 
 matplotlib.use("Agg")  # no screen needed
@@ -95,10 +96,11 @@ def draw_samples(images: Sequence[CaptionedImage], captions: Sequence[str], pict
     for place in axes.flat:
         place.axis("off")
     for place, image, caption in zip(axes.flat, images, captions, strict=False):
-        place.imshow(pyplot.imread(image.path), cmap="gray")
-        place.set_title(textwrap.fill(caption, 38), fontsize=11)
+        place.imshow(decode_image(image.path.read_bytes()))
+        place.set_title(textwrap.fill(caption, 38), fontsize=11, parse_math=False)
         reference = textwrap.fill(" ".join(image.captions[0].split()), 44)
-        place.text(0.5, -0.02, reference, transform=place.transAxes, ha="center", va="top", fontsize=8, color="gray")
+        style = {"ha": "center", "va": "top", "fontsize": 8, "color": "gray", "parse_math": False}
+        place.text(0.5, -0.02, reference, transform=place.transAxes, **style)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     figure.savefig(picture)

@@ -134,7 +134,7 @@ class SelfCritical:
         loss = loss * self.fabric.world_size
         if config.cross_entropy:
             raw.train()
-            truth = self.truth(batch, done)
+            truth = self.truth(batch, 1.0)
             loss = (1 - config.cross_entropy) * loss + config.cross_entropy * truth.loss
             shown |= truth.shown
         return Outcome(loss, shown)

@@ -35,11 +35,13 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
     """The results of a run's bundles at each beam; what was measured before is taken from `table.json` in the run.
 
     Yields:
-        `decoder`, `phase`, `beam`, `seed`, `parameters`, `minutes`, and what `validate_bundle` gives.
+        `decoder`, `model`, `phase`, `beam`, `seed`, `parameters`, `minutes`, and what `validate_bundle` gives.
     """
     kept = run / "table.json"
     known: dict[str, dict] = json.loads(kept.read_text()) if kept.exists() else {}
-    for folder in sorted(run.glob("bundle*")):
+    for folder in (run / "bundle", *(run / f"bundle-{phase}" for phase in PHASES)):
+        if not folder.exists():
+            continue
         captioner = Captioner.load(folder)
         training = captioner.config.card["training"]
         phase = training["checkpoint"].removeprefix("best-")
@@ -58,6 +60,7 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
                 write_whole(kept, json.dumps(known, indent=1))
             yield known[name] | {
                 "decoder": captioner.config.decoder.name,
+                "model": captioner.config.card.get("name", run.name),
                 "phase": phase,
                 "beam": beam,
                 "seed": training["seed"],
@@ -67,12 +70,12 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
 
 
 def markdown(results: Sequence[dict]) -> str:
-    """A row for each decoder, phase and beam; of several seeds the mean and, for CIDEr, the standard deviation."""
+    """A row for each model, phase and beam; of several seeds the mean and, for CIDEr, the standard deviation."""
     rows: dict[tuple, list[dict]] = defaultdict(list)
     for result in results:
-        rows[result["decoder"], list(PHASES).index(result["phase"]), result["beam"]].append(result)
+        rows[result["decoder"], result["model"], list(PHASES).index(result["phase"]), result["beam"]].append(result)
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for (decoder, phase, beam), some in sorted(rows.items()):
+    for (decoder, _, phase, beam), some in sorted(rows.items()):
         scores = [f"{100 * mean(result['scores'][name] for result in some):.1f}" for name in METRICS]
         if len(some) > 1:
             scores[-1] += f" ± {100 * stdev(result['scores']['CIDEr'] for result in some):.1f}"

@@ -8,6 +8,7 @@ torchrun --nproc_per_node 2 -m training.train transformer-lite2-flickr8k ../shar
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -21,8 +22,11 @@ from lightning_fabric.strategies import DDPStrategy
 
 from handler.bundle import write_whole
 from handler.errors import BundleError
-from training.config import TrainingConfig, config_of, preset
+from training.config import TrainingConfig, config_of, preset, read_settings
 from training.trainer import Stopped, Trainer
+
+INDIFFERENT = ("workers", "checkpoint_every", "card")  # may change from one start of a run to the next
+WAIT = 8  # s, for the lock: when a training is killed, its workers notice after 5
 
 
 def main() -> None:
@@ -86,10 +90,14 @@ def alone(run: Path) -> Iterator[None]:
         ValueError: another one does.
     """
     with (run / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"Another process is training in {run}.") from error
+        for attempt in range(WAIT + 1):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if attempt == WAIT:
+                    raise ValueError(f"Another process is training in {run}.") from error
+                time.sleep(1)
         yield
 
 
@@ -102,8 +110,8 @@ def keep_settings(run: Path, config: TrainingConfig) -> None:
     path, now = run / "settings.yaml", asdict(config)
     text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True)
     if path.exists():
-        before, now = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text)
-        if differs := sorted(name for name in before | now if before.get(name) != now.get(name)):
+        before = asdict(read_settings(path))
+        if differs := sorted(name for name in before if before[name] != now[name] and name not in INDIFFERENT):
             raise ValueError(
                 f"{run} was begun with other settings ({', '.join(differs)}): name another folder with --into."
             )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from eval.endings import bad_endings
 from eval.metrics import score_captions
@@ -74,8 +75,8 @@ class Trainer:
 
     The folder holds `checkpoint.safetensors` (where it stands), the best epoch of each phase, `metrics.jsonl`,
     `curve.png`, `samples/`, `tensorboard/`, and at the end `bundle/`. Started again on the same folder, the run goes on
-    at the checkpoint's step; nothing random depends on anything but the seed and the step, so it ends as if it had
-    never stopped. Of several processes the first one writes.
+    at the checkpoint's step; nothing random depends on anything but the seed, the step and the process, so it ends as
+    if it had never stopped. Of several processes the first one writes.
 
     Args:
         config: all settings.
@@ -95,12 +96,12 @@ class Trainer:
         encoder = Encoder(config.encoder)
         load_pretrained(encoder, config.encoder_weights)
         decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels)
-        if config.decoder_weights:
+        if config.decoder_weights and not (run / CHECKPOINT).exists():
             load_decoder(decoder, self.vocabulary, Path(config.decoder_weights))
         self.raw = CaptionModel(encoder, decoder, config.preprocessing, config.finetune_from)
         self.raw.to(fabric.device)
         self.pictures, self.val_grids = self._pictures(train, features)
-        self.average = AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        self.average = AveragedModel(self.raw, multi_avg_fn=moving_average(config.ema)) if config.ema else None
         self.model, self.optimizer = fabric.setup(self.raw, self._new_optimizer(), move_to_device=False)
         self.truth = CrossEntropy(config, self.model, self.raw, self.vocabulary, fabric)
         self.phases = self._phases(train)
@@ -135,19 +136,19 @@ class Trainer:
     def _phases(self, train: list[CaptionedImage]) -> list[Phase]:
         config, critical = self.config, self.config.self_critical
 
-        def batches(size: int) -> Batches:
+        def batches(size: int, seed: int) -> Batches:
             return Batches(
                 train, self.pictures, self.vocabulary, batch_size=size, captions_per_image=config.captions_per_image,
-                max_words=config.max_words, seed=config.seed,
+                max_words=config.max_words, seed=seed,
                 rank=self.fabric.global_rank, processes=self.fabric.world_size,
             )  # fmt: skip
 
-        first = batches(config.batch_size)
+        first = batches(config.batch_size, config.seed)
         phases = [
             Phase("cross_entropy", self.truth, first, config.epochs, config.learning_rate, config.warmup_steps, 0)
         ]
         if critical.epochs:
-            second = batches(critical.batch_size)
+            second = batches(critical.batch_size, config.seed + 1_000_003)  # other views in another order
             phases.append(
                 Phase(
                     "self_critical",
@@ -199,6 +200,8 @@ class Trainer:
         return self._bundles() if self.fabric.is_global_zero else []
 
     def _ask_to_stop(self, *_) -> None:
+        if self.fabric.is_global_zero and not self.stop:
+            print("\nStopping after the step in hand.", file=sys.stderr)
         self.stop = True
 
     def _train_phase(self, phase: Phase, log: RunLog | None) -> None:
@@ -233,6 +236,7 @@ class Trainer:
             sampler=steps,
             num_workers=self.config.workers,
             worker_init_fn=_ignore_signals,
+            multiprocessing_context="fork" if self.config.workers else None,  # else memory-mapped grids would be copied
             pin_memory=self.fabric.device.type == "cuda",
         )
         for batch in loader:
@@ -253,14 +257,16 @@ class Trainer:
             group["lr"] = phase.learning_rate * factor * group["scale"]
         self.model.train()
         loss, shown = phase.objective(batch, place / phase.steps)
-        if not math.isfinite(sum_over_processes(self.fabric, float(loss.detach()))[0]):
-            raise ValueError(
-                f"The loss of step {phase.first + place + 1} is not finite: try a lower learning_rate or precision "
-                f"32-true. {self.run} stands at its last checkpoint."
-            )
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
+        if not math.isfinite(norm):  # the same in all processes
+            raise ValueError(
+                f"The gradient of step {phase.first + place + 1} is not finite: try a lower learning_rate or precision "
+                f"32-true. {self.run} stands at its last checkpoint."
+            )
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.raw)
@@ -370,6 +376,15 @@ class Trainer:
         for phase, folder in zip(order, folders, strict=True):
             make_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data)
         return folders
+
+
+def moving_average(decay: float) -> Callable:
+    """The step of an exponential moving average whose decay is at most (1 + n) / (10 + n): it soon forgets its start."""
+
+    def update(averaged, current, steps) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+
+    return update
 
 
 def _ignore_signals(_worker: int) -> None:

@@ -148,7 +148,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float):
         super().__init__()
-        self.dropped = round(rate * 256)  # of 256 bytes
+        self.dropped = min(round(rate * 256), 255)  # of 256 bytes
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         if not self.training or not self.dropped:

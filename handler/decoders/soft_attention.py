@@ -39,7 +39,7 @@ class SoftAttention(Decoder):
         self, tokens: torch.Tensor, state: Tensors, memory: Tensors
     ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
         attention = self.attention(state["hidden"], memory["keys"])  # (B, K, cells)
-        weights, extra = self.look(attention)
+        weights, extra = self.look(attention, state)
         context = torch.matmul(weights.to(memory["grid"].dtype), memory["grid"])  # (B, K, C), eq. 13
         context = torch.sigmoid(self.gate(state["hidden"])) * context  # 4.2.1: beta
         word = self.words.embed(tokens)  # (B, K, E)
@@ -47,7 +47,7 @@ class SoftAttention(Decoder):
         features = word + self.output_hidden(hidden) + self.output_context(context)  # eq. 7
         return torch.tanh(features), {"hidden": hidden, "cell": cell} | extra, attention
 
-    def look(self, attention: torch.Tensor) -> tuple[torch.Tensor, Tensors]:
+    def look(self, attention: torch.Tensor, state: Tensors) -> tuple[torch.Tensor, Tensors]:
         """Attention (B, K, cells) → the weights by which the cells make the context, and what the state notes of it."""
         return attention, {}
 

@@ -51,3 +51,34 @@ def test_a_write_that_breaks_off_leaves_the_old_one(tmp_path, monkeypatch):
 def test_another_models_is_refused():
     with pytest.raises(ValueError, match="of another model: a, b, c differ"):
         fill({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(3), "c": torch.ones(1)})
+
+
+def test_an_optimizer_of_channels_last_weights_goes_on_as_if_never_saved(tmp_path):
+    """A fused step reads weights and moments in the order they lie in memory: it has to be the same order."""
+
+    def begun(steps):
+        torch.manual_seed(0)
+        model = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+        return model, optimizer, steps
+
+    def go_on(model, optimizer, steps):
+        for step in steps:
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            model(torch.randn(2, 8, 5, 5)).square().mean().backward()
+            optimizer.step()
+
+    whole = begun(range(6))
+    go_on(*whole)
+    first = begun(range(3))
+    go_on(*first)
+    path = tmp_path / "checkpoint.safetensors"
+    parts = {"model": dict(first[0].named_parameters()), "optimizer": optimizer_tensors(first[1])}
+    save_checkpoint(path, parts, {"step": 3})
+    second = begun(range(3, 6))
+    saved, _ = load_checkpoint(path)
+    fill(dict(second[0].named_parameters()), saved["model"])
+    fill_optimizer(second[1], saved["optimizer"])
+    go_on(*second)
+    torch.testing.assert_close(second[0].weight, whole[0].weight, rtol=0, atol=0)

@@ -331,3 +331,13 @@ def test_a_step_gives_the_same_batch_each_time_and_another_seed_another():
         for name in ("pictures", "inputs", "targets"):
             assert torch.equal(getattr(one[step], name), getattr(two[step], name))
     assert any(one[step].images != other[step].images for step in range(4))
+
+
+def test_captions_without_words_are_left_out_and_pictures_without_captions_named():
+    images = [CaptionedImage(7, None, ("a dog", "!!!")), CaptionedImage(9, None, ("...",))]
+    vocabulary = build_vocabulary(["a dog"], 1)
+    options = {"batch_size": 1, "captions_per_image": 2, "max_words": 5, "seed": 0}
+    grids = CachedGrids([[np.zeros((2, 1, 2), np.float16)]])
+    assert len(Batches(images[:1], grids, vocabulary, **options).captions[0]) == 1
+    with pytest.raises(ValueError, match="image 9 has no caption with a word in it"):
+        Batches(images, grids, vocabulary, **options)

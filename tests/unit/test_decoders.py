@@ -132,12 +132,15 @@ def test_top_down_is_the_papers():
 def test_hard_attention_looks_at_one_cell_in_training_and_at_all_of_them_in_decoding():
     d = built("hard_attention")
     attention = torch.tensor([[[0.7, 0.2, 0.1]]]).expand(1, 4000, 3)
-    weights, extra = d.eval().look(attention)
+    weights, extra = d.eval().look(attention, {})
     assert weights is attention
     assert extra == {}
-    weights, extra = d.train().look(attention)
+    _, state = d.train().start(torch.zeros(2000, 9, 4))
+    assert state["expected"].float().mean() == pytest.approx(0.5, abs=0.05)  # 4.1: for a half of the images
+    expected = torch.arange(4000).unsqueeze(0) % 2 == 0
+    weights, extra = d.look(attention, {"expected": expected})
     sampled = extra["location"] >= 0
-    assert sampled.float().mean() == pytest.approx(0.5, abs=0.05)  # 4.1: the other half takes the expected context
+    assert torch.equal(sampled, ~expected)
     torch.testing.assert_close(weights[~sampled], attention[~sampled])
     assert (weights[sampled].gather(1, extra["location"][sampled].unsqueeze(1)) == 1).all()
     assert (weights[sampled].sum(-1) == 1).all()

@@ -47,7 +47,7 @@ def assert_same_curve(run, alone):
     for left, right in zip(metrics_of(run), metrics_of(alone), strict=True):
         assert left.keys() == right.keys()
         for name in left.keys() - {"seconds"}:
-            assert left[name] == pytest.approx(right[name], abs=2e-4), (name, right["step"])
+            assert left[name] == pytest.approx(right[name], rel=2e-3, abs=2e-4), (name, right["step"])
 
 
 def test_two_processes_are_as_one_with_twice_the_batch(alone, tmp_path):

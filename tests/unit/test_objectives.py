@@ -14,6 +14,7 @@ from training.data.tokenizer import build_vocabulary
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, SelfCritical
 from training.reward import CiderD
+from training.trainer import moving_average
 
 TEXTS = [["a dog runs", "a brown dog"], ["two cats sleep on a bed"], ["a man"]]
 VOCABULARY = build_vocabulary((text for texts in TEXTS for text in texts), 1)
@@ -121,3 +122,11 @@ def test_a_frozen_encoder_does_not_change():
 def test_an_unknown_stage_is_named_with_those_there_are():
     with pytest.raises(ValueError, match=r"test_efficientnet has no stage 'layer4': choose one of conv_stem"):
         built(finetune_from="layer4")
+
+
+def test_the_moving_average_forgets_its_first_values():
+    averaged, current = [torch.tensor([1.0])], [torch.tensor([3.0])]
+    moving_average(0.9)(averaged, current, torch.tensor(1))  # decay 2/11: 1 + 9/11 · 2
+    assert averaged[0].item() == pytest.approx(1 + 18 / 11)
+    moving_average(0.9)(averaged, [torch.tensor([0.0])], torch.tensor(1000))
+    assert averaged[0].item() == pytest.approx(0.9 * (1 + 18 / 11))

@@ -7,7 +7,8 @@ SCORES = {"Bleu_1": 0.6, "Bleu_2": 0.45, "Bleu_3": 0.3, "Bleu_4": 0.2, "METEOR":
 
 def result(decoder, phase, beam, seed, cider, minutes=10.0):
     return {
-        "decoder": decoder, "phase": phase, "beam": beam, "seed": seed, "parameters": 8_840_000, "minutes": minutes,
+        "decoder": decoder, "model": f"{decoder}-flickr8k", "phase": phase, "beam": beam, "seed": seed,
+        "parameters": 8_840_000, "minutes": minutes,
         "bad_endings": 0.005, "scores": SCORES | {"CIDEr": cider},
     }  # fmt: skip
 

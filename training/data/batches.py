@@ -77,7 +77,7 @@ class Batches(torch.utils.data.Dataset):
         processes: that share a step.
 
     Raises:
-        ValueError: a process would be left without a picture.
+        ValueError: a process would be left without a picture, or a picture has no caption with a word in it.
     """
 
     def __init__(
@@ -98,7 +98,11 @@ class Batches(torch.utils.data.Dataset):
         self.rank, self.processes = rank, processes
         if self.batch_size < processes:
             raise ValueError(f"A step has {self.batch_size} images, too few for {processes} processes.")
-        self.captions = [[self._ids(tokenize(text), max_words) for text in image.captions] for image in images]
+        words = [[tokenize(text) for text in image.captions] for image in images]
+        self.captions = [[self._ids(caption, max_words) for caption in some if caption] for some in words]
+        if not all(self.captions):
+            first = images[self.captions.index([])].id
+            raise ValueError(f"The image {first} has no caption with a word in it: take it out of the split.")
 
     def __len__(self) -> int:
         """Steps an epoch."""
