@@ -76,7 +76,5 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tens
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     for parameter, restored in optimizer.state.items():
         for key, value in restored.items():
-            if (
-                value.shape == parameter.shape
-            ):  # a fused step reads both in the parameter's own layout, channels last or not
+            if value.shape == parameter.shape:  # a fused step reads both as they lie in memory: in one layout, then
                 restored[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

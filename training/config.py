@@ -146,15 +146,8 @@ class TrainingConfig:
         for name in ("learning_rate", "encoder_learning_rate", "clip_norm", "decay"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is above 0, not {getattr(self, name)}.")
-        for name in (
-            "min_count",
-            "max_words",
-            "batch_size",
-            "captions_per_image",
-            "epochs",
-            "checkpoint_every",
-            "decay_epochs",
-        ):
+        counts = ("min_count", "max_words", "batch_size", "captions_per_image", "epochs", "checkpoint_every")
+        for name in (*counts, "decay_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
         if min(self.cached_views, self.workers, self.seed) < 0:

@@ -379,7 +379,7 @@ class Trainer:
 
 
 def moving_average(decay: float) -> Callable:
-    """The step of an exponential moving average whose decay is at most (1 + n) / (10 + n): it soon forgets its start."""
+    """The step of an exponential moving average whose decay is at most (1 + n) / (10 + n), to forget its start."""
 
     def update(averaged, current, steps) -> None:
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
