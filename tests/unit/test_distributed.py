@@ -46,7 +46,8 @@ def assert_same_curve(run, alone):
     assert len([line for line in metrics_of(run) if "loss" in line]) == STEPS
     for left, right in zip(metrics_of(run), metrics_of(alone), strict=True):
         assert left.keys() == right.keys()
-        for name in left.keys() - {"seconds"}:
+        assert left["phase"] == right["phase"]
+        for name in left.keys() - {"seconds", "phase"}:
             assert left[name] == pytest.approx(right[name], rel=2e-3, abs=2e-4), (name, right["step"])
 
 
