@@ -1,6 +1,6 @@
 """`Captioner`: pictures in, captions out, with no server. The TorchServe entry is a thin coat over it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from handler.errors import BundleError, RequestError
 from handler.image import MAX_PIXELS, decode_image, upright_rgb
-from handler.search import Hypothesis, SearchOptions, search
+from handler.search import Hypothesis, Listener, SearchOptions, search
 from handler.vocabulary import Vocabulary, join_tokens
 
 Picture = str | Path | bytes | Image.Image
@@ -134,9 +134,22 @@ class Captioner:
         """uint8 pixels (B, 3, size, size) with an option set each → each picture's captions, the best first."""
         return self.caption_grid(self.encode(pixels), options)
 
-    def caption_grid(self, grid: torch.Tensor, options: Sequence[SearchOptions]) -> list[list[Caption]]:
-        """Grid (B, cells, channels) with an option set each → each picture's captions, the best first."""
-        found = search(self.model["decoder"], grid, options, self.vocabulary)
+    def caption_grid(
+        self,
+        grid: torch.Tensor,
+        options: Sequence[SearchOptions],
+        listeners: Mapping[int, Callable[[list[str]], None]] | None = None,
+    ) -> list[list[Caption]]:
+        """Grid (B, cells, channels) with an option set each → each picture's captions, the best first.
+
+        Listeners are told the words of a picture's best caption as they become certain; see `search`.
+        """
+
+        def in_words(listener: Callable[[list[str]], None]) -> Listener:
+            return lambda ids: listener(self.vocabulary.decode(ids))
+
+        told = {place: in_words(listener) for place, listener in (listeners or {}).items()}
+        found = search(self.model["decoder"], grid, options, self.vocabulary, told)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:

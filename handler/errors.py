@@ -2,7 +2,7 @@
 
 
 class RequestError(Exception):
-    """A caller's mistake. `code` is the HTTP status; the class's name is the `type` in the answer."""
+    """A request that can't be met. `code` is the HTTP status; the class's name is the `type` in the answer."""
 
     code = 400
 
@@ -31,6 +31,18 @@ class OptionOutOfRange(RequestError):
     """A known option with a value it can't take."""
 
 
+class TooLarge(RequestError):
+    """The picture has more bytes than allowed."""
+
+    code = 413
+
+
+class TooManyImages(RequestError):
+    """The request holds more pictures than allowed."""
+
+    code = 413
+
+
 class TooManyPixels(RequestError):
     """The picture is larger than the cap on pixels, found before it is decoded."""
 
@@ -47,6 +59,12 @@ class InvalidImage(RequestError):
     """The bytes are no readable picture."""
 
     code = 422
+
+
+class InternalError(RequestError):
+    """A fault of this program, not of the caller: the log has its traceback."""
+
+    code = 500
 
 
 class BundleError(Exception):

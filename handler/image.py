@@ -10,7 +10,8 @@ from handler.errors import EmptyBody, InvalidImage, TooManyPixels
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000  # a 48-megapixel phone photo still fits; decoded it takes 150 MB
 MAX_SIDE = 65_535  # JPEG's own; resizing takes memory by the longer side
-MAX_SCANS = 100  # progressive JPEGs have about ten; each costs a pass over all pixels, and only bytes to write
+MAX_SCANS = 100  # of a small JPEG; each costs a pass over all pixels, and only bytes to write
+SCANS = 12  # of the largest one; progressive JPEGs have about ten
 
 ORIENTATION = 0x0112  # EXIF's tag
 UPRIGHT = {
@@ -42,6 +43,11 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         TooManyPixels: width × height is over `max_pixels`, or a side over 65,535.
         InvalidImage: the bytes are of no known format, truncated or damaged.
     """
+    return upright_rgb(open_image(data, max_pixels))
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads a picture's header, and decodes no pixel yet; arguments and errors as for `decode_image`."""
     if not data:
         raise EmptyBody("The picture is empty: send the bytes of an image file.")
     try:
@@ -57,10 +63,12 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise TooManyPixels(f"The picture has {size}, more than the {max_pixels} allowed.")
     if max(image.size) > MAX_SIDE:
         raise TooManyPixels(f"The picture has {size}; a side has {MAX_SIDE} at most.")
-    # Inside a scan the bytes FF DA can't stand, so that this counts scans, and those of embedded thumbnails.
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-        raise InvalidImage(f"The JPEG has more than {MAX_SCANS} scans.")
-    return upright_rgb(image)
+    if image.format in ("JPEG", "MPO"):
+        # Inside a scan the bytes FF DA can't stand, so that this counts scans, and those of embedded thumbnails.
+        scans = data.count(b"\xff\xda")
+        if scans > MAX_SCANS or scans * image.width * image.height > SCANS * max_pixels:
+            raise InvalidImage(f"The JPEG has {scans} scans, too many for its {size}.")
+    return image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """A request's options, checked against their ranges with one clear sentence each."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,8 +16,11 @@ RANGES: dict[str, tuple[int, int] | tuple[float, float]] = {
     "max_length": (1, 50),
     "num_captions": (1, 10),
     "no_repeat_ngram": (0, 10),
+    "temperature": (0.0, 5.0),  # and not between 0 and 0.01
+    "top_p": (0.01, 1.0),
+    "seed": (0, 2**32 - 1),
 }
-FLAGS = {"attention"}
+FLAGS = ("attention",)
 
 
 def parse_options(fields: Mapping[str, object], defaults: SearchOptions) -> SearchOptions:
@@ -35,11 +39,11 @@ def parse_options(fields: Mapping[str, object], defaults: SearchOptions) -> Sear
         if name in RANGES:
             values[name] = _number(name, value)
         elif name in FLAGS:
-            values[name] = _flag(name, value)
+            values[name] = parse_flag(name, value)
         else:
             known = ", ".join([*RANGES, *FLAGS])
             raise UnknownOption(
-                f"There is no option '{_shorten(name)}': choose among {known}; a picture's field is 'image'."
+                f"There is no option '{shorten(name)}': choose among {known}; a picture's field is 'image'."
             )
     try:
         return replace(defaults, **values)
@@ -53,7 +57,7 @@ def _number(name: str, value: object) -> int | float:
     number = _as_number(value)
     if number is None or not low <= number <= high or (whole and number != int(number)):
         kind = "a whole number" if whole else "a number"
-        raise OptionOutOfRange(f"{name} is {kind} from {low} to {high}, not {_shorten(value)}.")
+        raise OptionOutOfRange(f"{name} is {kind} from {low:.10g} to {high:.10g}, not {shorten(value)}.")
     return int(number) if whole else number
 
 
@@ -64,21 +68,31 @@ def _as_number(value: object) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):  # a word; a whole number beyond any float
         return None
+    if not isinstance(value, int | float) and "_" in str(value):  # Python's own way to write numbers
+        return None
     return number if math.isfinite(number) else None
 
 
-def _flag(name: str, value: object) -> bool:
+def parse_flag(name: str, value: object) -> bool:
+    """true or false, as JSON gives them or as text or bytes from a form.
+
+    Raises:
+        OptionOutOfRange: anything else.
+    """
     if isinstance(value, bool):
         return value
     word = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else value
     if word in ("true", "false"):
         return word == "true"
-    raise OptionOutOfRange(f"{name} is true or false, not {_shorten(value)}.")
+    raise OptionOutOfRange(f"{name} is true or false, not {shorten(value)}.")
 
 
-def _shorten(value: object) -> str:
+def shorten(value: object) -> str:
     """A caller's value fit to be repeated in a sentence."""
     if isinstance(value, dict | list):
         return f"a {'list' if isinstance(value, list) else 'JSON object'}"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
     text = bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
+    text = text or "''"
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,69 +1,328 @@
-"""A row as TorchServe hands it over → the picture's bytes and the options."""
+"""A row as TorchServe hands it over → the pictures and their options, whichever way they were asked for.
+
+There are three ways to ask, told apart by a field's name, and each has an answer of its own shape:
+`image`, one picture (`OnePicture`); `images` or `instances`, several (`SeveralPictures`; the second is the field of the
+V1 inference protocol); `inputs`, the Open Inference Protocol's tensors (`Tensors`, its V2).
+"""
 
 import base64
 import binascii
-from collections.abc import Mapping
-from typing import NamedTuple
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from handler.errors import EmptyBody, MalformedJSON, UnsupportedMedia
-from handler.options import parse_options
+from handler.captioner import Caption
+from handler.errors import (
+    EmptyBody,
+    MalformedJSON,
+    OptionOutOfRange,
+    RequestError,
+    TooLarge,
+    TooManyImages,
+    UnsupportedMedia,
+)
+from handler.image import MAX_PIXELS
+from handler.options import parse_flag, parse_options, shorten
+from handler.response import describe_captions, describe_error
 from handler.search import SearchOptions
 
-# Where a picture may stand: a raw body comes as `body`; `image` is the form's and JSON's field, and `data` what
+# Where one picture may stand: a raw body comes as `body`; `image` is the form's and JSON's field, and `data` what
 # TorchServe's own examples call it over gRPC.
 PICTURE_FIELDS = ("image", "body", "data")
+MAX_DIMENSIONS = 8  # of a tensor
+URL_SAFE = str.maketrans("-_", "+/")  # base64's other alphabet
 
 
-class CaptionRequest(NamedTuple):
+@dataclass(frozen=True)
+class Limits:
+    """What a request may hold."""
+
+    max_pixels: int = MAX_PIXELS  # width × height of all its pictures, checked before they are decoded
+    max_bytes: int = 20_000_000  # of a picture's file
+    max_images: int = 32  # in one request
+
+
+class Item(NamedTuple):
     """One picture to caption."""
 
     image: bytes
     options: SearchOptions
 
 
-def parse_request(row: Mapping[str, object], content_type: str, defaults: SearchOptions) -> CaptionRequest:
-    """Reads a raw body, a form (multipart or gRPC's map) or a JSON object.
+Result = list[Caption] | RequestError
+
+
+class Request(ABC):
+    """Pictures in the order they came, each with its options or with what is wrong with it.
+
+    Attributes:
+        items: one a picture.
+        stream: whether the caller wants the words as they come.
+    """
+
+    def __init__(self, items: Sequence[Item | RequestError], stream: bool = False):
+        self.items, self.stream = list(items), stream
+
+    @abstractmethod
+    def answer(
+        self, results: Sequence[Result], seeds: Sequence[int | None], model: dict[str, str], request_id: str
+    ) -> tuple[int, dict[str, Any]]:
+        """What each picture came to → the HTTP code and the answer's JSON.
+
+        Args:
+            results: one a picture.
+            seeds: of each picture whose captions were drawn.
+            model: name, version and digest.
+            request_id: the server's name for the request.
+        """
+
+
+class OnePicture(Request):
+    """One picture, answered with its captions or its error alone."""
+
+    def answer(self, results, seeds, model, request_id):
+        [result], [seed] = results, seeds
+        if isinstance(result, RequestError):
+            return result.code, describe_error(result) | {"request_id": request_id}
+        return 200, describe_captions(result, seed) | {"model": model, "request_id": request_id}
+
+
+class SeveralPictures(Request):
+    """Several pictures, answered in their order; the code is 200 where one at least could be captioned."""
+
+    def answer(self, results, seeds, model, request_id):
+        predictions = [
+            describe_error(result) if isinstance(result, RequestError) else describe_captions(result, seed)
+            for result, seed in zip(results, seeds, strict=True)
+        ]
+        return _overall_code(results), {"predictions": predictions, "model": model, "request_id": request_id}
+
+
+class Tensors(Request):
+    """The Open Inference Protocol: a BYTES tensor of pictures in, tensors with an element a picture out.
+
+    `caption` holds the sentences, empty where there is none; `response` the JSON text of each picture's whole answer.
+
+    Attributes:
+        id: the caller's own name for the request; empty where there is none.
+        outputs: names of the tensors that are wanted.
+    """
+
+    OUTPUTS = ("caption", "response")
+
+    def __init__(self, items, id: str = "", outputs: Sequence[str] = OUTPUTS):
+        super().__init__(items)
+        self.id, self.outputs = id, outputs
+
+    def answer(self, results, seeds, model, request_id):
+        named = {"id": self.id} if self.id else {}
+        if (code := _overall_code(results)) != 200:
+            first = describe_error(results[0])
+            return code, {"error": first["message"]} | first | named | {"request_id": request_id}
+        _, several = SeveralPictures(self.items).answer(results, seeds, model, request_id)
+        data = {
+            "caption": [prediction.get("caption", "") for prediction in several["predictions"]],
+            "response": [json.dumps(prediction) for prediction in several["predictions"]],
+        }
+        outputs = [
+            {"name": name, "datatype": "BYTES", "shape": [len(results)], "data": data[name]} for name in self.outputs
+        ]
+        return 200, {
+            "model_name": model["name"],
+            "model_version": model["version"],
+            **named,
+            "parameters": {"digest": model["digest"], "request_id": request_id},
+            "outputs": outputs,
+        }
+
+
+def _overall_code(results: Sequence[Result]) -> int:
+    """200 where a picture was captioned, else the first one's error."""
+    failed = [result for result in results if isinstance(result, RequestError)]
+    return failed[0].code if len(failed) == len(results) else 200
+
+
+def parse_request(
+    row: Mapping[str, object], content_type: str, defaults: SearchOptions, limits: Limits = Limits()
+) -> Request:
+    """Reads a raw body, a form (multipart or gRPC's map) or a JSON object. It never raises: what is wrong is an item.
 
     Args:
         row: TorchServe's row: raw bodies and form fields as bytearrays, JSON already parsed, `text/*` as str.
         content_type: of the request, as sent; empty where there is none.
         defaults: options for what is not asked for.
-
-    Raises:
-        RequestError: no picture, another content type, malformed JSON, or an option that can't be.
+        limits: on pictures and their number; pixels are not looked at here.
     """
+    request_type, known = OnePicture, {}
+    try:
+        fields = _fields(row, content_type)
+        if "inputs" in fields:
+            request_type, known = Tensors, {"id": _text(fields.get("id"))}
+            return _tensors(fields, defaults, limits)
+        if "images" in fields or "instances" in fields:
+            return _several(fields, defaults, limits)
+        return _one(fields, defaults, limits)
+    except RequestError as error:
+        return request_type([error], **known)
+
+
+def _fields(row: Mapping[str, object], content_type: str) -> dict[str, Any]:
+    """A form's or a JSON object's fields; a raw body is the field `body`. JSON's pictures are texts, others' bytes."""
     body = row.get("body")
     if content_type.partition(";")[0].strip().lower() == "application/json" or isinstance(body, dict | list):
-        return _from_json(body, defaults)
+        body = _json(body) if isinstance(body, bytes | bytearray) else body
+        if body is None or body == {}:
+            raise EmptyBody("There is no picture: the JSON object has to have the field 'image', in base64.")
+        if not isinstance(body, dict):
+            raise MalformedJSON("The body is no JSON object with the field 'image', in base64.")
+        return dict(body)
     if isinstance(body, str):
         raise UnsupportedMedia("The body is text: send an image file's bytes, a form with the field 'image', or JSON.")
     fields = dict(row)
+    for name in ("images", "instances", "inputs", "parameters", "outputs"):  # in a form they are JSON texts
+        if isinstance(fields.get(name), bytes | bytearray | str):
+            fields[name] = _json(fields[name])
+    for name in PICTURE_FIELDS:
+        if isinstance(fields.get(name), str):
+            raise UnsupportedMedia(f"The field '{name}' holds no image file's bytes.")
+    return fields
+
+
+def _json(text: bytes | bytearray | str) -> object:
+    if not text:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MalformedJSON("The JSON can't be parsed.") from error
+
+
+def _one(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) -> OnePicture:
+    stream = parse_flag("stream", fields.pop("stream", False))
+    return OnePicture([_item(fields, defaults, limits)], stream)
+
+
+def _several(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) -> SeveralPictures:
+    """Each is a text in base64, or an object that may have options of its own over those beside the list."""
+    if len(named := [name for name in ("images", "instances", *PICTURE_FIELDS) if name in fields]) > 1:
+        raise MalformedJSON(f"The request has pictures in more than one field: {' and '.join(named)}.")
+    pictures = fields.pop(named[0])
+    _refuse_stream(fields)
+    if not isinstance(pictures, list) or not pictures:
+        raise EmptyBody(f"There is no picture: '{named[0]}' has to be a list of pictures in base64.")
+    _check_count(pictures, limits)
+    own = [dict(picture) if isinstance(picture, dict) else {"image": picture} for picture in pictures]
+    for picture in own:
+        if "b64" in picture and "image" not in picture:  # TensorFlow Serving's way to write bytes
+            picture["image"] = picture.pop("b64")
+    return SeveralPictures(_items([fields | picture for picture in own], defaults, limits))
+
+
+def _tensors(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) -> Tensors:
+    if unknown := sorted(fields.keys() - {"id", "inputs", "outputs", "parameters"}):
+        raise MalformedJSON(
+            f"An Open Inference request has no field '{shorten(unknown[0])}': options stand in 'parameters'."
+        )
+    if not isinstance(fields.get("id"), str | bytes | bytearray | None):
+        raise MalformedJSON("'id' has to be a text.")
+    tensors = fields["inputs"]
+    if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(tensors[0], dict):
+        raise MalformedJSON("'inputs' has to be a list of one tensor that holds the pictures.")
+    [tensor] = tensors
+    if not isinstance(tensor.get("name", ""), str):
+        raise MalformedJSON("The tensor's 'name' has to be a text.")
+    if tensor.get("datatype") != "BYTES":
+        raise MalformedJSON("The tensor's datatype has to be BYTES: pictures in base64.")
+    data, shape = tensor.get("data"), tensor.get("shape")
+    for _ in range(MAX_DIMENSIONS - 1):  # nested as its shape, or flat
+        if isinstance(data, list) and any(isinstance(part, list) for part in data):
+            data = [one for part in data for one in (part if isinstance(part, list) else [part])]
+    if not isinstance(data, list) or not data:
+        raise EmptyBody("There is no picture: the tensor's 'data' has to be a list of pictures in base64.")
+    sizes = shape if isinstance(shape, list) else []
+    whole = 0 < len(sizes) <= MAX_DIMENSIONS and all(type(size) is int and 0 < size <= len(data) for size in sizes)
+    if not whole or math.prod(sizes) != len(data):
+        raise MalformedJSON(f"The tensor's shape does not fit its data, which has {len(data)} elements.")
+    _check_count(data, limits)
+    options: dict[str, object] = {}
+    for parameters in (fields.get("parameters"), tensor.get("parameters")):
+        if not isinstance(parameters, dict | None):
+            raise MalformedJSON("'parameters' has to be an object with options.")
+        options |= parameters or {}
+    options.pop("content_type", None)  # "base64", where the client says so
+    _refuse_stream(options)
+    items = _items([options | {"image": picture} for picture in data], defaults, limits)
+    return Tensors(items, _text(fields.get("id")), _outputs(fields.get("outputs")))
+
+
+def _outputs(wanted: object) -> tuple[str, ...]:
+    if wanted is None:
+        return Tensors.OUTPUTS
+    listed = wanted if isinstance(wanted, list) else []
+    names = [output.get("name") if isinstance(output, dict) else None for output in listed]
+    if not names or any(name not in Tensors.OUTPUTS for name in names) or len(names) > len(set(names)):
+        raise MalformedJSON(f"'outputs' has to name tensors, each once: {', '.join(Tensors.OUTPUTS)}.")
+    return tuple(names)
+
+
+def _items(pictures: Sequence[Mapping[str, Any]], defaults: SearchOptions, limits: Limits) -> list[Item | RequestError]:
+    """Several pictures' fields and options; what is wrong with one stands in its place."""
+    items: list[Item | RequestError] = []
+    for fields in pictures:
+        try:
+            items.append(_item(fields, defaults, limits))
+        except RequestError as error:
+            items.append(error)
+    return items
+
+
+def _item(fields: Mapping[str, Any], defaults: SearchOptions, limits: Limits) -> Item:
+    """A picture's field and its options."""
+    fields = dict(fields)
     named = [name for name in PICTURE_FIELDS if name in fields]
     if len(named) > 1:
         raise MalformedJSON(f"The request has more than one picture: {' and '.join(named)}.")
     image = fields.pop(named[0]) if named else b""
     options = parse_options(fields, defaults)  # first, so that a picture in a field of another name is told its name
-    if not image:
+    return Item(_image_bytes(image, limits), options)
+
+
+def _image_bytes(image: object, limits: Limits) -> bytes:
+    if not image or not isinstance(image, str | bytes | bytearray):
         raise EmptyBody(
-            "There is no picture: send an image file's bytes (curl -T photo.jpg), or a form with the field 'image'."
+            "There is no picture: send an image file's bytes (curl -T photo.jpg), a form with the field 'image', "
+            "or JSON with the field 'image' in base64."
         )
-    if not isinstance(image, bytes | bytearray):
-        raise UnsupportedMedia(f"The field '{named[0]}' holds no image file's bytes.")
-    return CaptionRequest(bytes(image), options)
+    if len(image) > limits.max_bytes * (4 / 3 if isinstance(image, str) else 1) * 1.05:  # base64 may have line breaks
+        raise TooLarge(f"The picture has more than the {limits.max_bytes} bytes allowed.")
+    if isinstance(image, str):
+        try:
+            text = "".join(image.split()).translate(URL_SAFE)  # tools break it into lines
+            if text[:5].lower() == "data:":
+                head, _, text = text.partition(",")
+                if not head.lower().endswith(";base64"):
+                    raise ValueError
+            image = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise MalformedJSON("The picture is not in base64.") from error
+    if len(image) > limits.max_bytes:
+        raise TooLarge(f"The picture has {len(image)} bytes, more than the {limits.max_bytes} allowed.")
+    return bytes(image)
 
 
-def _from_json(body: object, defaults: SearchOptions) -> CaptionRequest:
-    if not body:
-        raise EmptyBody("There is no picture: the JSON object has to have the field 'image', in base64.")
-    # TorchServe hands on as bytes what it could not parse.
-    if not isinstance(body, dict):
-        raise MalformedJSON("The body is no JSON object with the field 'image', in base64.")
-    fields = dict(body)
-    text = fields.pop("image", None)
-    if not isinstance(text, str) or not text:
-        raise EmptyBody("There is no picture: the field 'image' has to hold an image file's bytes in base64.")
-    try:
-        image = base64.b64decode("".join(text.split()), validate=True)  # tools break it into lines
-    except (binascii.Error, ValueError) as error:
-        raise MalformedJSON("The field 'image' is not in base64.") from error
-    return CaptionRequest(image, parse_options(fields, defaults))
+def _check_count(pictures: Sequence, limits: Limits) -> None:
+    if len(pictures) > limits.max_images:
+        raise TooManyImages(f"The request has {len(pictures)} pictures, more than the {limits.max_images} allowed.")
+
+
+def _refuse_stream(fields: dict[str, Any]) -> None:
+    if parse_flag("stream", fields.pop("stream", False)):
+        raise OptionOutOfRange("stream is for a request with one picture in the field 'image'.")
+
+
+def _text(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else value
+    return text if isinstance(text, str) else ""

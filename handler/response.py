@@ -10,28 +10,31 @@ from handler.errors import RequestError
 
 # Fixed phrases: a caller's text in a header or a phrase can end a TorchServe worker.
 PHRASES = {
+    200: "OK",
     400: "Bad Request",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Content",
+    500: "Internal Server Error",
 }
+JSON, EVENTS = "application/json", "text/event-stream"
 
 
-def caption_response(captions: Sequence[Caption], model: dict[str, str], request_id: str) -> str:
-    """The answer to a picture: its best caption, all that were asked for, and what made them."""
-    return json.dumps(
-        {
-            "caption": captions[0].caption,
-            "captions": [_describe(caption) for caption in captions],
-            "model": model,
-            "request_id": request_id,
-        }
-    )
+def describe_captions(captions: Sequence[Caption], seed: int | None) -> dict[str, Any]:
+    """A picture's best caption, all that were asked for, and the seed where they were drawn."""
+    described = {"caption": captions[0].caption, "captions": [_describe(caption) for caption in captions]}
+    return described | ({} if seed is None else {"seed": seed})
 
 
-def error_response(error: RequestError, request_id: str) -> str:
-    """The answer to a request that can't be met. It carries its code, as gRPC has no other place for it."""
-    return json.dumps({"code": error.code, "type": error.type, "message": error.message, "request_id": request_id})
+def describe_error(error: RequestError) -> dict[str, Any]:
+    """What is wrong with a request or a picture. It carries its code, as gRPC has no other place for it."""
+    return {"code": error.code, "type": error.type, "message": error.message}
+
+
+def event(name: str, content: dict[str, Any], http: bool) -> str:
+    """One part of a stream: a server-sent event over HTTP; over gRPC, where each part is a message, the bare JSON."""
+    text = json.dumps(content)
+    return f"event: {name}\ndata: {text}\n\n" if http else text
 
 
 def _describe(caption: Caption) -> dict[str, Any]:

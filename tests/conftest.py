@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from handler.captioner import Captioner
-from support import ROOT, write_tiny_bundle
+from support import ROOT, FakeEndpoint, write_tiny_bundle
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +29,17 @@ def pretrained() -> Captioner:
 def tiny_bundle(tmp_path) -> Path:
     """A bundle to change and to break."""
     return write_tiny_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def serve():
+    """Starts endpoints that answer with what a function makes of a request's number and its body."""
+    running = []
+
+    def start(answer) -> FakeEndpoint:
+        running.append(FakeEndpoint(answer))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()

@@ -1,12 +1,19 @@
 """What tests use besides fixtures: places, a bundle small enough to make in a second, a server of one's own."""
 
 import json
+import os
 import random
 import socket
 import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
+import yaml
 
 from deploy.server import Server
 from handler.bundle import BundleConfig, save_bundle
@@ -14,6 +21,7 @@ from handler.decoders import DecoderConfig, build_decoder
 from handler.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from handler.search import SearchOptions
+from training.archive import build_archive
 from training.data.tokenizer import build_vocabulary
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +72,67 @@ def private_server(folder: Path, store: Path) -> Server:
     config = folder / "config.properties"
     config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
     return Server(config, ROOT, folder / "logs")
+
+
+def change_settings(archive: Path, **handler) -> None:
+    """Sets values below `handler` in the model-config.yaml of an archive."""
+    changed = archive.with_suffix(".changed")
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(changed, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "model-config.yaml":
+                settings = yaml.safe_load(content)
+                settings["handler"] |= handler
+                content = yaml.safe_dump(settings).encode()
+            target.writestr(name, content)
+    os.replace(changed, archive)
+
+
+@contextmanager
+def running(folder: Path, bundle: Path, **settings) -> Iterator[Server]:
+    """A server with a bundle's archive, the handler's settings changed."""
+    archive = build_archive(bundle, folder / "model_store")
+    if settings:
+        change_settings(archive, **settings)
+    server = private_server(folder, folder / "model_store")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+class FakeEndpoint:
+    """Answers with what a function makes of the number of the request and its body."""
+
+    def __init__(self, answer):
+        self.seen: list[tuple[str, dict, bytes]] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                fake.seen.append((self.path, dict(self.headers), body))
+                code, kind, content = answer(len(fake.seen), body)
+                content = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
 
 
 PHOTO_SPLITS = ["--train_splits=[photos]", "--val_splits=[photos]"]

@@ -158,11 +158,6 @@ def test_grpc_errors_are_in_the_body(grpc_client):
     assert (body["code"], body["type"]) == (422, "InvalidImage")
 
 
-def test_grpc_streaming_answers_once_and_the_worker_lives(grpc_client, endpoint):
-    messages = list(grpc_client("StreamPredictions", image=IMAGE))
-    assert [json.loads(m.prediction)["caption"] for m in messages] == [ask(endpoint, data=IMAGE).json()["caption"]]
-
-
 def test_the_model_card(server, pretrained):
     url = f"{server.management}/models/captioner?customized=true"
     [described] = requests.get(url, timeout=30).json()

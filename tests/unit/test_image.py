@@ -168,8 +168,13 @@ def test_a_jpeg_of_endless_scans_is_refused():
     assert decode_image(data).size == (2000, 2000)
     last = data.rindex(b"\xff\xda")
     scan = data[last:-2]
-    with pytest.raises(InvalidImage, match="more than 100 scans"):
+    with pytest.raises(InvalidImage, match="has 110 scans, too many for its 2000 × 2000 pixels"):
         decode_image(data[:last] + scan * 101 + data[-2:])
+    # The larger the picture, the fewer: 4 megapixels of 30 scans cost what 10 of 12 do.
+    some = data[:last] + scan * 21 + data[-2:]
+    assert decode_image(some, max_pixels=10_000_000).size == (2000, 2000)
+    with pytest.raises(InvalidImage, match="has 30 scans"):
+        decode_image(some, max_pixels=9_000_000)
 
 
 def test_damaged_metadata_spoils_no_pixel():

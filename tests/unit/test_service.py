@@ -1,25 +1,38 @@
 """The TorchServe entry on one batch, with TorchServe's own context."""
 
-import base64
 import json
+from pathlib import Path
 
 import pytest
+import ts
 from ts.context import Context, RequestProcessor
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
+from handler.captioner import Captioner
 from handler.captioner_service import CaptionerService
-from support import PHOTOS, ROOT, write_tiny_bundle
+from support import PHOTOS, write_tiny_bundle
+
+SMALL = next(photo for photo in PHOTOS if photo.stem == "cat").read_bytes()
+TORCHSERVES_METRICS = Path(ts.__file__).parent / "configs" / "metrics.yaml"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-@pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
+def make_context(folder, **settings):
     write_tiny_bundle(folder / "model")
     manifest = {"model": {"modelName": "captioner", "modelVersion": "1.0"}}
-    settings = {"handler": {"max_pixels": 300_000}}
-    return Context("captioner", str(folder), manifest, 8, None, "0.12.0", model_yaml_config=settings)
+    settings = {"handler": {"max_pixels": 300_000} | settings}
+    return Context(
+        "captioner", str(folder), manifest, 3, None, "0.12.0",
+        metrics=MetricsCacheYamlImpl(str(TORCHSERVES_METRICS)), model_yaml_config=settings,
+    )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def context(tmp_path):
+    return make_context(tmp_path)
+
+
+@pytest.fixture
 def service(context):
     service = CaptionerService()
     service.initialize(context)
@@ -29,53 +42,106 @@ def service(context):
 def handle(service, context, items):
     """Rows with their headers → each row's status and answer."""
     context.request_ids = {place: f"id-{place}" for place in range(len(items))}
-    context.request_processor = [RequestProcessor({"Host": "x"} | headers) for _, headers in items]
+    context.request_processor = [RequestProcessor(headers) for _, headers in items]
     answers = service.handle([row for row, _ in items], context)
     return [(context.get_response_status(place)[0] or 200, json.loads(answer)) for place, answer in enumerate(answers)]
 
 
-def test_one_batch_with_all_kinds_of_rows(service, context):
-    small = [photo for photo in PHOTOS if photo.stem in ("astronaut", "cat", "coffee")]
-    pictures = [photo.read_bytes() for photo in small]
-    palace = (ROOT / "samples" / "photos" / "palace.jpg").read_bytes()
-    settings = dict.fromkeys(("num_captions", "beam_size"), bytearray(b"4"))
-    expected = service.captioner.caption(pictures)
+HTTP = {"Host": "x"}
+
+
+def test_each_row_has_its_own_status_and_type(service, context):
     items = [
-        ({"body": bytearray(pictures[0])}, {"Content-Type": "image/jpeg"}),
-        ({"body": bytearray(b"broken")}, {}),
-        ({"image": bytearray(pictures[1]), **settings}, {"image": {"content-type": "image/jpeg"}}),
-        ({}, {"describe": "True"}),
-        ({"body": {"image": base64.b64encode(pictures[2]).decode()}}, {"content-type": "application/json"}),
-        ({"image": bytearray(pictures[2]), "beam": bytearray(b"4")}, {}),
-        ({"body": bytearray(palace)}, {}),
-        ({}, {}),
+        ({"body": bytearray(SMALL)}, HTTP | {"Content-Type": "image/jpeg"}),
+        ({"body": bytearray(b"broken")}, HTTP),
+        ({"image": bytearray(SMALL)}, {"image": {"content-type": "image/jpeg"}}),  # gRPC has no headers
+        ({}, HTTP | {"describe": "True"}),
+        ({"image": bytearray(SMALL), "beam": bytearray(b"4")}, HTTP),
     ]
     answers = handle(service, context, items)
-    assert [code for code, _ in answers] == [200, 422, 200, 200, 200, 400, 200, 400]
-    assert answers[0][1]["caption"] == expected[0][0].caption
-    assert answers[2][1]["captions"][0]["tokens"]
-    assert len(answers[2][1]["captions"]) == 4
-    assert answers[3][1]["model"]["digest"] == service.captioner.config.digest
-    assert answers[4][1]["caption"] == expected[2][0].caption
-    assert [body.get("type") for _, body in answers] == [
-        None, "InvalidImage", None, None, None, "UnknownOption", None, "EmptyBody"
-    ]  # fmt: skip
-    assert [body.get("request_id") for _, body in answers] == [f"id-{i}" if i != 3 else None for i in range(8)]
+    assert [code for code, _ in answers] == [200, 422, 200, 200, 400]
+    assert [body.get("type") for _, body in answers] == [None, "InvalidImage", None, None, "UnknownOption"]
+    assert [body.get("request_id") for _, body in answers] == ["id-0", "id-1", "id-2", None, "id-4"]
+    assert answers[0][1]["caption"] == answers[2][1]["caption"]
+    assert [context.get_response_content_type(place) for place in range(5)] == ["application/json"] * 5
+    ends = [context.get_response_headers(place).get("ts_stream_next") for place in range(5)]
+    assert ends == [None, None, "false", None, None]
 
 
-def test_the_cap_on_pixels_comes_from_the_models_settings(service, context):
-    assert service.max_pixels == 300_000
-    assert handle(service, context, [({"body": bytearray(PHOTOS[0].read_bytes())}, {})])[0][0] == 200
-    from io import BytesIO
-
-    from PIL import Image
-
-    stream = BytesIO()
-    Image.new("L", (600, 501)).save(stream, "PNG")
-    [(code, body)] = handle(service, context, [({"body": bytearray(stream.getvalue())}, {})])
-    assert (code, body["type"]) == (413, "TooManyPixels")
+def test_a_setting_that_there_is_not_stops_the_load(tmp_path):
+    with pytest.raises(TypeError, match="max_pixel"):
+        CaptionerService().initialize(make_context(tmp_path, max_pixel=7))
 
 
-def test_a_batch_of_broken_rows_alone(service, context):
-    answers = handle(service, context, [({"body": bytearray(b"x")}, {})] * 3)
-    assert [code for code, _ in answers] == [422] * 3
+def test_a_model_that_cant_caption_is_not_ready(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no caption")
+
+    monkeypatch.setattr("handler.captioner.search", broken)
+    with pytest.raises(RuntimeError, match="no caption"):
+        CaptionerService().initialize(make_context(tmp_path))
+
+
+@pytest.mark.parametrize("entries", [0, 4])
+def test_every_size_of_batch_is_warmed_up(tmp_path, monkeypatch, entries):
+    sizes = []
+    real = Captioner.encode
+    monkeypatch.setattr(Captioner, "encode", lambda self, pixels: (sizes.append(len(pixels)), real(self, pixels))[1])
+    CaptionerService().initialize(make_context(tmp_path, cache_entries=entries))
+    assert sizes == [3, 2, 1]
+
+
+def lines(caplog):
+    """The log's lines that are JSON."""
+    return [json.loads(record.message) for record in caplog.records if record.message.startswith("{")]
+
+
+def test_one_line_of_json_a_request_without_what_the_caller_wrote(service, context, caplog):
+    caplog.set_level("INFO")
+    hostile = "x\n[METRICS]a.Count:1|#b:c"
+    items = [
+        ({"body": bytearray(SMALL)}, HTTP | {"TraceParent": TRACE}),
+        ({"body": bytearray(SMALL), hostile: bytearray(b"1")}, HTTP | {"traceparent": hostile}),
+        ({"body": {"images": ["§", ""]}}, HTTP | {"content-type": "application/json"}),
+        ({}, HTTP | {"describe": "True"}),
+    ]
+    handle(service, context, items)
+    first, second, third = lines(caplog)
+    assert (first["request_id"], first["protocol"], first["code"], first["outcomes"]) == ("id-0", "http", 200, ["ok"])
+    assert first["traceparent"] == TRACE
+    assert first["bytes"] == len(SMALL)
+    assert first["batch"] == 1
+    assert first["decode_ms"] > 0
+    assert first["encode_ms"] > 0
+    assert first["search_ms"] > 0
+    assert (second["code"], second["outcomes"]) == (400, ["UnknownOption"])
+    assert "traceparent" not in second
+    assert third["outcomes"] == ["MalformedJSON", "EmptyBody"]
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("handler")]
+    assert not any(hostile in line or "captions" in line for line in logged)
+
+
+def test_captions_are_logged_only_where_asked_for(tmp_path, caplog):
+    caplog.set_level("INFO")
+    context = make_context(tmp_path, log_captions=True)
+    service = CaptionerService()
+    service.initialize(context)
+    [(_, body)] = handle(service, context, [({"body": bytearray(SMALL)}, HTTP)])
+    assert lines(caplog)[0]["captions"] == [body["caption"]]
+
+
+def test_metrics(service, context, caplog):
+    caplog.set_level("INFO")
+    handle(service, context, [({"body": bytearray(SMALL)}, HTTP)] * 2 + [({"body": bytearray(b"x")}, HTTP)])
+    found = {}
+    for record in caplog.records:
+        if record.getMessage().startswith("[METRICS]captioner_"):
+            name, _, rest = record.getMessage()[9:].partition(":")
+            value, _, dimensions = rest.partition("|#")
+            found.setdefault((name, dimensions.partition("|")[0]), []).append(float(value))
+    assert found["captioner_pictures_total.Count", "ModelName:captioner,Outcome:ok"] == [2]
+    assert found["captioner_pictures_total.Count", "ModelName:captioner,Outcome:InvalidImage"] == [1]
+    assert found["captioner_batch_pictures.Count", "ModelName:captioner"] == [2]
+    for stage, count in (("decode", 3), ("encode", 1), ("search", 1)):
+        assert len(found[f"captioner_{stage}_seconds.Seconds", "ModelName:captioner"]) == count
+    assert not any("cache" in name for name, _ in found)

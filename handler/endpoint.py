@@ -1,0 +1,310 @@
+"""The endpoint without TorchServe: a batch of calls in, an answer to each out, whatever its neighbours are."""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+
+from handler.cache import Key, ResultCache
+from handler.captioner import Captioner
+from handler.errors import InternalError, RequestError, TooManyPixels
+from handler.image import open_image
+from handler.openapi import openapi
+from handler.request import Item, Limits, OnePicture, Request, Result, parse_request
+from handler.response import EVENTS, JSON, event
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `handler` in model-config.yaml says.
+
+    Attributes:
+        max_pixels: width × height of a request's pictures together, checked before they are decoded.
+        max_bytes: of a picture's file.
+        max_images: pictures in one request.
+        max_batch: pictures decoded together; a batch of requests with more is cut into several.
+        cache_entries: pictures whose captions are kept; 0 keeps none.
+        log_captions: whether the log holds what was said.
+        grpc_streaming: whether `stream` is heeded over gRPC. A client that sends `stream` with the unary `Predictions`
+            ends TorchServe's worker then, and nothing that reaches a handler tells the two apart; so only where all
+            gRPC clients are trusted.
+    """
+
+    max_pixels: int = Limits.max_pixels
+    max_bytes: int = Limits.max_bytes
+    max_images: int = Limits.max_images
+    max_batch: int = 16
+    cache_entries: int = 0
+    log_captions: bool = False
+    grpc_streaming: bool = False
+
+    def __post_init__(self):
+        for name in ("max_pixels", "max_bytes", "max_images", "max_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_pixels, self.max_bytes, self.max_images)
+
+
+class Call(NamedTuple):
+    """One request as it came.
+
+    Attributes:
+        row: its body or fields, as `parse_request` takes them.
+        headers: names in lower case; gRPC has none.
+        id: the server's name for it.
+        send: sends a part of a streamed answer.
+    """
+
+    row: Mapping[str, object]
+    headers: Mapping[str, str]
+    id: str
+    send: Callable[[str], None]
+
+    @property
+    def http(self) -> bool:
+        """Whether it came over HTTP and not gRPC."""
+        return "host" in self.headers or "explain" in self.headers
+
+
+@dataclass
+class Answer:
+    """What a call is answered with, and what is to be known about it.
+
+    Attributes:
+        body: its text; of a stream the last part.
+        code: HTTP's.
+        content_type: HTTP's.
+        results: for each picture `ok`, `cached`, or an error's type; none where no picture was asked about.
+        captions: the best one of each picture; empty where there is none.
+        bytes: of all its pictures' files.
+        decode: seconds spent on its pictures.
+        stream: whether it was sent in parts.
+    """
+
+    body: str
+    code: int = 200
+    content_type: str = JSON
+    results: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    bytes: int = 0
+    decode: float = 0.0
+    stream: bool = False
+
+
+@dataclass
+class Work:
+    """One picture on its way.
+
+    Attributes:
+        item: its bytes and options.
+        key: in the cache, if it is to be kept there.
+        say: who hears its words as they become certain.
+        pixels: once it is decoded.
+        result: once it is captioned, or failed.
+        cached: whether the result is the cache's.
+        decode: seconds that decoding took.
+        said: how many words were said.
+        size: width × height.
+    """
+
+    item: Item | None = None
+    key: Key | None = None
+    say: Callable[[list[str]], None] | None = None
+    pixels: torch.Tensor | None = None
+    result: Result | None = None
+    cached: bool = False
+    decode: float = 0.0
+    said: int = 0
+    size: int = 0
+
+    @property
+    def seed(self) -> int | None:
+        """Of the draws, where captions were drawn."""
+        return self.item.options.seed if self.item and self.item.options.samples else None
+
+    def listener(self) -> Callable[[list[str]], None]:
+        """Hands on words that were not said before: a search that failed half-way is begun again."""
+        heard = 0
+
+        def hear(words: list[str]) -> None:
+            nonlocal heard
+            new = words[max(self.said - heard, 0) :]
+            heard += len(words)
+            if new:
+                self.say(new)
+                self.said += len(new)
+
+        return hear
+
+
+@dataclass
+class Batch:
+    """What a batch took.
+
+    Attributes:
+        sizes: pictures decoded together, each time.
+        encode: seconds in the encoder, each time.
+        search: seconds in the search, each time.
+        hits: pictures found in the cache.
+        misses: pictures looked for there in vain.
+    """
+
+    sizes: list[int] = field(default_factory=list)
+    encode: list[float] = field(default_factory=list)
+    search: list[float] = field(default_factory=list)
+    hits: int = 0
+    misses: int = 0
+
+
+class Endpoint:
+    """Answers batches of calls.
+
+    Args:
+        captioner: the model.
+        model: name, version and digest, for the answers.
+        settings: limits and switches.
+    """
+
+    def __init__(self, captioner: Captioner, model: dict[str, str], settings: Settings = Settings()):
+        self.captioner, self.model, self.settings = captioner, model, settings
+        self.cache = ResultCache(settings.cache_entries)
+
+    def answer(self, calls: Sequence[Call]) -> tuple[list[Answer], Batch]:
+        """Answers each call; a call that can't be met gets its error, and its neighbours their captions."""
+        batch = Batch()
+        requests = [self._request(call) for call in calls]
+        works = [self._prepare(request.items, batch) if request else [] for request in requests]
+        for call, request, some in zip(calls, requests, works, strict=True):
+            if request and request.stream and (call.http or self.settings.grpc_streaming):
+                some[0].say = self._teller(call)
+                if some[0].cached:
+                    some[0].say(some[0].result[0].tokens)
+        waiting = [work for some in works for work in some if work.result is None]
+        for first in range(0, len(waiting), self.settings.max_batch):
+            self._caption(waiting[first : first + self.settings.max_batch], batch)
+        return [self._answer(*one) for one in zip(calls, requests, works, strict=True)], batch
+
+    def _request(self, call: Call) -> Request | None:
+        """The call's pictures; None where it asks for something else."""
+        if call.headers.get("describe") == "True" or _wants_openapi(call):
+            return None
+        defaults = self.captioner.config.decoding
+        try:
+            return parse_request(call.row, call.headers.get("content-type", ""), defaults, self.settings.limits)
+        except Exception:
+            logger.exception("Request %s could not be read.", call.id)
+            return OnePicture([InternalError("The request could not be read: the server's log says why.")])
+
+    def _prepare(self, items: Sequence[Item | RequestError], batch: Batch) -> list[Work]:
+        """The works of a request's pictures."""
+        works: list[Work] = []
+        for item in items:
+            left = self.settings.max_pixels - sum(work.size for work in works)
+            works.append(Work(result=item) if isinstance(item, RequestError) else self._prepare_one(item, left, batch))
+        return works
+
+    def _prepare_one(self, item: Item, max_pixels: int, batch: Batch) -> Work:
+        """Looks a picture up in the cache, and decodes it where it is not there."""
+        work = Work(item, self.cache.key(item))
+        if work.key:
+            work.result = self.cache.get(work.key)
+            work.cached = work.result is not None
+            batch.hits += work.cached
+            batch.misses += not work.cached
+        if work.cached:
+            return work
+        if item.options.samples and item.options.seed is None:
+            work.item = item._replace(options=replace(item.options, seed=secrets.randbelow(2**32)))
+        began = time.perf_counter()
+        try:
+            image = open_image(item.image, self.settings.max_pixels)
+            if image.width * image.height > max_pixels:
+                raise TooManyPixels(
+                    f"The request's pictures together have more than the {self.settings.max_pixels} pixels allowed."
+                )
+            work.size = image.width * image.height
+            work.pixels = self.captioner.prepare(image)
+        except RequestError as error:
+            work.result = error
+        except Exception:
+            logger.exception("A picture could not be prepared.")
+            work.result = InternalError("The picture could not be prepared: the server's log says why.")
+        work.decode = time.perf_counter() - began
+        return work
+
+    def _caption(self, works: list[Work], batch: Batch) -> None:
+        """Captions pictures together, each with its own options; if that fails, by halves, down to who can't be met."""
+        if self._captioned(works, batch):
+            return
+        if len(works) == 1:
+            works[0].result = InternalError("The picture could not be captioned: the server's log says why.")
+            return
+        half = len(works) // 2
+        self._caption(works[:half], batch)
+        self._caption(works[half:], batch)
+
+    def _captioned(self, works: list[Work], batch: Batch) -> bool:
+        """Tries to caption pictures together. When it fails, all that was in memory for it is let go on return."""
+        try:
+            began = time.perf_counter()
+            grid = self.captioner.encode(torch.stack([work.pixels for work in works]))
+            encoded = time.perf_counter()
+            listeners = {place: work.listener() for place, work in enumerate(works) if work.say}
+            found = self.captioner.caption_grid(grid, [work.item.options for work in works], listeners)
+            if not all(found):
+                raise RuntimeError("A picture got no caption.")
+        except Exception:  # out of memory, most likely
+            logger.exception("%d pictures could not be captioned together.", len(works))
+            return False
+        batch.sizes.append(len(works))
+        batch.encode.append(encoded - began)
+        batch.search.append(time.perf_counter() - encoded)
+        for work, captions in zip(works, found, strict=True):
+            work.result = captions
+            if work.key:
+                self.cache.put(work.key, captions)
+        return True
+
+    def _teller(self, call: Call) -> Callable[[list[str]], None]:
+        """Sends each word as a part of the answer."""
+
+        def say(words: list[str]) -> None:
+            for word in words:
+                call.send(event("token", {"token": word}, call.http))
+
+        return say
+
+    def _answer(self, call: Call, request: Request | None, works: list[Work]) -> Answer:
+        if request is None:
+            if call.headers.get("describe") == "True":
+                return Answer(json.dumps({"model": self.model, "card": self.captioner.config.card}))
+            return Answer(json.dumps(openapi(self.model, self.captioner.config.decoding, self.settings.limits)))
+        results = [work.result for work in works]
+        code, body = request.answer(results, [work.seed for work in works], self.model, call.id)
+        answer = Answer(json.dumps(body), code)
+        if works[0].say and (code == 200 or works[0].said):  # once words are out, an error has to be a part, too
+            part = event("response" if code == 200 else "error", body, call.http)
+            answer = Answer(part, 200, EVENTS, stream=True)
+        for work in works:
+            failed = isinstance(work.result, RequestError)
+            answer.results.append(work.result.type if failed else "cached" if work.cached else "ok")
+            answer.captions.append("" if failed else work.result[0].caption)
+            answer.bytes += len(work.item.image) if work.item else 0
+            answer.decode += work.decode
+        return answer
+
+
+def _wants_openapi(call: Call) -> bool:
+    """GET with JSON accepted. TorchServe does not tell a handler the method: it is a call without any body."""
+    accepted = call.headers.get("accept", "").lower()
+    return call.http and not any(call.row.values()) and "content-type" not in call.headers and JSON in accepted

@@ -1,0 +1,285 @@
+"""Every way to ask a running endpoint: they agree, mix in one batch, harm no neighbour, and are as documented."""
+
+import base64
+import json
+import random
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import pytest
+import requests
+from jsonschema_rs import Draft202012Validator
+from PIL import Image
+
+from eval.client import Client, EndpointError
+from handler.search import SearchOptions
+from support import PHOTOS
+
+PICTURES = [photo.read_bytes() for photo in PHOTOS]
+IMAGE = PICTURES[0]
+ENCODED = base64.b64encode(IMAGE).decode()
+OPTIONS = {"beam_size": 4, "num_captions": 3, "length_penalty": 0.9, "max_length": 12}
+
+
+@pytest.fixture(scope="module")
+def rest(server):
+    with Client(server.inference, concurrency=16) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def grpc(server):
+    with Client(server.grpc, protocol="grpc", concurrency=16) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def document(endpoint):
+    return requests.get(endpoint, headers={"Accept": "application/json"}, timeout=30).json()
+
+
+def tensor(*pictures: str) -> dict:
+    return {"name": "image", "datatype": "BYTES", "shape": [len(pictures)], "data": list(pictures)}
+
+
+def events(response: requests.Response) -> list[tuple[str, dict]]:
+    """A stream's events by name."""
+    parts = [part.split("\n") for part in response.text.strip().split("\n\n")]
+    assert all(name.startswith("event: ") and data.startswith("data: ") for name, data in parts)
+    return [(name[7:], json.loads(data[6:])) for name, data in parts]
+
+
+def test_all_ways_give_the_same_caption_and_score(server, endpoint, rest, grpc, document):
+    texts = {name: str(value) for name, value in OPTIONS.items()}
+    form = requests.post(endpoint, files={"image": IMAGE}, data=texts, timeout=60).json()
+    native = requests.post(endpoint, json={"image": ENCODED} | OPTIONS, timeout=60).json()
+    several = requests.post(endpoint, json={"images": [ENCODED]} | OPTIONS, timeout=60).json()
+    v1 = requests.post(
+        f"{server.inference}/v1/models/captioner:predict",
+        json={"instances": [{"image": ENCODED} | OPTIONS]},
+        timeout=60,
+    ).json()
+    v2 = requests.post(
+        f"{server.inference}/v2/models/captioner/infer",
+        json={"id": "mine", "inputs": [tensor(ENCODED)], "parameters": OPTIONS}, timeout=60,
+    ).json()  # fmt: skip
+    stream = requests.post(endpoint, files={"image": IMAGE}, data=texts | {"stream": "true"}, timeout=60)
+    *tokens, (name, last) = events(stream)
+    assert v2["id"] == "mine"
+    assert name == "response"
+    found = {
+        "form": form,
+        "json": native,
+        "images": several["predictions"][0],
+        "v1": v1["predictions"][0],
+        "v2": json.loads(v2["outputs"][1]["data"][0]),
+        "stream": last,
+        "client": rest.caption(IMAGE, **OPTIONS),
+        "grpc": grpc.caption(IMAGE, **OPTIONS),
+        "grpc stream": list(grpc.stream(IMAGE, **OPTIONS))[-1],
+    }
+    for way, answer in found.items():
+        assert [c["tokens"] for c in answer["captions"]] == [c["tokens"] for c in form["captions"]], way
+        for left, right in zip(answer["captions"], form["captions"], strict=True):
+            assert left["score"] == pytest.approx(right["score"], abs=1e-4)
+    assert [token["token"] for _, token in tokens] == form["captions"][0]["tokens"]
+    assert rest.caption(IMAGE)["caption"] == grpc.caption(IMAGE)["caption"]  # the raw body
+    # As the document says.
+    for path, answer in (
+        ("/predictions/captioner", form),
+        ("/predictions/captioner", several),
+        ("/v1/models/captioner:predict", v1),
+        ("/v2/models/captioner/infer", v2),
+    ):
+        schema = document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        Draft202012Validator(schema | {"components": document["components"]}).validate(answer)
+
+
+def test_eight_pictures_of_which_three_are_bad(endpoint, grpc_client, pretrained):
+    """In one request, over REST and gRPC: five captions in their order, three errors that say what is wrong."""
+    stream = BytesIO()
+    Image.new("1", (10_000, 6_000)).save(stream, "PNG")
+    good = PICTURES[:5]
+    expected = [captions[0].caption for captions in pretrained.caption(good)]
+    pictures = [good[0], b"no picture", good[1], good[2], stream.getvalue(), good[3], good[4][:900], good[4]]
+    body = {"images": [base64.b64encode(picture).decode() for picture in pictures]}
+    over_rest = requests.post(endpoint, json=body, timeout=60)
+    over_grpc = json.loads(grpc_client("Predictions", images=json.dumps(body["images"]).encode()).prediction)
+    assert over_rest.status_code == 200
+    for answer in (over_rest.json(), over_grpc):
+        found = answer["predictions"]
+        assert [one["caption"] for one in found if "caption" in one] == expected
+        assert [(place, one["code"], one["type"]) for place, one in enumerate(found) if "code" in one] == [
+            (1, 422, "InvalidImage"), (4, 413, "TooManyPixels"), (6, 422, "InvalidImage"),
+        ]  # fmt: skip
+
+
+def random_options(source: random.Random) -> dict:
+    options = {"num_captions": source.randint(1, 3), "min_length": source.randint(1, 6)}
+    options |= {"max_length": source.randint(8, 16), "no_repeat_ngram": source.choice([0, 0, 2, 3])}
+    if source.random() < 0.4:
+        options |= {"temperature": round(source.uniform(0.3, 1.5), 2), "seed": source.randrange(2**32)}
+        return options | {"top_p": round(source.uniform(0.5, 1), 2)}
+    return options | {"beam_size": source.randint(3, 10), "length_penalty": round(source.uniform(0, 1.5), 2)}
+
+
+def test_two_hundred_at_once_give_to_the_token_what_each_gives_alone(rest, grpc, pretrained):
+    source = random.Random(4)
+    asked = [
+        (source.choice(PICTURES), random_options(source), source.choice(["rest", "grpc", "stream"])) for _ in range(200)
+    ]
+
+    def ask(one):
+        picture, options, way = one
+        if way == "stream":
+            *tokens, answer = rest.stream(picture, **options)
+            assert [part["token"] for part in tokens] == answer["captions"][0]["tokens"]
+            return answer
+        return (rest if way == "rest" else grpc).caption(picture, **options)
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, asked))
+    for (picture, options, _), answer in zip(asked, answers, strict=True):
+        [alone] = pretrained.caption([picture], SearchOptions(**options))
+        assert [c["tokens"] for c in answer["captions"]] == [c.tokens for c in alone], options
+
+
+def test_a_stream_comes_in_parts_and_plain_calls_beside_it_do_not_mind(endpoint, rest):
+    expected = rest.caption(PICTURES[1])["caption"]
+    with ThreadPoolExecutor(4) as pool:
+        plain = [pool.submit(rest.caption, PICTURES[1]) for _ in range(6)]
+        fields = {"stream": "true", "beam_size": "1"}
+        with requests.post(endpoint, files={"image": IMAGE}, data=fields, stream=True, timeout=60) as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            parts = list(response.iter_content(None))
+        assert [future.result()["caption"] for future in plain] == [expected] * 6
+    assert len(parts) > 3
+    assert b"".join(parts).count(b"event: token") == len(rest.caption(IMAGE, beam_size=1)["captions"][0]["tokens"])
+
+
+def test_errors_of_streams_are_plain(endpoint, grpc):
+    answer = requests.post(endpoint, files={"image": b"no picture"}, data={"stream": "true"}, timeout=60)
+    assert (answer.status_code, answer.json()["type"]) == (422, "InvalidImage")
+    with pytest.raises(EndpointError) as caught:
+        list(grpc.stream(b"no picture"))
+    assert (caught.value.code, caught.value.type) == (422, "InvalidImage")
+
+
+@pytest.fixture(autouse=True)
+def the_workers_stay(server, trusting):
+    """No worker ends for anything that is done here."""
+
+    def workers():
+        return {process.pid for one in (server, trusting) for process in one.processes()}
+
+    before = workers()
+    assert len(before) == 4  # a JVM and a worker each
+    yield
+    assert workers() == before
+
+
+def test_grpcs_streaming_call_answers_once_and_the_unary_one_may_ask_for_a_stream(server, grpc_client, rest):
+    """Either could end a worker: a stream that never says it is over, and parts sent to who waits for one message."""
+    expected = rest.caption(IMAGE)["caption"]
+    for fields in ({"image": IMAGE}, {"image": IMAGE, "stream": b"true"}):
+        messages = list(grpc_client("StreamPredictions", **fields))
+        assert [json.loads(message.prediction)["caption"] for message in messages] == [expected]
+        assert json.loads(grpc_client("Predictions", **fields).prediction)["caption"] == expected
+
+
+def test_clients_that_vanish(server, endpoint, grpc_client, rest):
+    fields = {"stream": "true", "beam_size": "1", "max_length": "50", "min_length": "50"}
+    for _ in range(3):
+        with requests.post(endpoint, files={"image": IMAGE}, data=fields, stream=True, timeout=60) as response:
+            next(response.iter_content(None))
+        calls = [grpc_client("StreamPredictions", image=IMAGE) for _ in range(3)]
+        for call in calls:
+            call.cancel()
+    assert rest.caption(IMAGE)["caption"]
+
+
+def test_over_grpc_where_it_is_trusted_words_come_as_messages(trusting):
+    with Client(trusting.grpc, protocol="grpc") as grpc, Client(trusting.inference) as rest:
+        expected = rest.caption(IMAGE, beam_size=1)
+        *tokens, last = grpc.stream(IMAGE, beam_size=1)
+        assert [part["token"] for part in tokens] == expected["captions"][0]["tokens"]
+        assert last["caption"] == expected["caption"]
+        assert list(rest.stream(IMAGE, beam_size=1))[:-1] == tokens
+        with pytest.raises(EndpointError, match="no picture in a known format"):
+            list(grpc.stream(b"no picture"))
+        streams = [grpc.stream(IMAGE, min_length=40, max_length=50, beam_size=1) for _ in range(3)]
+        for stream in streams:
+            next(stream)
+            stream.close()
+        assert rest.caption(IMAGE)["caption"]
+
+
+def metrics(server) -> dict[str, float]:
+    """The handler's metrics, as Prometheus reads them."""
+    text = requests.get(f"{server.metrics}/metrics", timeout=10).text
+    rows = [line.rpartition(" ") for line in text.splitlines() if line.startswith("captioner_")]
+    return {re.sub('Hostname="[^"]*",', "", name): float(value) for name, _, value in rows}
+
+
+def test_the_cache_and_the_log_of_captions(trusting):
+    with Client(trusting.inference) as rest:
+        before = metrics(trusting)
+        answers = [rest.caption(PICTURES[2], beam_size=2) for _ in range(3)]
+        after = metrics(trusting)
+    assert len({answer["request_id"] for answer in answers}) == 3
+    assert answers[0]["captions"] == answers[1]["captions"]
+
+    def grown(labels: str) -> float:
+        name = f'captioner_cache_lookups_total{{ModelName="captioner",Result="{labels}",}}'
+        return after[name] - before.get(name, 0)
+
+    assert (grown("hit"), grown("miss")) == (2, 1)
+    log = (trusting.logs / "model_log.log").read_text()
+    line = next(line for line in log.splitlines() if answers[0]["request_id"] in line)
+    assert json.loads(line.partition(" MODEL_LOG - ")[2])["captions"] == [answers[0]["caption"]]
+
+
+def test_metrics_and_one_line_a_request(server, endpoint):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    before = metrics(server)
+    answers = [requests.post(endpoint, data=data, headers={"Traceparent": trace}, timeout=60) for data in (IMAGE, b"x")]
+    after = metrics(server)
+    for outcome in ("ok", "InvalidImage"):
+        name = f'captioner_pictures_total{{ModelName="captioner",Outcome="{outcome}",}}'
+        assert after[name] - before.get(name, 0) == 1
+    for name, count in (("decode", 2), ("encode", 1), ("search", 1)):
+        name = f'captioner_{name}_seconds_count{{ModelName="captioner",}}'
+        assert after[name] - before[name] == count
+    assert after['captioner_batch_pictures_sum{ModelName="captioner",}'] > 0
+    log = (server.logs / "model_log.log").read_text()
+    assert answers[0].json()["caption"] not in log
+    for answer, outcome in zip(answers, ("ok", "InvalidImage"), strict=True):
+        [line] = [line for line in log.splitlines() if answer.headers["x-request-id"] in line and "outcomes" in line]
+        found = json.loads(line.partition(" MODEL_LOG - ")[2])
+        assert (found["outcomes"], found["traceparent"], found["code"]) == ([outcome], trace, answer.status_code)
+
+
+def test_the_document_is_true(server, document, tmp_path):
+    """Schemathesis makes requests from it, good and bad, and holds each answer against it."""
+    (tmp_path / "openapi.json").write_text(json.dumps(document))
+    settings = tmp_path / "schemathesis.toml"
+    settings.write_text("[checks.negative_data_rejection]\nexpected-statuses = [400, 413, 415, 422]\n")
+    checks = (
+        "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
+        "response_schema_conformance,negative_data_rejection"
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "schemathesis.cli", "--config-file", settings, "run",
+            tmp_path / "openapi.json", "--url", server.inference, "--checks", checks, "--max-examples", "50",
+            "--seed", "1", "--workers", "4", "--exclude-method", "PUT", "--suppress-health-check", "all",
+            "--continue-on-failure", "--no-color",
+        ],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    [counted] = [line for line in done.stdout.splitlines() if "generated" in line and "passed" in line]
+    assert int(counted.split()[0].replace(",", "")) >= 1000, counted
