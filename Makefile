@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: serve stop archive data train validate test lint clean
+.PHONY: serve stop archive data train validate eval compare score bench test lint clean
 
 serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
 	@$(BIN)/python -m deploy.serve start
@@ -27,6 +27,22 @@ validate: .venv/train.stamp ## score the bundle MODEL on SPLIT of DATA, in this 
 	@: $(need_data) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
 	@$(BIN)/python -m training.validate "$(MODEL)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
+eval: .venv/eval.stamp ## caption SPLIT of DATA through ENDPOINT and score it, into eval/results/RUN; OPTIONS="beam_size=3"
+	@: $(need_data) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
+	@$(BIN)/python -m eval.run "$(DATA)" "$(SPLIT)" $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") \
+	  $(if $(PROTOCOL),--protocol "$(PROTOCOL)") $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(TRAIN),--train "$(TRAIN)") $(ARGS)
+
+compare: .venv/eval.stamp ## the runs A and B on SPLIT of DATA, with significance
+	@: $(need_data) $(if $(A),,$(error name two runs: A=… B=…)) $(if $(B),,$(error name two runs: A=… B=…)) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
+	@$(BIN)/python -m eval.compare "$(A)" "$(B)" "$(DATA)" "$(SPLIT)" $(ARGS)
+
+score: .venv/eval.stamp ## score the file RESULTS in COCO's format on SPLIT of DATA
+	@: $(need_data) $(if $(RESULTS),,$(error name a file in COCO's results format: RESULTS=…)) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
+	@$(BIN)/python -m eval.score "$(RESULTS)" "$(DATA)" "$(SPLIT)" $(ARGS)
+
+bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--concurrency 1 8 --rates 10 --pictures DIR"
+	@$(BIN)/python -m eval.load $(or $(ENDPOINT),http://127.0.0.1:8080) $(OPTIONS) $(ARGS)
+
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -35,13 +51,13 @@ lint: .venv/test.stamp ## check style and format
 
 .venv/%.stamp: requirements/%.txt requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "captioner needs Python 3.11 or newer; name one with make PYTHON=…")'
-	@echo "Installing requirements/$*.txt (PyTorch is several GB: a few minutes the first time)"
+	@echo "Installing requirements/$*.txt (a few minutes the first time: PyTorch is several GB)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$*.txt
 	@touch $@
 
-.venv/train.stamp: requirements/serve.txt
-.venv/test.stamp: requirements/serve.txt requirements/train.txt
+.venv/train.stamp: requirements/serve.txt requirements/eval.txt
+.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt
 
 clean: stop ## remove what was made: environment, archive, logs
 	rm -rf .venv model_store logs

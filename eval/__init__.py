@@ -1,1 +1,3 @@
-"""Scoring captions. Imports nothing of the handler, so that it can score anybody's captioner."""
+"""What scores and loads a running endpoint. It knows the endpoint's JSON and nothing of what is behind it."""
+
+__version__ = "0.1.0"

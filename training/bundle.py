@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from eval.coco import read_split
 from handler.bundle import BundleConfig, save_bundle, update_card
 from handler.captioner import Captioner
 from handler.decoders import build_decoder
@@ -17,7 +18,6 @@ from handler.errors import BundleError
 from handler.vocabulary import Vocabulary
 from training.checkpoint import fill, load_checkpoint
 from training.config import read_settings
-from training.data.coco import read_split
 from training.model import CaptionModel
 from training.validate import validate_bundle
 from training.weights import load_pretrained

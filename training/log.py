@@ -11,9 +11,9 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from eval.coco import CaptionedImage
 from handler.bundle import write_whole
 from handler.image import decode_image
-from training.data.coco import CaptionedImage
 
 matplotlib.use("Agg")  # no screen needed
 from matplotlib import pyplot

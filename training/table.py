@@ -15,10 +15,10 @@ from statistics import mean, stdev
 import torch
 from tqdm import tqdm
 
+from eval.coco import read_split
 from handler.bundle import write_whole
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from training.data.coco import read_split
 from training.data.features import cached_grids
 from training.validate import validate_bundle
 

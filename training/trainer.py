@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
+from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
 from eval.metrics import score_captions
 from handler.bundle import write_whole
@@ -25,7 +26,6 @@ from training.bundle import make_bundle
 from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
 from training.config import TrainingConfig
 from training.data.batches import Batch, Batches, CachedGrids, Pictures
-from training.data.coco import CaptionedImage, read_split
 from training.data.features import cached_grids, read_pixels
 from training.data.tokenizer import build_vocabulary
 from training.log import RunLog

@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
 from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
 from handler.errors import BundleError
+from handler.options import RANGES
 from handler.search import SearchOptions
-from training.data.coco import CaptionedImage, read_split
 from training.data.features import read_pixels
 
 BATCH = 50
@@ -29,8 +30,11 @@ BATCH = 50
 
 def describe_decoding(options: SearchOptions) -> str:
     """The decoding options as a signature names them."""
+    way = f"beam:{options.beam_size}"
+    if options.samples:
+        way = f"temperature:{options.temperature}|top_p:{options.top_p}|seed:{options.seed}"
     return (
-        f"beam:{options.beam_size}|lp:{options.length_penalty}|length:{options.min_length}-{options.max_length}"
+        f"{way}|lp:{options.length_penalty}|length:{options.min_length}-{options.max_length}"
         f"|ngram:{options.no_repeat_ngram}"
     )
 
@@ -82,12 +86,12 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
     parser.add_argument("data", type=Path, help="the folder in COCO's layout")
     parser.add_argument("split", help="such as val")
-    for name, value in asdict(SearchOptions()).items():
-        if not isinstance(value, bool) and name != "num_captions":
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help="left out, the bundle's own")
+    for name, (low, _) in RANGES.items():
+        if name != "num_captions":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(low), help="left out, the bundle's own")
     parser.add_argument("--captions", type=Path, help="write the captions there, in COCO's results format")
     arguments = parser.parse_args()
-    asked = {name: getattr(arguments, name, None) for name in asdict(SearchOptions())}
+    asked = {name: getattr(arguments, name, None) for name in RANGES}
     try:
         captioner = Captioner.load(arguments.bundle)
         options = replace(

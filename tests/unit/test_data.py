@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from eval.coco import CaptionedImage, read_split
 from handler.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from support import ROOT
 from training.data.batches import Batches, CachedGrids, Pictures
-from training.data.coco import CaptionedImage, read_split
 from training.data.features import cached_grids
 from training.data.tokenizer import build_vocabulary
 from training.data.views import Augmentation

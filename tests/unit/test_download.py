@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from eval.coco import read_split
 from support import ROOT
-from training.data.coco import read_split
 from training.data.download import CATALOGUE, Archive, main
 from training.data.fetch import CHUNK, FAILURES, PROGRESS, DownloadError, fetch
 from training.data.karpathy import convert_karpathy, write_karpathy_splits

@@ -2,8 +2,8 @@
 
 import pytest
 
+from eval.coco import read_split
 from eval.endings import FUNCTION_WORDS, bad_endings
-from training.data.coco import read_split
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
+from eval.coco import read_split
 from eval.meteor import Meteor
 from support import ROOT
-from training.data.coco import read_split
 from training.data.tokenizer import tokenize
 
 STATISTICS = "1.0 " * 22 + "1.0"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from eval.coco import read_split
 from support import ROOT
 from training.config import preset, read_settings
-from training.data.coco import read_split
 from training.data.tokenizer import build_vocabulary
 from training.validate import validate_bundle
 

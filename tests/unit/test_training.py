@@ -10,10 +10,10 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from eval.coco import read_split
 from handler import Captioner
 from support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, train_command
 from training.config import PRESETS, preset, read_settings
-from training.data.coco import read_split
 from training.train import alone
 from training.validate import validate_bundle
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from eval.coco import CaptionedImage
 from handler.preprocessing import Preprocessing
 from handler.vocabulary import Vocabulary
-from training.data.coco import CaptionedImage
 from training.data.features import read_pixels
 from training.data.tokenizer import tokenize
 from training.data.views import Augmentation

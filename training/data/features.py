@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eval.coco import CaptionedImage
 from handler.bundle import write_whole
 from handler.encoder import Encoder
 from handler.errors import RequestError
 from handler.image import decode_image
 from handler.preprocessing import Preprocessing
-from training.data.coco import CaptionedImage
 from training.data.views import Augmentation, is_sided
 
 BATCH = 16

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from training.data.coco import CaptionedImage
+from eval.coco import CaptionedImage
 from training.data.tokenizer import tokenize
 
 SIDED = {"left", "right"}

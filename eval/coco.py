@@ -15,7 +15,7 @@ class CaptionedImage:
     captions: tuple[str, ...]
 
 
-def read_split(root: Path, split: str) -> list[CaptionedImage]:
+def read_split(root: Path, split: str, *, pictures: bool = True) -> list[CaptionedImage]:
     """The pictures of a split in the file's order; those without a caption are left out.
 
     A picture's name is relative to the split's folder, or, with folders before it, to `root`: a split of Karpathy's
@@ -24,6 +24,7 @@ def read_split(root: Path, split: str) -> list[CaptionedImage]:
     Args:
         root: the folder that holds `annotations/`.
         split: such as `train2017` or `val`; one of another folder with its way there from `root`, `../coco/train2017`.
+        pictures: whether they have to be there, and not their captions alone.
 
     Raises:
         FileNotFoundError: the annotations or a picture is missing; the message names it.
@@ -44,6 +45,8 @@ def read_split(root: Path, split: str) -> list[CaptionedImage]:
         for annotation in content["annotations"]:
             captions[annotation["image_id"]].append(_text(annotation, "caption"))
         names = {image["id"]: _text(image, "file_name") for image in content["images"]}
+        if len(names) < len(content["images"]):
+            raise ValueError("an image's id stands there twice")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{annotations} is not in COCO's layout: {error!r}.") from error
     images = []
@@ -52,7 +55,7 @@ def read_split(root: Path, split: str) -> list[CaptionedImage]:
         if "\\" in name or not {"", ".", ".."}.isdisjoint(folders):
             raise ValueError(f"{annotations} names '{name}', which is no plain file name and no path below {root}.")
         path = root / split / name if len(folders) == 1 else root / name
-        if not path.is_file():
+        if pictures and not path.is_file():
             raise FileNotFoundError(f"{annotations} names {path}, which is missing.")
         if index in captions:
             images.append(CaptionedImage(index, path, tuple(captions[index])))

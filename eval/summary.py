@@ -1,0 +1,133 @@
+"""All that is said of a split's captions: scores with intervals, and what scores do not show."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval import __version__, spice
+from eval.coco import CaptionedImage, read_split
+from eval.endings import bad_endings
+from eval.meteor import Meteor
+from eval.metrics import Measured, measure_captions, signature
+from eval.resampling import RESAMPLES, SEED, bootstrap
+
+
+def summarize(
+    split: str,
+    images: Sequence[CaptionedImage],
+    captions: Mapping[int, str],
+    described: str,
+    train: Sequence[CaptionedImage] = (),
+) -> tuple[Measured, dict[str, Any]]:
+    """Scores captions.
+
+    Args:
+        split: its name in the signature.
+        images: the split.
+        captions: image id → caption, empty where there is none.
+        described: how and by what they were made, for the signature.
+        train: the training split, to tell which captions are copies.
+
+    Returns:
+        What was measured, and the part of `scores.json` that follows from the captions.
+
+    Raises:
+        ValueError: captions and images do not fit.
+        RuntimeError: the tokenizer or METEOR's program broke off.
+    """
+    references = {image.id: image.captions for image in images}
+    with Meteor() as meteor:
+        measured = measure_all(references, captions, meteor)
+        intervals = bootstrap(measured, meteor)
+    words = [text.split() for text in measured.tokens.values()]
+    content = {
+        "n": len(images),
+        "scores": measured.scores,
+        "intervals": {name: list(ends) for name, ends in intervals.items()},
+        "signature": f"{signature(split, references, described)}|data:{split_digest(images)[:15]}"
+        f"|bootstrap:{RESAMPLES},seed={SEED}|v:{__version__}",
+        "bad_endings": bad_endings(captions.values()),
+        "mean_length": sum(map(len, words)) / len(words),
+        "vocabulary": len({word for some in words for word in some}),
+        "distinct": len(set(measured.tokens.values())) / len(words),
+        "empty": sum(not some for some in words),
+    }
+    if "SPICE" not in measured.scores:
+        content["not_measured"] = {"SPICE": spice.MISSING}
+    if train:
+        known = {_plain(text) for image in train for text in image.captions}
+        content["copied"] = sum(_plain(text) in known for text in measured.tokens.values()) / len(words)
+    return measured, content
+
+
+def measure_all(references: Mapping[int, Sequence[str]], captions: Mapping[int, str], meteor: Meteor) -> Measured:
+    """What `measure_captions` gives, and SPICE where it is installed; arguments and errors as there."""
+    measured = measure_captions(references, captions, meteor=meteor)
+    if spice.installed():
+        measured.scores["SPICE"], each = spice.spice_scores(measured.references, measured.tokens)
+        measured.each["SPICE"] = np.array(each)
+    return measured
+
+
+def _plain(text: str) -> str:
+    """A caption without case and punctuation, to tell copies by."""
+    return " ".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
+
+
+def split_digest(images: Sequence[CaptionedImage]) -> str:
+    """What tells a split's references: SHA-256 over ids and captions."""
+    content = json.dumps([[image.id, image.captions] for image in images])
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def name_split(data: Path, split: str) -> str:
+    """A split's name with that of its set, such as `flickr8k/val`."""
+    return f"{data.resolve().name}/{split}"
+
+
+def read_results(path: Path) -> dict[int, str]:
+    """Captions by image id from a file in COCO's results format, `[{"image_id": …, "caption": …}]`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such list, or names an image twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        pairs = [(entry["image_id"], entry["caption"]) for entry in entries]
+        if not all(isinstance(caption, str) for _, caption in pairs):
+            raise TypeError("a caption is no text")
+        captions = dict(pairs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not in COCO's results format: {error!r}.") from error
+    if len(captions) < len(pairs):
+        raise ValueError(f"{path} has {len(pairs) - len(captions)} images twice.")
+    return captions
+
+
+def write_results(path: Path, captions: Mapping[int, str]) -> None:
+    """Writes captions in COCO's results format."""
+    entries = [{"image_id": image, "caption": caption} for image, caption in captions.items()]
+    path.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """Scores with their intervals, × 100, as a table in Markdown."""
+    lines = ["| metric | score | 95 % interval |", "|---|---|---|"]
+    for name, score in content["scores"].items():
+        low, high = content["intervals"].get(name, (None, None))
+        ends = "–" if low is None else f"{100 * low:.1f} – {100 * high:.1f}"
+        lines.append(f"| {name} | {100 * score:.1f} | {ends} |")
+    lines += [f"\n{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()]
+    return "\n".join(lines)
+
+
+def read_training(data: Path, split: str | None) -> Sequence[CaptionedImage]:
+    """The training split's captions, where one is named; its pictures need not be there."""
+    return read_split(data, split, pictures=False) if split else ()

@@ -1,0 +1,149 @@
+"""The report in a real browser: Debian's chromium, the page opened from disk."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from support import ROOT
+
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def runs(server, tmp_path_factory):
+    """A run over REST, one over gRPC with other options, and their comparison."""
+    results = tmp_path_factory.mktemp("results")
+
+    def call(module, *arguments):
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    common = ["samples", "photos", "--results", results]
+    call("eval.run", *common, "--run", "rest", "--endpoint", server.inference)
+    call("eval.run", *common, "--run", "grpc", "--endpoint", server.grpc, "--protocol", "grpc")
+    call("eval.run", *common, "--run", "short", "--endpoint", server.inference, "max_length=4")
+    call(
+        "eval.compare", results / "rest", results / "short", "samples", "photos",
+        "--report", results / "comparison.html",
+    )  # fmt: skip
+    return results
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        missing = "needs Debian's chromium on PATH"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a page of a size; what it complains of or asks for elsewhere fails the test."""
+    contexts = []
+
+    def open_page(path, **settings):
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: pytest.fail(str(error)))
+        page.on("console", lambda message: pytest.fail(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: asked.append(request.url))
+        asked = []
+        page.goto(path.as_uri())
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def test_rest_and_grpc_give_equal_captions(runs):
+    both = [json.loads((runs / name / "captions.json").read_text()) for name in ("rest", "grpc")]
+    assert both[0] == both[1]
+    assert len(both[0]) == 7
+
+
+def test_the_page_of_a_run(runs, opened):
+    page = opened(runs / "rest" / "report.html")
+    content = json.loads((runs / "rest" / "scores.json").read_text())
+    assert page.title() == "rest"
+    assert page.locator("#signature").inner_text() == content["signature"]
+    cells = page.locator("#scores tbody tr").all_inner_texts()
+    assert [cell.split("\t")[0] for cell in cells] == list(content["scores"])
+    assert cells[-1].split("\t")[1] == f"{100 * content['scores']['CIDEr']:.1f}"
+    assert page.locator("#charts figure").count() == 3
+    assert page.locator("#pictures > li").count() == 7
+    loaded = page.eval_on_selector_all("#pictures img", "all => all.map(i => i.complete && i.naturalWidth > 50)")
+    assert loaded == [True] * 7
+
+    def ciders():
+        texts = page.locator("#pictures .numbers").all_inner_texts()
+        return [float(re.search(r"CIDEr ([\d.]+)", text)[1]) for text in texts]
+
+    assert ciders() == sorted(ciders(), reverse=True)
+    page.select_option("#order", "worst first")
+    assert ciders() == sorted(ciders())
+    captions = [one["caption"] for one in json.loads((runs / "rest" / "captions.json").read_text())]
+    page.fill("#search", captions[0])
+    assert page.locator("#pictures .caption").first.inner_text() == captions[0]
+    page.fill("#search", "no such words")
+    assert page.locator("#count").inner_text() == "0 of 7 pictures"
+    page.fill("#search", "")
+    page.select_option("#filter", "failed")
+    assert page.locator("#pictures > li").count() == 0
+
+
+def test_the_page_of_a_comparison(runs, opened):
+    page = opened(runs / "comparison.html")
+    assert page.title() == "rest and short"
+    assert page.locator("#scores tbody tr").count() == 7
+    page.select_option("#order", "most lost first")
+    changes = [float(text) for text in page.locator("#pictures .numbers span").all_inner_texts()]
+    assert changes == sorted(changes)
+    page.select_option("#filter", "worse")
+    worse = page.evaluate("data.images.filter((image) => image.change < 0).length")  # one may be shown as -0.00
+    assert page.locator("#pictures > li").count() == worse >= sum(change < 0 for change in changes)
+
+
+@pytest.mark.parametrize("name", ["rest/report.html", "comparison.html"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_runs_over_the_edge(runs, opened, name, scheme):
+    page = opened(runs / name, viewport=PHONE, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_hostile_captions_stay_text(runs, opened, tmp_path):
+    """A caption that would end the script's element or start another one."""
+    from eval.coco import read_split
+    from eval.metrics import measure_captions
+    from eval.report import write_run
+    from eval.summary import read_results
+
+    images = read_split(ROOT / "samples", "photos")
+    evil = (
+        "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> /*data*/ /*js*/"
+    )
+    captions = read_results(runs / "rest" / "captions.json") | {images[0].id: evil}
+    measured = measure_captions({image.id: image.captions for image in images}, captions, meteor=False)
+    content = json.loads((runs / "rest" / "scores.json").read_text())
+    log = {image.id: {"at": 1.0, "seconds": 0.1} for image in images}
+    write_run(tmp_path / "evil.html", "evil </title>", content, images, captions, measured, log)
+    page = opened(tmp_path / "evil.html")
+    assert page.title() == "evil </title>"
+    page.fill("#search", "</script>")
+    assert page.locator("#pictures .caption").inner_text() == evil
