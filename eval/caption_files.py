@@ -13,7 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval.client import Answer, Client, EndpointError, Outcome, Unreachable
+from eval.client import Client, Outcome
+from eval.transports import Answer, EndpointError, Unreachable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 OPTIONS = {

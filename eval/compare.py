@@ -17,9 +17,8 @@ from eval.meteor import Meteor
 from eval.metrics import Measured
 from eval.report import write_comparison
 from eval.resampling import Difference, compare
-from eval.summary import measure_all, read_results
+from eval.summary import RESULTS, measure_all, read_results
 
-RESULTS = Path("eval/results")
 LEVEL = 0.05
 REGRESSION = 3  # the status of a run that is significantly worse than its baseline
 SHOWN = 10
@@ -34,27 +33,35 @@ class Comparison(NamedTuple):
     captions: tuple[dict[int, str], dict[int, str]]  # as they were given, A's first
 
 
-def compare_runs(a: Path, b: Path, images: Sequence[CaptionedImage]) -> Comparison:
-    """Measures and compares the captions of two runs.
+class MeasuredRun(NamedTuple):
+    """A run's captions, as they were given, and what was measured of them."""
 
-    Args:
-        a: the folder of the run compared with, or a results file.
-        b: the other's.
-        images: the split of both.
+    captions: dict[int, str]
+    measured: Measured
+
+
+def read_captions(path: Path, images: Sequence[CaptionedImage]) -> dict[int, str]:
+    """The captions of a run's folder, or of a results file, for the images of a split.
 
     Raises:
-        FileNotFoundError: a run has no captions.
+        FileNotFoundError: there are none.
         ValueError: they are not of this split.
-        RuntimeError: the tokenizer or METEOR's program broke off.
     """
-    references = {image.id: image.captions for image in images}
-    both = [read_results(path / "captions.json" if path.is_dir() else path) for path in (a, b)]
-    for path, captions in zip((a, b), both, strict=True):
-        if captions.keys() != references.keys():
-            raise ValueError(f"{path} does not have the {len(references)} images of this split, and them alone.")
-    with Meteor() as meteor:
-        measured = [measure_all(references, captions, meteor) for captions in both]
-        return Comparison(*measured, compare(*measured, meteor), (both[0], both[1]))
+    captions = read_results(path / "captions.json" if path.is_dir() else path)
+    if captions.keys() != {image.id for image in images}:
+        raise ValueError(f"{path} does not have the {len(images)} images of this split, and them alone.")
+    return captions
+
+
+def measure_run(captions: dict[int, str], images: Sequence[CaptionedImage], meteor: Meteor) -> MeasuredRun:
+    """Measures captions; raises RuntimeError where the tokenizer or METEOR's program breaks off."""
+    return MeasuredRun(captions, measure_all({image.id: image.captions for image in images}, captions, meteor))
+
+
+def compare_runs(a: MeasuredRun, b: MeasuredRun, meteor: Meteor) -> Comparison:
+    """Compares two runs of the same images; raises as `measure_run`."""
+    differences = compare(a.measured, b.measured, meteor)
+    return Comparison(a.measured, b.measured, differences, (a.captions, b.captions))
 
 
 def regressions(comparison: Comparison) -> list[str]:
@@ -101,7 +108,9 @@ def main() -> None:
     try:
         images = read_split(arguments.data, arguments.split, pictures=False)
         a, b = (Path(name) if Path(name).exists() else RESULTS / name for name in (arguments.a, arguments.b))
-        comparison = compare_runs(a, b, images)
+        both = [read_captions(path, images) for path in (a, b)]
+        with Meteor() as meteor:
+            comparison = compare_runs(*(measure_run(captions, images, meteor) for captions in both), meteor)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
     names = (Path(arguments.a).name, Path(arguments.b).name)

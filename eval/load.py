@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,8 +32,8 @@ from tqdm import tqdm
 
 from eval.caption_files import find_pictures
 from eval.client import Client, EndpointError
-from eval.compare import RESULTS
 from eval.run import parse_options
+from eval.summary import RESULTS
 
 PERCENTILES = (50, 95, 99)
 SENDERS = 256  # requests of an open loop at once, at most
@@ -250,12 +251,10 @@ def main() -> None:
                             client.caption(pictures[0], **options)  # an endpoint that can't is not measured
                         loop = closed_loop if kind == "closed" else open_loop
 
-                        def run(seconds, loop=loop, client=client, level=level):
-                            return loop(client, itertools.cycle(pictures), options, level, seconds)
-
+                        run = partial(loop, client, itertools.cycle(pictures), options, level)
                         run(arguments.seconds / 10)
                         load = Load(endpoint, kind, level)
-                        loads.append(measure(load, lambda run=run: run(arguments.seconds), metrics))
+                        loads.append(measure(load, partial(run, arguments.seconds), metrics))
                     bar.update()
         loads.sort(key=lambda load: (endpoints.index(load.endpoint), load.kind))
         folder = arguments.results / arguments.name

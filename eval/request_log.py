@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eval.client import EndpointError, Outcome
+from eval.client import Outcome
+from eval.transports import EndpointError
 
 FINAL = {413, 415, 422}  # what is wrong with a picture stays wrong; a missing token or an unknown option may be mended
 

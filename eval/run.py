@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from eval.client import Client, EndpointError, Unreachable
 from eval.coco import CaptionedImage, read_split
-from eval.compare import REGRESSION, RESULTS, compare_runs, regressions
+from eval.compare import REGRESSION, MeasuredRun, compare_runs, measure_run, read_captions, regressions
 from eval.compare import table as differences_table
+from eval.meteor import Meteor
 from eval.report import write_run
 from eval.request_log import RequestLog
-from eval.summary import name_split, read_results, read_training, split_digest, summarize, table, write_results
+from eval.summary import RESULTS, name_split, read_training, split_digest, summarize, table, write_results
 
 LOG, CAPTIONS, SCORES, REPORT = "requests.jsonl", "captions.json", "scores.json", "report.html"
 PERCENTILES = (50, 95, 99)
@@ -126,8 +127,7 @@ def main() -> None:
                 raise FileNotFoundError(f"The baseline {baseline} has no {SCORES}.")
             if baseline.resolve() == run.resolve():
                 raise ValueError("A run is no baseline of its own: name another RUN.")
-            if read_results(baseline / CAPTIONS).keys() != {image.id for image in images}:
-                raise ValueError(f"The baseline {baseline} has other images.")
+            before = read_captions(baseline, images)
         log = RequestLog(run / LOG, {"split": name, "references": split_digest(images), "options": options})
         with Client(
             arguments.endpoint, protocol=arguments.protocol, model=arguments.model, timeout=arguments.timeout,
@@ -145,7 +145,9 @@ def main() -> None:
         write_run(run / REPORT, run.name, content, images, captions, measured, log.answers)
         worse = []
         if arguments.baseline:
-            comparison = compare_runs(baseline, run, images)
+            with Meteor() as meteor:
+                old = measure_run(before, images, meteor)
+                comparison = compare_runs(old, MeasuredRun(captions, measured), meteor)
             worse = regressions(comparison)
         (run / SCORES).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except Unreachable as error:

@@ -15,6 +15,8 @@ from eval.meteor import Meteor
 from eval.metrics import Measured, measure_captions, signature
 from eval.resampling import RESAMPLES, SEED, bootstrap
 
+RESULTS = Path("eval/results")  # a folder for each run
+
 
 def summarize(
     split: str,

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from handler.decoders.base import Decoder, Tensors, repeat_state
+from handler.sampling import draw_words, draws
 from handler.vocabulary import Vocabulary
 
 NEVER = float("-inf")
@@ -198,7 +198,7 @@ class _Beams:
             self.rows |= {
                 "temperature": column("temperature").float(),
                 "top_p": column("top_p").float(),
-                "draws": _draws(options, self.width, steps).to(device),
+                "draws": draws(options, self.width, steps).to(device),
             }
         self.attends = any(option.attention for option in options)
         self.live = _history(images, self.width, steps, device)
@@ -258,16 +258,8 @@ class _Beams:
             flat: (B, 2K), candidates' places in K · V; changed.
         """
         rows, size, width = self.drawn, logprobs.shape[-1], self.width
-        top_p = self.rows["top_p"][rows].view(-1, 1, 1)
-        tempered = logprobs[rows] / self.rows["temperature"][rows].view(-1, 1, 1)
-        shares, words = tempered.softmax(-1).sort(dim=-1, descending=True, stable=True)  # (R, K, V)
-        below = shares.cumsum(-1) - shares  # the probability of all that are likelier
-        shares = shares.masked_fill((below >= top_p) & (top_p < 1), 0.0)
-        reached = shares.cumsum(-1)
-        draw = self.rows["draws"][rows, :, self.length].unsqueeze(-1) * reached[..., -1:]
-        # Rounding may put the draw beyond the last of them: the last word that has a share is meant.
-        index = torch.minimum((reached <= draw).sum(-1), (shares > 0).sum(-1) - 1).clamp(min=0)  # (R, K)
-        word = words.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        uniform = self.rows["draws"][rows, :, self.length]
+        word = draw_words(logprobs[rows], self.rows["temperature"][rows], self.rows["top_p"][rows], uniform)  # (R, K)
         scores[rows] = NEVER
         scores[rows, :width] = totals[rows].gather(-1, word.unsqueeze(-1)).squeeze(-1)
         flat[rows, :width] = torch.arange(width, device=flat.device) * size + word
@@ -358,18 +350,6 @@ class _Beams:
         ranks = scores / (self.length + 1) ** self.rows["length_penalty"].unsqueeze(1)
         self.rows["rank"], best = torch.cat([self.rows["rank"], ranks], 1).topk(self.width)
         self.done = {name: _take(torch.cat([self.done[name], grown[name]], 1), best) for name in self.done}
-
-
-def _draws(options: Sequence[SearchOptions], width: int, steps: int) -> torch.Tensor:
-    """Draws from [0, 1) for each image, hypothesis and step, (B, K, T), from the image's own seed."""
-    draws = torch.zeros(len(options), width, steps)
-    for image, option in enumerate(options):
-        if option.samples:
-            for caption in range(option.num_captions):
-                source = np.random.SeedSequence(option.seed, spawn_key=(caption,))
-                numbers = np.random.default_rng(source).random(option.max_length + 1, dtype=np.float32)
-                draws[image, caption, : len(numbers)] = torch.from_numpy(numbers)
-    return draws
 
 
 def _history(images: int, width: int, steps: int, device: torch.device) -> Tensors:

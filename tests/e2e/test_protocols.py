@@ -14,7 +14,8 @@ import requests
 from jsonschema_rs import Draft202012Validator
 from PIL import Image
 
-from eval.client import Client, EndpointError
+from eval.client import Client
+from eval.transports import EndpointError
 from handler.search import SearchOptions
 from support import PHOTOS
 

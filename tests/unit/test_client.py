@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from eval.caption_files import Lines, find_pictures
-from eval.client import Busy, Client, EndpointError, Outcome, Unreachable
+from eval.client import Client, Outcome
+from eval.transports import Busy, EndpointError, Unreachable
 from support import ROOT
 
 ANSWER = {"caption": "a dog", "captions": [{"caption": "a dog", "score": -0.5}], "request_id": "7"}
@@ -128,7 +129,7 @@ def test_a_server_that_drips_or_never_ends(serve, monkeypatch):
     http = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{http.server_port}"
-    monkeypatch.setattr("eval.client.MAX_MESSAGE", 100_000)
+    monkeypatch.setattr("eval.transports.MAX_MESSAGE", 100_000)
     try:
         began = time.monotonic()
         with Client(f"{url}/slow", timeout=0.5) as client, pytest.raises(EndpointError, match=r"came in 0\.5 seconds"):

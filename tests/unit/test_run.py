@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.client import Client, EndpointError, Outcome
+from eval.client import Client
 from eval.coco import read_split
 from eval.compare import Comparison, regressions
-from eval.request_log import RequestLog
 from eval.resampling import Difference
-from eval.summary import read_results, write_results
+from eval.summary import read_results
 from support import ROOT
 
 IMAGES = read_split(ROOT / "samples", "photos")
@@ -188,43 +187,6 @@ def test_an_endpoint_that_captions_nothing(serve, tmp_path):
     assert done.stderr.endswith("No picture got a caption; the first one's error is: UnknownOption it is.\n")
 
 
-ODD = {
-    "captions that are none": {"caption": "a dog", "captions": 7},
-    "no digest": {"caption": "a dog", "model": {"digest": 7}},
-    "half a character": b'{"caption": "a \\ud800 dog"}',
-    "ends of lines": {"caption": "a\u2028dog\u0085runs\nfast\r|||", "model": None},
-    "nested": b"[" * 200_000,
-    "a token": (400, "application/json", {"code": 400, "type": "InvalidKeyException", "message": "Token is missing"}),
-}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_odd_answers_neither_end_a_run_nor_spoil_its_log(serve, tmp_path, name):
-    """The log is read again, and what may be mended is asked for again."""
-    path, what = tmp_path / "log.jsonl", {"split": "x"}
-    answer = ODD[name] if isinstance(ODD[name], tuple) else (200, "application/json", ODD[name])
-    with Client(serve(lambda number, body: answer).url) as client:
-        [outcome] = client.caption_all([(1, lambda: b"x")])
-    log = RequestLog(path, what)
-    log.add(outcome)
-    log.close()
-    again = RequestLog(path, what)
-    assert again.answers.keys() == {1}
-    assert again.settled(1) == ("caption" in again.answers[1]) == (name not in ("nested", "a token"))
-    captions = {1: again.answers[1].get("caption", "")}
-    write_results(tmp_path / "captions.json", captions)
-    assert read_results(tmp_path / "captions.json") == captions
-    again.close()
-
-
-def test_one_process_at_a_time(tmp_path):
-    log = RequestLog(tmp_path / "log.jsonl", {})
-    with pytest.raises(ValueError, match="Another process works on"):
-        RequestLog(tmp_path / "log.jsonl", {})
-    log.close()
-    RequestLog(tmp_path / "log.jsonl", {}).close()
-
-
 def test_answers_are_logged_as_they_come(serve):
     """A slow picture holds up none of those beside it."""
 
@@ -328,22 +290,6 @@ def test_the_gate(serve, tmp_path, twenty):
 def test_what_counts_as_worse_is_corrected_for_the_number_of_metrics(ps, worse):
     found = {name: Difference(1.0, 1.0 + change, (0.0, 0.0), p) for name, (change, p) in ps.items()}
     assert regressions(Comparison(None, None, found, ({}, {}))) == worse
-
-
-def test_a_log_counts_the_time_of_all_sessions(tmp_path):
-    path, what = tmp_path / "log.jsonl", {"split": "x"}
-    for image in (1, 2):
-        log = RequestLog(path, what)
-        time.sleep(0.05)
-        log.add(Outcome(image, {"caption": "a", "model": None}, 0.1))
-        log.close()
-    log = RequestLog(path, what)
-    assert 0.1 <= log.seconds < 1
-    assert log.settled(1)
-    assert not log.settled(3)
-    log.add(Outcome(3, EndpointError(0, "Timeout", "late"), 1.0))
-    assert not log.settled(3)
-    log.close()
 
 
 @pytest.mark.parametrize(
