@@ -1,6 +1,7 @@
 """Prints runs side by side, each phase's best epoch at beam 1 and 5: the table of README.md.
 
-python -m training.table ../shared/data/flickr8k runs/*-lite2-flickr8k
+python -m training.table ../shared/data/flickr8k runs/*-lite2-flickr8k --keep training/results
+python -m training.table ../shared/data/flickr8k training/results/*.json
 """
 
 import argparse
@@ -10,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 import torch
 from tqdm import tqdm
@@ -34,9 +35,17 @@ METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
     """The results of a run's bundles at each beam; what was measured before is taken from `table.json` in the run.
 
+    Args:
+        run: its folder, or a file with its results, as `--keep` writes it.
+        data: what it was trained on.
+        features: where encoders' grids are kept.
+
     Yields:
         `decoder`, `model`, `phase`, `beam`, `seed`, `parameters`, `minutes`, and what `validate_bundle` gives.
     """
+    if run.is_file():
+        yield from json.loads(run.read_text(encoding="utf-8"))
+        return
     kept = run / "table.json"
     known: dict[str, dict] = json.loads(kept.read_text()) if kept.exists() else {}
     for folder in (run / "bundle", *(run / f"bundle-{phase}" for phase in PHASES)):
@@ -65,8 +74,21 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
                 "beam": beam,
                 "seed": training["seed"],
                 "parameters": sum(p.numel() for p in captioner.model["decoder"].parameters()),
-                "minutes": training["minutes"],
+                "minutes": training_minutes(run, phase),
             }
+
+
+def training_minutes(run: Path, phase: str) -> float:
+    """Minutes of a run's steps until the end of a phase: their number times each phase's median.
+
+    So pauses do not count, nor what else the machine did meanwhile.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in list(PHASES)[: list(PHASES).index(phase) + 1]}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        step = json.loads(line)
+        if "seconds" in step and step["phase"] in seconds:
+            seconds[step["phase"]].append(step["seconds"])
+    return sum(median(some) * len(some) for some in seconds.values() if some) / 60
 
 
 def markdown(results: Sequence[dict]) -> str:
@@ -91,11 +113,18 @@ def markdown(results: Sequence[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prints runs side by side.")
     parser.add_argument("data", type=Path, help="what they were trained on")
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs that have ended")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs that have ended, or files of their results")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write each run's results there, as <run>.json")
     parser.add_argument("--features", type=Path, default=Path("runs/features"), help="where encoders' grids are kept")
     arguments = parser.parse_args()
     try:
-        results = [row for run in tqdm(arguments.runs) for row in measure(run, arguments.data, arguments.features)]
+        results = []
+        for run in tqdm(arguments.runs):
+            rows = list(measure(run, arguments.data, arguments.features))
+            if arguments.keep and rows and run.is_dir():
+                arguments.keep.mkdir(parents=True, exist_ok=True)
+                write_whole(arguments.keep / f"{run.name}.json", json.dumps(rows, indent=1) + "\n")
+            results += rows
     except (BundleError, OSError, ValueError) as error:
         sys.exit(str(error))
     if not results:

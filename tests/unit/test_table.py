@@ -1,5 +1,10 @@
 """The table of runs: a row for each decoder, phase and beam; seeds together."""
 
+import json
+import subprocess
+import sys
+
+from support import ROOT
 from training.table import markdown
 
 SCORES = {"Bleu_1": 0.6, "Bleu_2": 0.45, "Bleu_3": 0.3, "Bleu_4": 0.2, "METEOR": 0.21, "ROUGE_L": 0.47}
@@ -31,3 +36,12 @@ def test_rows_are_sorted_and_seeds_are_taken_together():
         f"| `nic` | 8.8 M | then self-critical | 10 | 5 | {scores} | 50.0 | 0.5 % | 1 |",
     ]
     assert {row.count("|") for row in rows} == {head.count("|")}
+
+
+def test_results_that_were_kept_are_a_table(tmp_path):
+    for seed, cider in ((1, 0.40), (2, 0.44)):
+        (tmp_path / f"nic-{seed}.json").write_text(json.dumps([result("nic", "cross_entropy", 5, seed, cider)]))
+    command = [sys.executable, "-m", "training.table", "nowhere", *map(str, sorted(tmp_path.glob("*.json")))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| 42.0 ± 2.8 | 0.5 % | 1, 2 |" in done.stdout  # deviations -2 and 2: the variance is 8
