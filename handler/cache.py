@@ -22,8 +22,10 @@ class ResultCache:
         self._kept: OrderedDict[Key, list[Caption]] = OrderedDict()
 
     def key(self, item: Item) -> Key | None:
-        """Under which an item's captions are kept; None where they are not to be: no cache, or draws without a seed."""
-        if not self.entries or (item.options.samples and item.options.seed is None):
+        """Under which an item's captions are kept; None where they are not to be: none are, or these are drawn
+        without a seed, or explained.
+        """
+        if not self.entries or item.explain or (item.options.samples and item.options.seed is None):
             return None
         return hashlib.sha256(item.image).digest(), item.options
 

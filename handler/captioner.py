@@ -1,7 +1,7 @@
 """`Captioner`: pictures in, captions out, with no server. The TorchServe entry is a thin coat over it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from handler.bundle import BundleConfig, load_bundle
 from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from handler.errors import BundleError, RequestError
+from handler.explain import gradient_weights, methods
 from handler.image import MAX_PIXELS, decode_image, upright_rgb
 from handler.search import Hypothesis, Listener, SearchOptions, search
 from handler.vocabulary import Vocabulary, join_tokens
@@ -28,7 +29,8 @@ class Caption:
         score: mean log-probability a token, `<end>` among them; captions of different lengths compare by it.
         tokens: its words.
         token_logprobs: natural log-probability of each word, and last of the sentence's end: one more than `tokens`.
-        attention: (words, cells) over the grid, row by row; None where not asked for or the model has none.
+        attention: (words, cells) over the grid, row by row, each word's sum to 1; None where not asked for or the model
+            has none.
     """
 
     caption: str
@@ -151,6 +153,39 @@ class Captioner:
         told = {place: in_words(listener) for place, listener in (listeners or {}).items()}
         found = search(self.model["decoder"], grid, options, self.vocabulary, told)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The ways in which this model can explain its words, the one taken by default first."""
+        return methods(self.model["decoder"])
+
+    def explain(
+        self, picture: Picture, options: SearchOptions | None = None, method: str | None = None
+    ) -> list[Caption]:
+        """A picture's captions, the best first, each with what its words rest on as its `attention`.
+
+        Args:
+            picture: a path, an image file's bytes, or a PIL image.
+            options: left out, the bundle's own.
+            method: `attention`, where the model has it, or `gradient`; left out, the first of `methods`.
+
+        Raises:
+            RequestError: the picture can't be read.
+            OSError: the path can't be opened.
+            ValueError: the model has no such method.
+        """
+        method = method or self.methods[0]
+        if method not in self.methods:
+            raise ValueError(f"method is {' or '.join(self.methods)} for this model, not {method}.")
+        options = replace(options or self.config.decoding, attention=method == "attention")
+        grid = self.encode(self.prepare(picture).unsqueeze(0))
+        [captions] = self.caption_grid(grid, [options])
+        return captions if options.attention else [self.add_gradient(caption, grid[0]) for caption in captions]
+
+    def add_gradient(self, caption: Caption, grid: torch.Tensor) -> Caption:
+        """A caption of the picture with this grid (cells, channels), with gradients' weights as its attention."""
+        ids = self.vocabulary.encode(caption.tokens)
+        return replace(caption, attention=gradient_weights(self.model["decoder"], grid, ids, self.vocabulary))
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         tokens = self.vocabulary.decode(hypothesis.token_ids)

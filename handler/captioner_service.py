@@ -13,8 +13,9 @@ from PIL import Image
 from ts.handler_utils.utils import send_intermediate_predict_response
 
 import handler
+from handler.call import Call
 from handler.captioner import Captioner
-from handler.endpoint import Call, Endpoint, Settings
+from handler.endpoint import Endpoint, Settings
 from handler.response import EVENTS, PHRASES
 from handler.telemetry import Telemetry
 
@@ -52,7 +53,7 @@ class CaptionerService:
         for size in range(batch_size, 0, -1):  # a lone picture last: that is how most come
             captioner.caption([stream.getvalue()] * size, batch_size=size)
 
-    def handle(self, data: list[dict], context) -> list[str]:
+    def handle(self, data: list[dict], context) -> list[str | bytes]:
         """Answers each row of a batch."""
         calls = [self._call(place, row, context) for place, row in enumerate(data)]
         answers, batch = self.endpoint.answer(calls)
@@ -60,6 +61,8 @@ class CaptionerService:
         for place, answer in enumerate(answers):
             context.set_response_content_type(place, answer.content_type)
             context.set_response_status(answer.code, PHRASES[answer.code], place)
+            for name, value in answer.headers.items():
+                context.set_response_header(place, name, value)
         return [answer.body for answer in answers]
 
     def _call(self, place: int, row: dict, context) -> Call:

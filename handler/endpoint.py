@@ -4,21 +4,27 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import torch
+from PIL import Image
 
 from handler.cache import Key, ResultCache
-from handler.captioner import Captioner
+from handler.call import Answer, Call
+from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError, TooManyPixels
-from handler.image import open_image
+from handler.figure import draw_figure, to_png
+from handler.image import open_image, upright_rgb
 from handler.openapi import openapi
-from handler.request import Item, Limits, OnePicture, Request, Result, parse_request
-from handler.response import EVENTS, JSON, event
+from handler.page import render_page
+from handler.request import Asking, Item, Limits, OnePicture, Request, Result, parse_request
+from handler.response import EVENTS, HTML, JSON, PNG, describe_captions, describe_explanations, event
 
 logger = logging.getLogger(__name__)
+
+FIGURE = 480  # pixels, the longer side of the picture that a figure is drawn from
 
 
 @dataclass(frozen=True)
@@ -55,52 +61,6 @@ class Settings:
         return Limits(self.max_pixels, self.max_bytes, self.max_images)
 
 
-class Call(NamedTuple):
-    """One request as it came.
-
-    Attributes:
-        row: its body or fields, as `parse_request` takes them.
-        headers: names in lower case; gRPC has none.
-        id: the server's name for it.
-        send: sends a part of a streamed answer.
-    """
-
-    row: Mapping[str, object]
-    headers: Mapping[str, str]
-    id: str
-    send: Callable[[str], None]
-
-    @property
-    def http(self) -> bool:
-        """Whether it came over HTTP and not gRPC."""
-        return "host" in self.headers or "explain" in self.headers
-
-
-@dataclass
-class Answer:
-    """What a call is answered with, and what is to be known about it.
-
-    Attributes:
-        body: its text; of a stream the last part.
-        code: HTTP's.
-        content_type: HTTP's.
-        results: for each picture `ok`, `cached`, or an error's type; none where no picture was asked about.
-        captions: the best one of each picture; empty where there is none.
-        bytes: of all its pictures' files.
-        decode: seconds spent on its pictures.
-        stream: whether it was sent in parts.
-    """
-
-    body: str
-    code: int = 200
-    content_type: str = JSON
-    results: list[str] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    bytes: int = 0
-    decode: float = 0.0
-    stream: bool = False
-
-
 @dataclass
 class Work:
     """One picture on its way.
@@ -110,22 +70,29 @@ class Work:
         key: in the cache, if it is to be kept there.
         say: who hears its words as they become certain.
         pixels: once it is decoded.
+        picture: a small copy, upright, where it is to be explained.
+        shape: its width and height when it is upright.
         result: once it is captioned, or failed.
         cached: whether the result is the cache's.
         decode: seconds that decoding took.
         said: how many words were said.
-        size: width × height.
     """
 
     item: Item | None = None
     key: Key | None = None
     say: Callable[[list[str]], None] | None = None
     pixels: torch.Tensor | None = None
-    result: Result | None = None
+    picture: Image.Image | None = None
+    shape: tuple[int, int] = (0, 0)
+    result: list[Caption] | RequestError | None = None
     cached: bool = False
     decode: float = 0.0
     said: int = 0
-    size: int = 0
+
+    @property
+    def size(self) -> int:
+        """Pixels that it had to be decoded to."""
+        return self.shape[0] * self.shape[1]
 
     @property
     def seed(self) -> int | None:
@@ -178,6 +145,10 @@ class Endpoint:
     def __init__(self, captioner: Captioner, model: dict[str, str], settings: Settings = Settings()):
         self.captioner, self.model, self.settings = captioner, model, settings
         self.cache = ResultCache(settings.cache_entries)
+        card, defaults = captioner.config.card, captioner.config.decoding
+        self.page = render_page(model, card, defaults, settings.limits)
+        self.captions = Asking(defaults, settings.limits)
+        self.explanations = self.captions._replace(methods=captioner.methods)
 
     def answer(self, calls: Sequence[Call]) -> tuple[list[Answer], Batch]:
         """Answers each call; a call that can't be met gets its error, and its neighbours their captions."""
@@ -196,11 +167,11 @@ class Endpoint:
 
     def _request(self, call: Call) -> Request | None:
         """The call's pictures; None where it asks for something else."""
-        if call.headers.get("describe") == "True" or _wants_openapi(call):
+        if call.headers.get("describe") == "True" or (call.bare and call.accepted(HTML, JSON)):
             return None
-        defaults = self.captioner.config.decoding
         try:
-            return parse_request(call.row, call.headers.get("content-type", ""), defaults, self.settings.limits)
+            asking = self.explanations if call.explains else self.captions
+            return parse_request(call.row, call.headers.get("content-type", ""), asking)
         except Exception:
             logger.exception("Request %s could not be read.", call.id)
             return OnePicture([InternalError("The request could not be read: the server's log says why.")])
@@ -232,8 +203,13 @@ class Endpoint:
                 raise TooManyPixels(
                     f"The request's pictures together have more than the {self.settings.max_pixels} pixels allowed."
                 )
-            work.size = image.width * image.height
-            work.pixels = self.captioner.prepare(image)
+            work.shape = image.size  # what it costs to decode it, though it be damaged
+            image = upright_rgb(image)
+            work.shape = image.size
+            work.pixels = self.captioner.config.preprocessing.resize(image)
+            if item.explain:
+                image.thumbnail((FIGURE, FIGURE))
+                work.picture = image
         except RequestError as error:
             work.result = error
         except Exception:
@@ -263,6 +239,9 @@ class Endpoint:
             found = self.captioner.caption_grid(grid, [work.item.options for work in works], listeners)
             if not all(found):
                 raise RuntimeError("A picture got no caption.")
+            for place, work in enumerate(works):
+                if work.item.explain and work.item.explain.method == "gradient":
+                    found[place] = [self.captioner.add_gradient(caption, grid[place]) for caption in found[place]]
         except Exception:  # out of memory, most likely
             logger.exception("%d pictures could not be captioned together.", len(works))
             return False
@@ -288,23 +267,38 @@ class Endpoint:
         if request is None:
             if call.headers.get("describe") == "True":
                 return Answer(json.dumps({"model": self.model, "card": self.captioner.config.card}))
-            return Answer(json.dumps(openapi(self.model, self.captioner.config.decoding, self.settings.limits)))
-        results = [work.result for work in works]
-        code, body = request.answer(results, [work.seed for work in works], self.model, call.id)
+            if call.accepted(HTML, JSON) == HTML:
+                return Answer(self.page.html, content_type=f"{HTML}; charset=utf-8", headers=self.page.headers)
+            return Answer(json.dumps(openapi(self.model, self.explanations)))
+        as_png = call.explains and call.accepted(PNG) and isinstance(request, OnePicture)
+        results = [_describe(work, as_png) for work in works]
+        code, body = request.answer(results, self.model, call.id)
         answer = Answer(json.dumps(body), code)
+        if as_png and code == 200:
+            answer = Answer(b64decode(body["overlay"]), content_type=PNG)
         if works[0].say and (code == 200 or works[0].said):  # once words are out, an error has to be a part, too
             part = event("response" if code == 200 else "error", body, call.http)
             answer = Answer(part, 200, EVENTS, stream=True)
-        for work in works:
-            failed = isinstance(work.result, RequestError)
-            answer.results.append(work.result.type if failed else "cached" if work.cached else "ok")
+        for work, result in zip(works, results, strict=True):
+            failed = isinstance(result, RequestError)
+            answer.results.append(result.type if failed else "cached" if work.cached else "ok")
             answer.captions.append("" if failed else work.result[0].caption)
             answer.bytes += len(work.item.image) if work.item else 0
             answer.decode += work.decode
         return answer
 
 
-def _wants_openapi(call: Call) -> bool:
-    """GET with JSON accepted. TorchServe does not tell a handler the method: it is a call without any body."""
-    accepted = call.headers.get("accept", "").lower()
-    return call.http and not any(call.row.values()) and "content-type" not in call.headers and JSON in accepted
+def _describe(work: Work, overlay: bool) -> Result:
+    """A picture's part of the answer, with the figure if that is asked for."""
+    if isinstance(work.result, RequestError):
+        return work.result
+    if not (explain := work.item.explain):
+        return describe_captions(work.result, work.seed)
+    try:
+        described = describe_explanations(work.result, work.seed, explain.method, work.shape)
+        if overlay or explain.overlay:
+            described["overlay"] = b64encode(to_png(draw_figure(work.picture, work.result[0]))).decode()
+        return described
+    except Exception:  # a neighbour of it in the batch has no part in that
+        logger.exception("A caption could not be explained.")
+        return InternalError("The caption could not be explained: the server's log says why.")

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document of the endpoint, made from the same tables that requests are checked against."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,8 @@ from handler.errors import (
     UnsupportedMedia,
 )
 from handler.options import FLAGS, RANGES
-from handler.request import Limits, Tensors
+from handler.request import Asking, Limits, Tensors
+from handler.response import HTML, JSON
 from handler.search import COLDEST, SearchOptions
 
 ERRORS: tuple[type[RequestError], ...] = (
@@ -41,8 +43,9 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kU
 BASE64 = {"type": "string", "contentEncoding": "base64", "minLength": 1, "examples": [PIXEL]}
 
 
-def openapi(model: dict[str, str], defaults: SearchOptions, limits: Limits) -> dict[str, Any]:
-    """The document, for a model of this name, version and decoding defaults."""
+def openapi(model: dict[str, str], asking: Asking) -> dict[str, Any]:
+    """The document, for a model of this name and version, that reads requests so."""
+    limits = asking.limits
     name = model["name"]
     return {
         "openapi": "3.1.0",
@@ -59,13 +62,17 @@ def openapi(model: dict[str, str], defaults: SearchOptions, limits: Limits) -> d
                 "put": _native("predictPut", limits),
                 "get": {
                     "operationId": "describe",
-                    "summary": "This document, where JSON is accepted by its name.",
+                    "summary": "The demo page where HTML is accepted by its name, this document where JSON is.",
                     "responses": {
-                        "200": _content("This document.", {"type": "object", "required": ["openapi"]}),
-                        "400": _content("JSON was not accepted by its name.", _ref("Error")),
+                        "200": {"description": "One of them.", "content": {
+                            HTML: {"schema": {"type": "string"}},
+                            JSON: {"schema": {"type": "object", "required": ["openapi"]}},
+                        }},
+                        "400": _content("Neither was accepted by its name.", _ref("Error")),
                     },
                 },
             },
+            f"/explanations/{name}": {"post": _explain(limits)},
             f"/v1/models/{name}:predict": {
                 "post": _operation("predictV1", {"application/json": _ref("Several")}, {"200": _ref("Predictions")})
             },
@@ -76,7 +83,7 @@ def openapi(model: dict[str, str], defaults: SearchOptions, limits: Limits) -> d
                 )
             },
         },
-        "components": {"schemas": _schemas(defaults, limits)},
+        "components": {"schemas": _schemas(asking)},
     }  # fmt: skip
 
 
@@ -105,14 +112,31 @@ def _native(name: str, limits: Limits) -> dict[str, Any]:
     return operation
 
 
-def _native_bodies(limits: Limits) -> dict[str, Any]:
-    form = _object({"image": {"type": "string", "contentMediaType": "image/*"}} | _refs(), *_refs())
+def _explain(limits: Limits) -> dict[str, Any]:
+    bodies = _native_bodies(limits, ("method", "overlay"), "Explain")
+    operation = _operation("explain", bodies, {"200": {"oneOf": [_ref("Explanations"), _ref("Predictions")]}})
+    operation["responses"]["200"]["content"]["image/png"] = {
+        "schema": {"description": "The figure alone, a panel a word, where image/png is accepted by its name."}
+    }
+    return operation
+
+
+def _native_bodies(limits: Limits, more: Sequence[str] = ("stream",), json: str = "") -> dict[str, Any]:
+    """The bodies of a request.
+
+    Args:
+        limits: on pictures.
+        more: options beside those of the search.
+        json: what the names of JSON's schemas begin with.
+    """
+    options = _refs(more)
+    form = _object({"image": {"type": "string", "contentMediaType": "image/*"}} | options, *options)
     raw = {"description": f"An image file's bytes: JPEG, PNG, WebP, GIF or BMP, {limits.max_bytes} at most."}
     return {
         "image/*": raw,
         "application/octet-stream": raw,
         "multipart/form-data": form,
-        "application/json": {"oneOf": [_ref("One"), _ref("Several")]},
+        "application/json": {"oneOf": [_ref(f"{json}One"), _ref(f"{json}Several")]},
     }
 
 
@@ -124,11 +148,11 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _refs() -> dict[str, Any]:
-    return {name: _ref(name) for name in (*RANGES, *FLAGS, "stream")}
+def _refs(more: Sequence[str] = ()) -> dict[str, Any]:
+    return {name: _ref(name) for name in (*RANGES, *FLAGS, *more)}
 
 
-def _options(defaults: SearchOptions) -> dict[str, Any]:
+def _options(defaults: SearchOptions, methods: Sequence[str]) -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     chosen = asdict(defaults)
     for name, (low, high) in RANGES.items():
@@ -145,6 +169,12 @@ def _options(defaults: SearchOptions) -> dict[str, Any]:
     schemas["stream"] = {
         "type": "boolean", "default": False,
         "description": "Answers with server-sent events: each word as soon as it is certain, then the whole answer.",
+    }  # fmt: skip
+    schemas["method"] = {
+        "enum": list(methods), "default": methods[0], "description": "How a word is traced back to the picture.",
+    }  # fmt: skip
+    schemas["overlay"] = {
+        "type": "boolean", "default": False, "description": "Adds the figure, a panel a word, as PNG in base64.",
     }  # fmt: skip
     return schemas
 
@@ -164,10 +194,39 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _schemas(defaults: SearchOptions, limits: Limits) -> dict[str, Any]:
+def _asked(prefix: str, max_images: int, alone: Sequence[str], each: Sequence[str]) -> dict[str, Any]:
+    """JSON's requests: one picture, with the options `alone` beside the search's, and several, with `each`."""
+    of_one, of_each = _refs(alone), _refs(each)
+    several = _list({"anyOf": [BASE64, _ref(f"{prefix}Item")]}, minItems=1, maxItems=max_images)
+    return {
+        f"{prefix}One": _object({"image": BASE64} | of_one, *of_one),
+        # `b64` is what TensorFlow Serving calls it.
+        f"{prefix}Item": {"oneOf": [_object({name: BASE64} | of_each, *of_each) for name in ("image", "b64")]},
+        f"{prefix}Several": {
+            "oneOf": [_object({field: several} | of_each, *of_each) for field in ("images", "instances")]
+        },
+    }
+
+
+def _explained(captions: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """The answer's schemas of an explanation."""
+    text, number, whole = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+    rectangle = dict.fromkeys(("x", "y", "width", "height"), whole)
+    word = {"token": text, "weights": _list(_list(number)), "entropy": number, "peak": _object(rectangle)}
+    size = _object({"width": whole, "height": whole})
+    about_it = {"method": text, "rows": whole, "columns": whole, "picture": size}
+    explained = captions | {"explanation": _object(about_it), "overlay": {"type": "string"}}
+    return {
+        "Word": _object(word),
+        "Explained": _object(explained, "seed", "overlay"),
+        "Explanations": _object(explained | about, "seed", "overlay"),
+    }
+
+
+def _schemas(asking: Asking) -> dict[str, Any]:
+    limits = asking.limits
     text, number = {"type": "string"}, {"type": "number"}
-    of_one = {name: _ref(name) for name in (*RANGES, *FLAGS)}
-    several = _list({"anyOf": [BASE64, _ref("Item")]}, minItems=1, maxItems=limits.max_images)
+    of_one = _refs()
     captions = {"caption": text, "captions": _list(_ref("Caption"), minItems=1), "seed": _ref("seed")}
     about = {"model": _ref("Model"), "request_id": text}
     error = {
@@ -175,6 +234,7 @@ def _schemas(defaults: SearchOptions, limits: Limits) -> dict[str, Any]:
         "type": {"enum": [kind.__name__ for kind in ERRORS]},
         "message": text,
     }
+    results = [_object(captions, "seed"), _ref("Explained"), _object(error)]
     wanted = _object({"name": {"enum": list(Tensors.OUTPUTS)}}, closed=False)
     output = {
         "name": {"enum": list(Tensors.OUTPUTS)},
@@ -189,15 +249,11 @@ def _schemas(defaults: SearchOptions, limits: Limits) -> dict[str, Any]:
         "data": _list(BASE64, minItems=1, maxItems=limits.max_images),
         "parameters": _or_null(_ref("Parameters")),
     }
-    return _options(defaults) | {
-        "One": _object({"image": BASE64} | _refs(), *_refs()),
-        # `b64` is what TensorFlow Serving calls it.
-        "Item": {"oneOf": [_object({name: BASE64} | of_one, *of_one) for name in ("image", "b64")]},
-        "Several": {
-            "oneOf": [
-                _object({field: several} | of_one, *of_one) for field in ("images", "instances")
-            ]
-        },
+    return {
+        **_options(asking.defaults, asking.methods),
+        **_asked("", limits.max_images, ("stream",), ()),
+        **_asked("Explain", limits.max_images, ("method", "overlay"), ("method", "overlay")),
+        **_explained(captions, about),
         "Parameters": _object(of_one, *of_one),
         "InferenceRequest": _object(
             {
@@ -215,13 +271,12 @@ def _schemas(defaults: SearchOptions, limits: Limits) -> dict[str, Any]:
                 "tokens": _list(text),
                 "token_logprobs": _list(number),
                 "attention": _list(_list(_list(number))),
+                "words": _list(_ref("Word")),
             },
-            "attention",
+            "attention", "words",
         ),
         "Captions": _object(captions | about, "seed"),
-        "Predictions": _object(
-            {"predictions": _list({"oneOf": [_object(captions, "seed"), _object(error)]}, minItems=1)} | about
-        ),
+        "Predictions": _object({"predictions": _list({"oneOf": results}, minItems=1)} | about),
         "Model": _object({"name": text, "version": text, "digest": text}),
         "Error": _object(error | {"request_id": text}),
         "InferenceResponse": _object(

@@ -11,10 +11,9 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from handler.captioner import Caption
 from handler.errors import (
     EmptyBody,
     MalformedJSON,
@@ -26,7 +25,7 @@ from handler.errors import (
 )
 from handler.image import MAX_PIXELS
 from handler.options import parse_flag, parse_options, shorten
-from handler.response import describe_captions, describe_error
+from handler.response import describe_error
 from handler.search import SearchOptions
 
 # Where one picture may stand: a raw body comes as `body`; `image` is the form's and JSON's field, and `data` what
@@ -45,14 +44,22 @@ class Limits:
     max_images: int = 32  # in one request
 
 
+class Explain(NamedTuple):
+    """How a picture's captions are to be explained."""
+
+    method: str
+    overlay: bool = False  # whether the answer holds the figure
+
+
 class Item(NamedTuple):
     """One picture to caption."""
 
     image: bytes
     options: SearchOptions
+    explain: Explain | None = None
 
 
-Result = list[Caption] | RequestError
+Result = dict[str, Any] | RequestError  # a picture's part of the answer's JSON, or what was wrong with it
 
 
 class Request(ABC):
@@ -67,14 +74,11 @@ class Request(ABC):
         self.items, self.stream = list(items), stream
 
     @abstractmethod
-    def answer(
-        self, results: Sequence[Result], seeds: Sequence[int | None], model: dict[str, str], request_id: str
-    ) -> tuple[int, dict[str, Any]]:
+    def answer(self, results: Sequence[Result], model: dict[str, str], request_id: str) -> tuple[int, dict[str, Any]]:
         """What each picture came to → the HTTP code and the answer's JSON.
 
         Args:
             results: one a picture.
-            seeds: of each picture whose captions were drawn.
             model: name, version and digest.
             request_id: the server's name for the request.
         """
@@ -83,21 +87,18 @@ class Request(ABC):
 class OnePicture(Request):
     """One picture, answered with its captions or its error alone."""
 
-    def answer(self, results, seeds, model, request_id):
-        [result], [seed] = results, seeds
+    def answer(self, results, model, request_id):
+        [result] = results
         if isinstance(result, RequestError):
             return result.code, describe_error(result) | {"request_id": request_id}
-        return 200, describe_captions(result, seed) | {"model": model, "request_id": request_id}
+        return 200, result | {"model": model, "request_id": request_id}
 
 
 class SeveralPictures(Request):
     """Several pictures, answered in their order; the code is 200 where one at least could be captioned."""
 
-    def answer(self, results, seeds, model, request_id):
-        predictions = [
-            describe_error(result) if isinstance(result, RequestError) else describe_captions(result, seed)
-            for result, seed in zip(results, seeds, strict=True)
-        ]
+    def answer(self, results, model, request_id):
+        predictions = [describe_error(result) if isinstance(result, RequestError) else result for result in results]
         return _overall_code(results), {"predictions": predictions, "model": model, "request_id": request_id}
 
 
@@ -117,12 +118,12 @@ class Tensors(Request):
         super().__init__(items)
         self.id, self.outputs = id, outputs
 
-    def answer(self, results, seeds, model, request_id):
+    def answer(self, results, model, request_id):
         named = {"id": self.id} if self.id else {}
         if (code := _overall_code(results)) != 200:
             first = describe_error(results[0])
             return code, {"error": first["message"]} | first | named | {"request_id": request_id}
-        _, several = SeveralPictures(self.items).answer(results, seeds, model, request_id)
+        _, several = SeveralPictures(self.items).answer(results, model, request_id)
         data = {
             "caption": [prediction.get("caption", "") for prediction in several["predictions"]],
             "response": [json.dumps(prediction) for prediction in several["predictions"]],
@@ -145,26 +146,38 @@ def _overall_code(results: Sequence[Result]) -> int:
     return failed[0].code if len(failed) == len(results) else 200
 
 
-def parse_request(
-    row: Mapping[str, object], content_type: str, defaults: SearchOptions, limits: Limits = Limits()
-) -> Request:
+class Asking(NamedTuple):
+    """What every picture of a request is read with.
+
+    Attributes:
+        defaults: options for what is not asked for.
+        limits: on pictures and their number; pixels are not looked at here.
+        methods: by which the model can explain its captions, the first one if none is named; empty where captions
+            alone are asked for.
+    """
+
+    defaults: SearchOptions
+    limits: Limits = Limits()
+    methods: Sequence[str] = ()
+
+
+def parse_request(row: Mapping[str, object], content_type: str, asking: Asking) -> Request:
     """Reads a raw body, a form (multipart or gRPC's map) or a JSON object. It never raises: what is wrong is an item.
 
     Args:
         row: TorchServe's row: raw bodies and form fields as bytearrays, JSON already parsed, `text/*` as str.
         content_type: of the request, as sent; empty where there is none.
-        defaults: options for what is not asked for.
-        limits: on pictures and their number; pixels are not looked at here.
+        asking: defaults, limits, and whether explanations are wanted.
     """
     request_type, known = OnePicture, {}
     try:
         fields = _fields(row, content_type)
         if "inputs" in fields:
             request_type, known = Tensors, {"id": _text(fields.get("id"))}
-            return _tensors(fields, defaults, limits)
+            return _tensors(fields, asking)
         if "images" in fields or "instances" in fields:
-            return _several(fields, defaults, limits)
-        return _one(fields, defaults, limits)
+            return _several(fields, asking)
+        return _one(fields, asking)
     except RequestError as error:
         return request_type([error], **known)
 
@@ -200,12 +213,14 @@ def _json(text: bytes | bytearray | str) -> object:
         raise MalformedJSON("The JSON can't be parsed.") from error
 
 
-def _one(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) -> OnePicture:
+def _one(fields: dict[str, Any], asking: Asking) -> OnePicture:
+    if asking.methods:
+        _refuse_stream(fields)
     stream = parse_flag("stream", fields.pop("stream", False))
-    return OnePicture([_item(fields, defaults, limits)], stream)
+    return OnePicture([_item(fields, asking)], stream)
 
 
-def _several(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) -> SeveralPictures:
+def _several(fields: dict[str, Any], asking: Asking) -> SeveralPictures:
     """Each is a text in base64, or an object that may have options of its own over those beside the list."""
     if len(named := [name for name in ("images", "instances", *PICTURE_FIELDS) if name in fields]) > 1:
         raise MalformedJSON(f"The request has pictures in more than one field: {' and '.join(named)}.")
@@ -213,15 +228,17 @@ def _several(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) ->
     _refuse_stream(fields)
     if not isinstance(pictures, list) or not pictures:
         raise EmptyBody(f"There is no picture: '{named[0]}' has to be a list of pictures in base64.")
-    _check_count(pictures, limits)
+    _check_count(pictures, asking.limits)
     own = [dict(picture) if isinstance(picture, dict) else {"image": picture} for picture in pictures]
     for picture in own:
         if "b64" in picture and "image" not in picture:  # TensorFlow Serving's way to write bytes
             picture["image"] = picture.pop("b64")
-    return SeveralPictures(_items([fields | picture for picture in own], defaults, limits))
+    return SeveralPictures(_items([fields | picture for picture in own], asking))
 
 
-def _tensors(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) -> Tensors:
+def _tensors(fields: dict[str, Any], asking: Asking) -> Tensors:
+    if asking.methods:
+        raise MalformedJSON("An explanation is asked for with 'image', 'images' or 'instances', not with 'inputs'.")
     if unknown := sorted(fields.keys() - {"id", "inputs", "outputs", "parameters"}):
         raise MalformedJSON(
             f"An Open Inference request has no field '{shorten(unknown[0])}': options stand in 'parameters'."
@@ -246,7 +263,7 @@ def _tensors(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) ->
     whole = 0 < len(sizes) <= MAX_DIMENSIONS and all(type(size) is int and 0 < size <= len(data) for size in sizes)
     if not whole or math.prod(sizes) != len(data):
         raise MalformedJSON(f"The tensor's shape does not fit its data, which has {len(data)} elements.")
-    _check_count(data, limits)
+    _check_count(data, asking.limits)
     options: dict[str, object] = {}
     for parameters in (fields.get("parameters"), tensor.get("parameters")):
         if not isinstance(parameters, dict | None):
@@ -254,7 +271,7 @@ def _tensors(fields: dict[str, Any], defaults: SearchOptions, limits: Limits) ->
         options |= parameters or {}
     options.pop("content_type", None)  # "base64", where the client says so
     _refuse_stream(options)
-    items = _items([options | {"image": picture} for picture in data], defaults, limits)
+    items = _items([options | {"image": picture} for picture in data], asking)
     return Tensors(items, _text(fields.get("id")), _outputs(fields.get("outputs")))
 
 
@@ -268,26 +285,39 @@ def _outputs(wanted: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _items(pictures: Sequence[Mapping[str, Any]], defaults: SearchOptions, limits: Limits) -> list[Item | RequestError]:
+def _items(pictures: Sequence[Mapping[str, Any]], asking: Asking) -> list[Item | RequestError]:
     """Several pictures' fields and options; what is wrong with one stands in its place."""
     items: list[Item | RequestError] = []
     for fields in pictures:
         try:
-            items.append(_item(fields, defaults, limits))
+            items.append(_item(fields, asking))
         except RequestError as error:
             items.append(error)
     return items
 
 
-def _item(fields: Mapping[str, Any], defaults: SearchOptions, limits: Limits) -> Item:
+def _item(fields: Mapping[str, Any], asking: Asking) -> Item:
     """A picture's field and its options."""
     fields = dict(fields)
     named = [name for name in PICTURE_FIELDS if name in fields]
     if len(named) > 1:
         raise MalformedJSON(f"The request has more than one picture: {' and '.join(named)}.")
     image = fields.pop(named[0]) if named else b""
-    options = parse_options(fields, defaults)  # first, so that a picture in a field of another name is told its name
-    return Item(_image_bytes(image, limits), options)
+    explain = _explain(fields, asking.methods) if asking.methods else None
+    # First, so that a picture in a field of another name is told its name.
+    options = parse_options(fields, asking.defaults)
+    if explain:
+        options = replace(options, attention=explain.method == "attention")
+    return Item(_image_bytes(image, asking.limits), options, explain)
+
+
+def _explain(fields: dict[str, Any], methods: Sequence[str]) -> Explain:
+    """Takes what is said of explanations out of a picture's fields."""
+    method = fields.pop("method", methods[0])
+    method = _text(method) or method
+    if method not in methods:
+        raise OptionOutOfRange(f"method is {' or '.join(methods)} for this model, not {shorten(method)}.")
+    return Explain(method, parse_flag("overlay", fields.pop("overlay", False)))
 
 
 def _image_bytes(image: object, limits: Limits) -> bytes:
@@ -320,7 +350,7 @@ def _check_count(pictures: Sequence, limits: Limits) -> None:
 
 def _refuse_stream(fields: dict[str, Any]) -> None:
     if parse_flag("stream", fields.pop("stream", False)):
-        raise OptionOutOfRange("stream is for a request with one picture in the field 'image'.")
+        raise OptionOutOfRange("stream is for captions of one picture in the field 'image'.")
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,8 @@ import re
 
 from ts.metrics.metric_type_enum import MetricTypes
 
-from handler.endpoint import Answer, Batch, Call
+from handler.call import Answer, Call
+from handler.endpoint import Batch
 
 logger = logging.getLogger(__name__)
 

@@ -63,7 +63,12 @@ class Decoder(nn.Module, ABC):
     What belongs to an image and never changes is its *memory*, tensors (B, …) shared by the image's hypotheses.
     What belongs to a hypothesis is its *state*, tensors (B, K, …). Both are plain dicts, so that search can reorder,
     repeat and drop them without knowing any architecture.
+
+    Attributes:
+        attends: whether its steps give attention.
     """
+
+    attends = True
 
     def __init__(self, vocabulary_size: int):
         super().__init__()

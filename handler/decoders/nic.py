@@ -12,6 +12,8 @@ class NIC(Decoder):
     The word's scores read the hidden state through one linear layer where its size is not the word vectors'.
     """
 
+    attends = False
+
     def __init__(self, config: DecoderConfig, vocabulary_size: int, channels: int):
         super().__init__(vocabulary_size)
         self.image = nn.Linear(channels, config.embed_size)

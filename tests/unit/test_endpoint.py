@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from handler.call import Call
 from handler.captioner import Captioner
-from handler.endpoint import Call, Endpoint, Settings
+from handler.endpoint import Endpoint, Settings
+from handler.image import upright_rgb
 from handler.request import parse_request
 from handler.search import SearchOptions
 from support import PHOTOS, write_tiny_bundle
@@ -255,15 +257,13 @@ def test_settings_that_cant_be(name):
         Settings(**{name: 0})
 
 
-def test_a_fault_in_preparing_one_picture_harms_no_neighbour(endpoint, captioner, monkeypatch, caplog):
-    real = captioner.prepare
-
-    def prepare(picture, *rest):
-        if picture.size == Image.open(BytesIO(SMALL[1])).size:
+def test_a_fault_in_preparing_one_picture_harms_no_neighbour(endpoint, monkeypatch, caplog):
+    def upright(image):
+        if image.size == Image.open(BytesIO(SMALL[1])).size:
             raise ZeroDivisionError
-        return real(picture, *rest)
+        return upright_rgb(image)
 
-    monkeypatch.setattr(captioner, "prepare", prepare)
+    monkeypatch.setattr("handler.endpoint.upright_rgb", upright)
     answers = ask(endpoint, Asked({"body": SMALL[0]}), Asked({"body": SMALL[1]}))
     assert [code for code, _ in answers] == [200, 500]
     assert "ZeroDivisionError" in caplog.text
@@ -274,14 +274,25 @@ def test_a_fault_in_preparing_one_picture_harms_no_neighbour(endpoint, captioner
     ("row", "headers", "http", "found"),
     [
         ({"body": b""}, {"accept": "application/json"}, True, "openapi"),
-        ({"body": b""}, {"accept": "text/html, application/json;q=0.9"}, True, "openapi"),
+        ({"body": b""}, {"accept": "application/json, text/html;q=0.9"}, True, "openapi"),
         ({"body": b""}, {"accept": "*/*"}, True, "type"),
         ({"body": b""}, {"accept": "application/json", "content-type": "image/jpeg"}, True, "type"),
         ({}, {}, False, "type"),
         ({}, {"describe": "True"}, True, "card"),
+        ({"body": b""}, {"accept": "text/html", "explain": "True"}, True, "type"),
     ],
 )
 def test_calls_without_a_body(endpoint, row, headers, http, found):
     [(_, body)] = ask(endpoint, Asked(row, headers, http))
     assert found in body
     assert body.get("type", "EmptyBody") == "EmptyBody"
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html", "text/html,application/xhtml+xml,*/*;q=0.8", "text/HTML, application/json"]
+)
+def test_a_browser_gets_the_page(endpoint, accept):
+    [answer], _ = endpoint.answer([Asked({"body": b""}, {"accept": accept}).call])
+    assert (answer.code, answer.content_type, answer.results) == (200, "text/html; charset=utf-8", [])
+    assert answer.body == endpoint.page.html
+    assert "Content-Security-Policy" in answer.headers

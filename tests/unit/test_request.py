@@ -15,7 +15,7 @@ from handler.errors import (
     UnsupportedMedia,
 )
 from handler.options import parse_options
-from handler.request import Limits, OnePicture, Tensors, parse_request
+from handler.request import Asking, Item, Limits, OnePicture, Tensors, parse_request
 from handler.search import SearchOptions
 
 DEFAULTS = SearchOptions()
@@ -36,9 +36,9 @@ ENCODED = base64.b64encode(b"picture").decode()
     ],
 )
 def test_where_a_picture_may_stand(row, content_type, options):
-    request = parse_request(row, content_type, DEFAULTS)
+    request = parse_request(row, content_type, Asking(DEFAULTS))
     assert isinstance(request, OnePicture)
-    assert request.items == [(b"picture", options)]
+    assert request.items == [Item(b"picture", options)]
     assert not request.stream
 
 
@@ -63,7 +63,7 @@ def test_where_a_picture_may_stand(row, content_type, options):
     ],
 )
 def test_requests_that_cant_be_met(row, content_type, error):
-    request = parse_request(row, content_type, DEFAULTS)
+    request = parse_request(row, content_type, Asking(DEFAULTS))
     assert isinstance(request, OnePicture)
     assert [type(item) for item in request.items] == [error]
 
@@ -103,8 +103,10 @@ def test_several_pictures(fields, items, form):
         row = {name: json.dumps(value).encode() for name, value in fields.items()}
         if "image" in fields:
             row["image"] = b"picture"
-    request = parse_request(row, "" if form else "application/json", DEFAULTS, Limits(max_bytes=100, max_images=8))
-    expected = [(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
+    request = parse_request(
+        row, "" if form else "application/json", Asking(DEFAULTS, Limits(max_bytes=100, max_images=8))
+    )
+    expected = [Item(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
     assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
 
 
@@ -147,10 +149,10 @@ TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, 
     ],
 )  # fmt: skip
 def test_tensors(fields, items):
-    request = parse_request({"body": fields}, "application/json", DEFAULTS, Limits(max_images=8))
+    request = parse_request({"body": fields}, "application/json", Asking(DEFAULTS, Limits(max_images=8)))
     assert isinstance(request, Tensors)
     assert request.id == "a"
-    expected = [(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
+    expected = [Item(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
     assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
 
 
@@ -159,16 +161,16 @@ def test_limits_on_bytes():
         picture = b"x" * size
         encoded = base64.b64encode(picture).decode()
         for row, kind in (({"body": picture}, ""), ({"body": {"image": encoded}}, "application/json")):
-            [item] = parse_request(row, kind, DEFAULTS, Limits(max_bytes=100)).items
-            assert (item == (picture, DEFAULTS)) if fits else isinstance(item, TooLarge)
+            [item] = parse_request(row, kind, Asking(DEFAULTS, Limits(max_bytes=100))).items
+            assert (item == Item(picture, DEFAULTS)) if fits else isinstance(item, TooLarge)
 
 
 @pytest.mark.parametrize("value", [True, "true", b"true"])
 def test_stream(value):
     row = {"image": b"picture", "stream": value}
-    request = parse_request(row, "", DEFAULTS)
+    request = parse_request(row, "", Asking(DEFAULTS))
     assert request.stream
-    assert request.items == [(b"picture", DEFAULTS)]
+    assert request.items == [Item(b"picture", DEFAULTS)]
 
 
 @pytest.mark.parametrize(
@@ -182,20 +184,20 @@ def test_stream(value):
     ],
 )
 def test_base64_as_it_is_met(text):
-    [item] = parse_request({"body": {"image": text}}, "application/json", DEFAULTS).items
+    [item] = parse_request({"body": {"image": text}}, "application/json", Asking(DEFAULTS)).items
     assert item.image in (b"picture", b"\xfb\xff?")
 
 
 @pytest.mark.parametrize("text", ["data:image/png,picture", "a", "====", "ab§=", "data:"])
 def test_what_is_no_base64(text):
-    [item] = parse_request({"body": {"image": text}}, "application/json", DEFAULTS).items
+    [item] = parse_request({"body": {"image": text}}, "application/json", Asking(DEFAULTS)).items
     assert isinstance(item, MalformedJSON)
 
 
 def test_a_data_url_and_json_that_torchserve_left_as_bytes():
     for body in ({"image": f"data:image/jpeg;base64,{ENCODED}"}, json.dumps({"image": ENCODED}).encode()):
-        request = parse_request({"body": body}, "application/json; charset=utf-8", DEFAULTS)
-        assert request.items == [(b"picture", DEFAULTS)]
+        request = parse_request({"body": body}, "application/json; charset=utf-8", Asking(DEFAULTS))
+        assert request.items == [Item(b"picture", DEFAULTS)]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,21 @@ def test_each_row_has_its_own_status_and_type(service, context):
     assert ends == [None, None, "false", None, None]
 
 
+def test_the_page_comes_with_its_policy_and_a_figure_as_bytes(service, context):
+    rows = [
+        ({"body": b""}, HTTP | {"Accept": "text/html"}),
+        ({"body": bytearray(SMALL)}, HTTP | {"explain": "True", "Accept": "image/png"}),
+    ]
+    context.request_ids = {0: "a", 1: "b"}
+    context.request_processor = [RequestProcessor(headers) for _, headers in rows]
+    page, figure = service.handle([row for row, _ in rows], context)
+    assert page.startswith("<!doctype html>")
+    assert "default-src 'none'" in context.get_response_headers(0)["Content-Security-Policy"]
+    assert context.get_response_content_type(0) == "text/html; charset=utf-8"
+    assert figure.startswith(b"\x89PNG")
+    assert context.get_response_content_type(1) == "image/png"
+
+
 def test_a_setting_that_there_is_not_stops_the_load(tmp_path):
     with pytest.raises(TypeError, match="max_pixel"):
         CaptionerService().initialize(make_context(tmp_path, max_pixel=7))

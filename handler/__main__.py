@@ -1,0 +1,65 @@
+"""Captions pictures in this process, with no server.
+
+python -m handler samples/photos/cat.jpg
+python -m handler samples/photos/*.jpg --beam-size 10 --num-captions 3
+python -m handler samples/photos/photographer.jpg --explain explained.png
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from handler.captioner import Captioner
+from handler.errors import BundleError, RequestError
+from handler.figure import draw_figure
+from handler.options import RANGES, parse_options
+
+EMBEDDED = Path(__file__).parent.parent / "pretrained"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m handler", description="Captions pictures, with no server.")
+    parser.add_argument("pictures", type=Path, nargs="+", help="image files")
+    parser.add_argument("--model", type=Path, default=EMBEDDED, help="a bundle's folder; left out, the shipped one")
+    parser.add_argument("--explain", type=Path, metavar="PNG", help="draw what each word of the caption rests on")
+    parser.add_argument("--method", help="attention or gradient; left out, attention where the model has it")
+    for name, (low, high) in RANGES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=f"{low:.10g}–{high:.10g}")
+    arguments = parser.parse_args()
+    asked = {name: value for name in RANGES if (value := getattr(arguments, name)) is not None}
+    if arguments.explain and len(arguments.pictures) > 1:
+        sys.exit("--explain draws one picture's figure: name one picture.")
+    if arguments.method and not arguments.explain:
+        sys.exit("--method is for --explain.")
+    try:
+        captioner = Captioner.load(arguments.model)
+        options = parse_options(asked, captioner.config.decoding)
+    except (BundleError, RequestError) as error:
+        sys.exit(str(error))
+    failed = False
+    for picture in arguments.pictures:
+        name = f"{picture}: " if len(arguments.pictures) > 1 else ""
+        try:
+            if arguments.explain:
+                captions = captioner.explain(picture, options, arguments.method)
+                draw_figure(picture.read_bytes(), captions[0]).save(arguments.explain, "PNG")
+            else:
+                [captions] = captioner.caption([picture.read_bytes()], options)
+            for caption in captions:
+                score = f"{caption.score:7.3f}  " if options.num_captions > 1 else ""
+                print(f"{name}{score}{caption.caption}", flush=True)
+        except (RequestError, ValueError) as error:
+            failed = True
+            print(f"{picture}: {str(error).removeprefix('Picture 0: ')}", file=sys.stderr)
+        except OSError as error:
+            failed = True
+            print(f"{error.filename or picture}: {error.strerror}.", file=sys.stderr)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BrokenPipeError:  # who read it, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

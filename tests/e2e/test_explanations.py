@@ -1,0 +1,76 @@
+"""`/explanations` of a running endpoint: raw, as a form, in lists, as a picture, and in one batch with captions."""
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import pytest
+import requests
+from jsonschema_rs import Draft202012Validator
+from PIL import Image
+
+from support import PHOTOS
+
+IMAGE = PHOTOS[0].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def explanations(server) -> str:
+    return f"{server.inference}/explanations/captioner"
+
+
+def test_a_raw_body_and_a_form_give_the_caption_explained(explanations, endpoint):
+    raw = requests.post(explanations, data=IMAGE, headers={"Content-Type": "image/jpeg"}, timeout=60)
+    form = requests.post(explanations, files={"image": IMAGE}, data={"method": "attention"}, timeout=60).json()
+    document = requests.get(endpoint, headers={"Accept": "application/json"}, timeout=30).json()
+    schema = {"$ref": "#/components/schemas/Explanations", "components": document["components"]}
+    body = raw.json()
+    for answer in (body, form):
+        Draft202012Validator(schema).validate(answer)
+    assert raw.status_code == 200
+    assert body["captions"][0]["words"] == form["captions"][0]["words"]
+    plain = requests.post(endpoint, files={"image": IMAGE}, data={"attention": "true"}, timeout=60).json()
+    assert body["caption"] == plain["caption"]
+    for word, grid in zip(body["captions"][0]["words"], plain["captions"][0]["attention"], strict=True):
+        for row, its in zip(word["weights"], grid, strict=True):
+            assert row == pytest.approx(its, abs=1e-4)
+    with Image.open(PHOTOS[0]) as image:
+        assert body["explanation"]["picture"] == {"width": image.width, "height": image.height}
+
+
+def test_a_list_and_a_figure(explanations):
+    encoded = base64.b64encode(IMAGE).decode()
+    request = {"images": [{"image": encoded, "method": "gradient"}, "AAAA"], "beam_size": 1}
+    body = requests.post(explanations, json=request, timeout=60).json()
+    assert [one.get("type", "") for one in body["predictions"]] == ["", "InvalidImage"]
+    assert body["predictions"][0]["explanation"]["method"] == "gradient"
+    figure = requests.post(explanations, data=IMAGE, headers={"Accept": "image/png"}, timeout=60)
+    assert figure.headers["content-type"] == "image/png"
+    with Image.open(BytesIO(figure.content)) as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+
+
+def test_explanations_and_captions_at_once(explanations, endpoint):
+    """TorchServe puts both into one batch: each gets its own kind of answer."""
+
+    def ask(number: int) -> dict:
+        url = explanations if number % 2 else endpoint
+        return requests.post(url, data=PHOTOS[number % len(PHOTOS)].read_bytes(), timeout=120).json()
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(24)))
+    for number, answer in enumerate(answers):
+        assert ("explanation" in answer) == bool(number % 2)
+    for one, other in zip(answers, answers[7:], strict=False):  # the same photo, asked for in the other way
+        assert one["caption"] == other["caption"]
+
+
+def test_errors_are_those_of_captions(explanations):
+    bad = requests.post(explanations, data=b"no picture", headers={"Content-Type": "image/jpeg"}, timeout=60)
+    assert (bad.status_code, bad.json()["type"]) == (422, "InvalidImage")
+    odd = requests.post(explanations, files={"image": IMAGE}, data={"method": "magic"}, timeout=60)
+    assert (odd.status_code, odd.json()["message"]) == (
+        400,
+        "method is attention or gradient for this model, not magic.",
+    )
