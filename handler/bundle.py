@@ -44,7 +44,9 @@ class BundleConfig:
     digest: str = ""
 
 
-def save_bundle(folder: Path, config: BundleConfig, weights: dict[str, torch.Tensor], vocabulary: Vocabulary) -> None:
+def save_bundle(
+    folder: str | Path, config: BundleConfig, weights: dict[str, torch.Tensor], vocabulary: Vocabulary
+) -> None:
     """Writes a bundle; `captioner.json` comes last, so that a broken-off write is never taken for a bundle.
 
     Matrices are stored in half precision. Vectors stay in single precision: they are few, and a batch norm's small
@@ -56,6 +58,7 @@ def save_bundle(folder: Path, config: BundleConfig, weights: dict[str, torch.Ten
         weights: `encoder.…` and `decoder.…`.
         vocabulary: the decoder's.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     halved = {

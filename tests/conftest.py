@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Files run side by side: threads that wait for one another, spinning, would take the cores from them. Before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 
 from handler.captioner import Captioner

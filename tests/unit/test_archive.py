@@ -28,8 +28,10 @@ def test_what_is_in_it(tiny_bundle, tmp_path):
         names = set(archive.namelist())
         manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
         assert archive.read("model/vocabulary.txt") == (tiny_bundle / "vocabulary.txt").read_bytes()
-    package = {f"handler/{path.relative_to(ROOT / 'handler')}" for path in (ROOT / "handler").rglob("*.py")}
-    assert names == (package - {"handler/captioner_service.py"}) | {
+    files = [path.relative_to(ROOT) for path in (ROOT / "handler").rglob("*") if path.is_file()]
+    package = {str(file) for file in files if "__pycache__" not in file.parts}
+    assert {"handler/page/page.html", "handler/page/main.js", "handler/page/samples/cat.jpg"} <= package
+    assert names == (package - {"handler/captioner_service.py", "handler/model-config.yaml"}) | {
         "MAR-INF/MANIFEST.json",
         "captioner_service.py",
         "model-config.yaml",
