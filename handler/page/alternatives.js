@@ -11,6 +11,7 @@ export function listAlternatives(captions, choose) {
 function row(caption, checked, choose) {
   const radio = make("input", { type: "radio", name: "alternative", checked });
   radio.addEventListener("change", () => choose(caption));
-  const score = make("span", { className: "score", title: "Mean log-probability of its words" }, caption.score.toFixed(2).replace("-", "−"));
+  const title = "Mean log-probability of its words";
+  const score = make("span", { className: "score", title }, caption.score.toFixed(2).replace("-", "−"));
   return make("label", {}, radio, make("span", {}, caption.caption), score);
 }

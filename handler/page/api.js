@@ -25,6 +25,7 @@ export async function explain(picture, fields, signal) {
     began = performance.now();
     return post(form, headers, signal);
   });
+  signal.throwIfAborted();
   const seconds = (performance.now() - began) / 1000;
   if (status === 200 && body?.captions) return { answer: body, text, seconds };
   throw describe(status, body);

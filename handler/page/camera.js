@@ -7,6 +7,7 @@ const REFUSED = {
 let stream = null;
 let facing = "environment";
 let take = null;
+let starts = 0;
 
 /** Whether there is a camera that a page may ask for; browsers have none for pages without HTTPS. */
 export async function hasCamera() {
@@ -40,11 +41,12 @@ async function cameras() {
 
 async function start() {
   stop();
+  const mine = ++starts;
   at("camera-trouble").textContent = "";
   try {
     const video = { facingMode: facing, width: { ideal: 1920 } };
     const opened = await navigator.mediaDevices.getUserMedia({ video });
-    if (!at("camera").open) return opened.getTracks().forEach((track) => track.stop()); // closed while it was asked for
+    if (mine !== starts || !at("camera").open) return end(opened); // turned or closed while it was asked for
     stream = opened;
     at("viewfinder").srcObject = stream;
     await at("viewfinder").play();
@@ -57,8 +59,12 @@ async function start() {
 
 function stop() {
   at("shutter").disabled = true;
-  stream?.getTracks().forEach((track) => track.stop());
+  if (stream) end(stream);
   stream = at("viewfinder").srcObject = null;
+}
+
+function end(opened) {
+  for (const track of opened.getTracks()) track.stop();
 }
 
 async function shoot() {

@@ -19,14 +19,15 @@ export function showCard() {
 
 function table(scores) {
   const names = [...new Set(scores.flatMap((one) => Object.keys(one.scores)))];
-  const head = make("tr", {}, make("td"), ...scores.map((one) => heading("col", `${one.split ?? ""}${one.n ? `, ${one.n} pictures` : ""}`)));
+  const splits = scores.map(({ split = "", n }) => heading("col", n ? `${split}, ${n} pictures` : split));
   const rows = names.map((name) => {
-    const cells = scores.map((one) => make("td", {}, one.scores[name] == null ? "–" : (100 * one.scores[name]).toFixed(1)));
+    const cells = scores.map((one) => make("td", {}, hundredfold(one.scores[name])));
     return make("tr", {}, heading("row", name.replace(/^Bleu_/, "BLEU-").replace("_", "-")), ...cells);
   });
-  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+  return make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...splits)), make("tbody", {}, ...rows));
 }
 
+const hundredfold = (score) => (typeof score === "number" ? (100 * score).toFixed(1) : "–");
 const heading = (scope, text) => make("th", { scope }, text);
 
 function facts(model, training) {

@@ -1,9 +1,11 @@
-const FINE = 16; // the canvas's pixels a cell; the browser stretches these over the picture
-const DARKEST = 0.82; // of what was not looked at
+const FINE = 15; // the canvas's pixels a cell, odd so that one is its centre; the browser smooths the rest
+const FOG = [112, 114, 120]; // darkness would hide what is dark itself
+const THICKEST = 0.8; // over what was not looked at
+const FAINT = 0.75; // exponent of the light: below 1, what was looked at a little can be made out
 const MILLISECONDS = 220; // from one word to the next
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** A shade over the picture that leaves light where a word looked, as in the figures of Show, Attend and Tell. */
+/** A fog over the picture that is clear where a word looked, after the figures of Show, Attend and Tell. */
 export class Heat {
   #canvas;
   #light = null; // grid of 0 to 1, as it is drawn now
@@ -32,7 +34,7 @@ export class Heat {
     step(began);
   }
 
-  /** Takes the shade away at once, as for another picture. */
+  /** Takes the fog away at once, as for another picture. */
   clear() {
     cancelAnimationFrame(this.#frame);
     this.#light = null;
@@ -47,7 +49,7 @@ export class Heat {
     const context = canvas.getContext("2d");
     const image = context.createImageData(width, height);
     smooth(light).forEach((value, i) => {
-      image.data[4 * i + 3] = Math.round(255 * DARKEST * (1 - value)); // black, but for its alpha
+      image.data.set([...FOG, Math.round(255 * THICKEST * (1 - value ** FAINT))], 4 * i);
     });
     context.putImageData(image, 0, 0);
   }

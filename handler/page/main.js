@@ -10,58 +10,57 @@ import { credit } from "./samples.js";
 import { listen } from "./sources.js";
 import { Words } from "./words.js";
 
+const sheet = matchMedia("(max-width: 63.99rem)"); // where the options lie over the page
+const main = document.querySelector("main");
 const heat = new Heat(at("heat"));
 const words = new Words(heat);
+let wanted = null; // the newest picture, or a promise of it while it is read
 let picture = null; // the one that is shown
-let shown = null; // its answer: {answer, text, seconds, fields}
+let asked = ""; // the options that were asked for last
+let shown = null; // the picture's answer: {answer, text, seconds, fields}
 let caption = null; // the one of its captions that is shown
-let flight = new AbortController(); // of the newest work: what it has not brought is not wanted any more
+let flight = new AbortController(); // of the newest work: what older work brings is not wanted any more
 
-/** Takes up work and drops what was under way, so that an answer that comes late overwrites nothing. */
-async function work(task) {
+const open = (file, sample = null) => look(readPicture(file).then((next) => ({ ...next, sample })));
+
+const optionsChanged = () => wanted && JSON.stringify(optionFields()) !== asked && look(wanted);
+
+/** Captions a picture, and drops what was under way, so that an answer that comes late overwrites nothing. */
+async function look(next) {
+  wanted = next;
   flight.abort();
-  const mine = (flight = new AbortController());
+  const { signal } = (flight = new AbortController());
   at("trouble").replaceChildren();
-  at("result").setAttribute("aria-busy", "true");
-  try {
-    await task(mine.signal);
-  } catch (error) {
-    if (!mine.signal.aborted) complain(error, () => work(task));
-  } finally {
-    if (flight === mine) at("result").removeAttribute("aria-busy");
-  }
-}
-
-const open = (file, sample = null) => work(async (signal) => {
-  announce("Reading the picture…");
-  const next = { ...(await readPicture(file)), sample };
-  signal.throwIfAborted();
-  if (next.width) showPicture(next); // else what is shown stays, until the server knows what to do with it
-  await ask(next, signal);
-});
-
-/** Asks for the shown picture again, as after a change of the options. */
-const askAgain = () => picture && work((signal) => ask(picture, signal));
-
-async function ask(subject, signal) {
+  main.dataset.busy = "";
   announce("Looking at the picture…");
-  const fields = optionFields();
-  const found = await explain(subject.blob, fields, signal);
-  signal.throwIfAborted();
-  if (subject !== picture) showPicture(subject, found.answer.explanation.picture);
-  showAnswer({ ...found, fields });
+  try {
+    const subject = await next;
+    signal.throwIfAborted();
+    // What the browser can't decode is shown once the server could; until then what is shown stays.
+    if (subject !== picture && subject.width) showPicture(subject);
+    const fields = optionFields();
+    asked = JSON.stringify(fields);
+    const found = await explain(subject.blob, fields, signal);
+    if (subject !== picture) showPicture(subject, found.answer.explanation.picture);
+    showAnswer({ ...found, fields });
+  } catch (error) {
+    if (signal.aborted) return;
+    wanted = picture;
+    complain(error, () => look(next));
+  }
+  delete main.dataset.busy;
 }
 
 function showPicture(next, size = next) {
   URL.revokeObjectURL(at("picture").src);
   picture = next;
   shown = caption = null;
-  document.querySelector("main").dataset.state = "shown";
+  main.dataset.state = "shown";
   at("result").hidden = false;
   const visible = next.width > 0;
   at("picture").hidden = !visible;
   at("blank").hidden = visible;
-  at("picture").src = visible ? URL.createObjectURL(next.blob) : "";
+  if (visible) at("picture").src = URL.createObjectURL(next.blob);
   at("picture").alt = `The picture: ${next.sample?.title ?? next.name}`;
   at("frame").style.setProperty("--width", size.width);
   at("frame").style.setProperty("--height", size.height);
@@ -115,6 +114,7 @@ function toggleOptions(visible) {
   at("options").hidden = !visible;
   at("open-options").setAttribute("aria-expanded", String(visible));
   (visible ? at("options-heading") : at("open-options")).focus();
+  if (visible && sheet.matches) at("result").scrollIntoView();
 }
 
 document.title = at("name").textContent = endpoint.model.name;
@@ -125,5 +125,5 @@ copies(at("copy-caption"), () => caption.caption);
 copies(at("copy-json"), () => shown.text);
 copies(at("copy-curl"), command);
 showCard();
-buildOptions(askAgain);
+buildOptions(optionsChanged);
 listen(open);

@@ -6,14 +6,18 @@ const GROUPS = {
   Chance: ["temperature", "top_p", "seed"],
 };
 const LABELS = {
-  min_length: "Fewest words", max_length: "Most words", num_captions: "Captions", no_repeat_ngram: "No repeated n-gram", top_p: "Top p",
+  min_length: "Fewest words",
+  max_length: "Most words",
+  num_captions: "Captions",
+  no_repeat_ngram: "No repeated n-gram",
+  top_p: "Top p",
 };
-const PAUSE = 350; // milliseconds without a change, before anybody is told
-const known = new Map(endpoint.options.map((option) => [option.name, { ...option, default: String(option.default ?? "") }]));
+const PAUSE = 350; // milliseconds without a change
+const known = new Map(endpoint.options.map((one) => [one.name, { ...one, default: String(one.default ?? "") }]));
 const values = new Map(); // as text; all of them, once the form is made
 const controls = new Map();
 
-/** Builds the form; `changed` is called when there is something new to ask for. */
+/** Builds the form; `changed` is called once its controls have come to rest. */
 export function buildOptions(changed) {
   const grouped = new Set(Object.values(GROUPS).flat());
   const others = [...known.keys()].filter((name) => !grouped.has(name));
@@ -22,17 +26,11 @@ export function buildOptions(changed) {
     if (present.length) at("fields").append(make("fieldset", {}, make("legend", {}, title), ...present.map(field)));
   }
   let timer;
-  let asked = "";
   const tell = (pause) => {
     refresh();
     clearTimeout(timer);
-    timer = setTimeout(() => {
-      const now = JSON.stringify(optionFields());
-      if (now !== asked) changed();
-      asked = now;
-    }, pause);
+    timer = setTimeout(changed, pause);
   };
-  asked = "{}";
   at("fields").addEventListener("input", ({ target }) => {
     set(target.name, target.value);
     agree(target.name);
@@ -95,7 +93,8 @@ function agree(touched) {
 function refresh() {
   for (const [name, value] of values) {
     const output = at(`value-${name}`);
-    if (output) output.textContent = controls.get(name).type === "range" ? say(name, value) : "";
+    if (controls.get(name).type === "range") output.textContent = say(name, value);
+    output.classList.toggle("changed", value !== known.get(name).default);
   }
   const moot = { beam_size: samples(), top_p: !samples(), seed: !samples() };
   for (const [name, is] of Object.entries(moot)) if (controls.has(name)) controls.get(name).disabled = is;

@@ -3,7 +3,7 @@ export const endpoint = JSON.parse(document.getElementById("endpoint").textConte
 
 export const at = (id) => document.getElementById(id);
 
-/** An element with properties, or attributes where it has no such property. All text goes in as text: it is anybody's. */
+/** An element with properties, or attributes where it has no such one. All text goes in as text: it is anybody's. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

@@ -3,13 +3,14 @@ import { at, endpoint, link, make } from "./page.js";
 /** Shows the samples; `pick` gets a sample's file and whose it is. */
 export function showSamples(pick) {
   at("samples").append(...endpoint.samples.map((sample) => {
-    const image = make("img", { src: `data:image/jpeg;base64,${sample.base64}`, alt: sample.title, width: 120, height: 120 });
+    const src = `data:image/jpeg;base64,${sample.base64}`;
+    const image = make("img", { src, alt: sample.title, width: 120, height: 120 });
     const button = make("button", { type: "button", title: `${sample.title}, by ${sample.author}` }, image);
     button.addEventListener("click", () => pick(fileOf(sample), sample));
     return make("li", {}, button);
   }));
-  const credits = endpoint.samples.flatMap((sample, i) => [i ? "; " : "", ...credit(sample, sample.title.toLowerCase())]);
-  at("credits").append("Samples, made smaller: ", ...credits, ".");
+  const credits = endpoint.samples.map((sample) => credit(sample, sample.title.toLowerCase()));
+  at("credits").append("Samples, made smaller: ", ...credits.flatMap((one, i) => (i ? ["; ", ...one] : one)), ".");
 }
 
 /** Who a photo is by, and what allows its use. */

@@ -29,15 +29,18 @@ function askForToken(again) {
     ? "The server did not take that token: it is wrong or has expired."
     : "This server answers only with a token. TorchServe writes it to key_file.json.";
   dialog.classList.toggle("refused", again);
-  field.value = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
-    dialog.returnValue = "";
+    let given = "";
     dialog.querySelector("form").onsubmit = (event) => {
       event.preventDefault();
-      dialog.close(field.value.trim());
+      given = field.value.trim();
+      dialog.close();
     };
-    at("token-cancel").onclick = () => dialog.close("");
+    at("token-cancel").onclick = () => dialog.close();
+    dialog.onclose = () => {
+      field.value = "";
+      resolve(given);
+    };
   });
 }

@@ -29,7 +29,7 @@ export class Words {
     this.#root.addEventListener("focusout", () => queueMicrotask(() => this.#light()));
     this.#root.addEventListener("click", (event) => of(event) && this.#pin(of(event)));
     this.#root.addEventListener("keydown", (event) => this.#move(event));
-    at("play").addEventListener("click", () => (this.#playing ? this.stop() : this.#play()));
+    at("play").addEventListener("click", () => (this.#playing ? this.#pause() : this.#play()));
   }
 
   /** Shows a caption of an answer; none where `caption` is null. */
@@ -52,17 +52,23 @@ export class Words {
 
   #word({ token, weights, entropy, peak }, sure, i) {
     const { rows, columns, picture } = this.#explanation;
-    const third = (middle, side) => Math.min(2, Math.floor((3 * middle) / side));
-    const place = PLACES[third(peak.y + peak.height / 2, picture.height)][third(peak.x + peak.width / 2, picture.width)];
+    const third = (start, length, side) => Math.min(2, Math.floor((3 * (start + length / 2)) / side));
+    const row = PLACES[third(peak.y, peak.height, picture.height)];
+    const place = row[third(peak.x, peak.width, picture.width)];
     const cells = Math.max(1, Math.round(2 ** entropy)); // as many, looked at equally, have this entropy
-    const facts = [`${percent(sure)} likely`, `most at ${place}`, `spread over ${cells} of ${rows * columns} cells`];
+    const spread = `spread over ${cells} of ${rows * columns} cells (${entropy.toFixed(1)} bits)`;
+    const facts = [`${percent(sure)} likely`, `most at ${place}`, spread];
     const button = make("button", {
-      type: "button", className: "word", textContent: token, tabIndex: i ? -1 : 0,
-      "aria-pressed": "false", "aria-description": facts.join(", "),
+      type: "button",
+      className: "word",
+      textContent: token,
+      tabIndex: i ? -1 : 0,
+      "aria-pressed": "false",
+      "aria-description": facts.join(", "),
     });
     button.style.setProperty("--sure", sure.toFixed(4));
     button.style.setProperty("--place", i);
-    return { button, token, weights, facts, bits: entropy };
+    return { button, token, weights, facts };
   }
 
   #hover(button) {
@@ -84,7 +90,8 @@ export class Words {
   #move(event) {
     const last = this.#words.length - 1;
     const place = this.#words.findIndex(({ button }) => button === event.target);
-    const to = { ArrowRight: Math.min(place + 1, last), ArrowLeft: Math.max(place - 1, 0), Home: 0, End: last }[event.key];
+    const targets = { ArrowRight: Math.min(place + 1, last), ArrowLeft: Math.max(place - 1, 0), Home: 0, End: last };
+    const to = targets[event.key];
     if (event.key === "Escape" && (this.#pinned || this.#playing)) {
       this.#pinned = null;
       this.stop();
@@ -95,8 +102,11 @@ export class Words {
     }
   }
 
+  /** Goes on from a pinned word, as a pause leaves one. */
   #play() {
-    let place = 0;
+    let place = this.#words.findIndex(({ button }) => button === this.#pinned);
+    if (place < 0 || place === this.#words.length - 1) place = 0;
+    this.#pinned = null;
     const next = () => {
       this.#playing = this.#words[place++]?.button ?? null;
       if (this.#playing) this.#light();
@@ -105,6 +115,11 @@ export class Words {
     next();
     this.#labelPlay();
     this.#timer = setInterval(next, PACE);
+  }
+
+  #pause() {
+    this.#pinned = this.#playing;
+    this.stop();
   }
 
   #labelPlay() {
@@ -133,9 +148,8 @@ export class Words {
   }
 }
 
-function detail({ token, facts, bits }) {
-  const [first, ...rest] = facts.map((fact) => make("span", {}, fact));
-  return [make("b", {}, token), first, ...rest, make("span", { className: "bits" }, `${bits.toFixed(1)} bits`)];
+function detail({ token, facts }) {
+  return [make("b", {}, token), ...facts.map((fact) => make("span", {}, fact))];
 }
 
 function percent(share) {
