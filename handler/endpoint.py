@@ -35,6 +35,7 @@ class Settings:
         max_pixels: width × height of a request's pictures together, checked before they are decoded.
         max_bytes: of a picture's file.
         max_images: pictures in one request.
+        max_explained: captions explained in one request.
         max_batch: pictures decoded together; a batch of requests with more is cut into several.
         cache_entries: pictures whose captions are kept; 0 keeps none.
         log_captions: whether the log holds what was said.
@@ -46,19 +47,20 @@ class Settings:
     max_pixels: int = Limits.max_pixels
     max_bytes: int = Limits.max_bytes
     max_images: int = Limits.max_images
+    max_explained: int = Limits.max_explained
     max_batch: int = 16
     cache_entries: int = 0
     log_captions: bool = False
     grpc_streaming: bool = False
 
     def __post_init__(self):
-        for name in ("max_pixels", "max_bytes", "max_images", "max_batch"):
+        for name in ("max_pixels", "max_bytes", "max_images", "max_explained", "max_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_pixels, self.max_bytes, self.max_images)
+        return Limits(self.max_pixels, self.max_bytes, self.max_images, self.max_explained)
 
 
 @dataclass

@@ -42,6 +42,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS  # width × height of all its pictures, checked before they are decoded
     max_bytes: int = 20_000_000  # of a picture's file
     max_images: int = 32  # in one request
+    max_explained: int = 10  # captions in one request: by gradients one of fifty words takes half a second
 
 
 class Explain(NamedTuple):
@@ -175,9 +176,11 @@ def parse_request(row: Mapping[str, object], content_type: str, asking: Asking) 
         if "inputs" in fields:
             request_type, known = Tensors, {"id": _text(fields.get("id"))}
             return _tensors(fields, asking)
-        if "images" in fields or "instances" in fields:
-            return _several(fields, asking)
-        return _one(fields, asking)
+        several = "images" in fields or "instances" in fields
+        request = _several(fields, asking) if several else _one(fields, asking)
+        if asking.methods:
+            _check_explained(request.items, asking.limits)
+        return request
     except RequestError as error:
         return request_type([error], **known)
 
@@ -346,6 +349,14 @@ def _image_bytes(image: object, limits: Limits) -> bytes:
 def _check_count(pictures: Sequence, limits: Limits) -> None:
     if len(pictures) > limits.max_images:
         raise TooManyImages(f"The request has {len(pictures)} pictures, more than the {limits.max_images} allowed.")
+
+
+def _check_explained(items: Sequence[Item | RequestError], limits: Limits) -> None:
+    captions = sum(item.options.num_captions for item in items if isinstance(item, Item))
+    if captions > limits.max_explained:
+        raise OptionOutOfRange(
+            f"The request wants {captions} captions explained, more than the {limits.max_explained} allowed."
+        )
 
 
 def _refuse_stream(fields: dict[str, Any]) -> None:

@@ -251,7 +251,7 @@ def test_the_pixels_of_a_request_together(captioner):
     assert [code for code, _ in answers] == [200] * 3
 
 
-@pytest.mark.parametrize("name", ["max_pixels", "max_bytes", "max_images", "max_batch"])
+@pytest.mark.parametrize("name", ["max_pixels", "max_bytes", "max_images", "max_explained", "max_batch"])
 def test_settings_that_cant_be(name):
     with pytest.raises(ValueError, match=f"{name} is at least 1, not 0"):
         Settings(**{name: 0})

@@ -23,7 +23,7 @@ MODEL = {"name": "captioner", "version": "1.0", "digest": "sha256:0"}
 @pytest.fixture(scope="module", params=["soft_attention", "nic"])
 def endpoint(tmp_path_factory, request):
     captioner = Captioner.load(write_tiny_bundle(tmp_path_factory.mktemp("model"), request.param))
-    return Endpoint(captioner, MODEL, Settings(max_pixels=1_000_000, cache_entries=4))
+    return Endpoint(captioner, MODEL, Settings(max_pixels=1_000_000, cache_entries=4, max_explained=8))
 
 
 def explained(row, **headers) -> Call:
@@ -102,6 +102,11 @@ def test_several_pictures_with_methods_of_their_own(endpoint):
         ({"image": PHOTO, "stream": b"true"}, "OptionOutOfRange", "stream is for captions of one picture"),
         ({"image": PHOTO, "beams": b"1"}, "UnknownOption", "There is no option 'beams'"),
         ({"inputs": b"[]"}, "MalformedJSON", "not with 'inputs'"),
+        (
+            {"images": json.dumps([ENCODED] * 3).encode(), "num_captions": b"3", "beam_size": b"4"},
+            "OptionOutOfRange",
+            "The request wants 9 captions explained, more than the 8 allowed.",
+        ),
         ({}, "EmptyBody", "There is no picture"),
     ],
 )
