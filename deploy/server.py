@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ from ts.model_server import load_properties
 from deploy.java import ensure_java
 
 MODEL = "captioner"
+KEYS = "key_file.json"  # TorchServe writes its tokens there, in the folder it runs in
 JVM, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"  # what their command lines name
 START_SECONDS = 180  # a cold disk has to read torch; a worker that dies is noticed at once
 DEFAULTS = {
@@ -177,10 +179,24 @@ class Server:
     def ready(self) -> bool:
         """Whether a worker is READY: the management API's word, as `/ping` answers long before."""
         try:
-            described = self.http.get(f"{self.management}/models/{MODEL}", timeout=5).json()
+            headers = self.authorization("management")
+            described = self.http.get(f"{self.management}/models/{MODEL}", headers=headers, timeout=5).json()
             return any(worker["status"] == "READY" for model in described for worker in model["workers"])
-        except (requests.RequestException, ValueError, KeyError, TypeError):
+        except (requests.RequestException, OSError, ValueError, KeyError, TypeError):
             return False
+
+    def authorization(self, api: str) -> dict[str, str]:
+        """The header that an API, `inference` or `management`, wants; none where token authorization is off.
+
+        Raises:
+            OSError: TorchServe has not written its keys.
+            ValueError: or not whole.
+            KeyError: the same.
+        """
+        if self.properties.get("disable_token_authorization") == "true":
+            return {}
+        keys = json.loads((self.root / KEYS).read_text(encoding="utf-8"))
+        return {"Authorization": f"Bearer {keys[api]['key']}"}
 
     def caption(self, picture: Path) -> dict[str, Any]:
         """The endpoint's answer for an image file.
@@ -189,7 +205,8 @@ class Server:
             ServerError: the endpoint does not answer, or with an error.
         """
         try:
-            answer = self.http.post(f"{self.inference}/predictions/{MODEL}", data=picture.read_bytes(), timeout=60)
+            url, headers = f"{self.inference}/predictions/{MODEL}", self.authorization("inference")
+            answer = self.http.post(url, data=picture.read_bytes(), headers=headers, timeout=60)
             answer.raise_for_status()
             return answer.json()
         except requests.RequestException as error:

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import pytest
+import requests
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from support import ROOT
+from support import PHOTOS, ROOT, private_server, write_tiny_bundle
+from training.archive import build_archive
 
 CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", "photographer.jpg"))
 LAPTOP = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
@@ -483,6 +485,34 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(visit):
     assert page.locator("#token-field").input_value() == ""
     page.click("#copy-curl")
     assert "Bearer $TOKEN" in page.evaluate("navigator.clipboard.readText()")
+
+
+def test_a_server_with_token_authorization_on(browser, tmp_path_factory):
+    """TorchServe wants a token for the page, too: as a proxy would, the test adds it to that request alone."""
+    folder = tmp_path_factory.mktemp("authorized")
+    build_archive(write_tiny_bundle(folder / "bundle"), folder / "model_store")
+    server = private_server(folder, folder / "model_store", folder, disable_token_authorization="false")  # noqa: S106
+    page = browser.new_page()
+    try:
+        server.start()
+        token = server.authorization("inference")
+        assert server.caption(PHOTOS[0])["caption"]
+        refused = requests.post(f"{server.inference}/predictions/captioner", data=b"x", timeout=30)
+        assert (refused.status_code, refused.json()["type"]) == (400, "InvalidKeyException")
+        page.route("**/predictions/captioner", lambda route: route.continue_(headers=route.request.headers | token))
+        page.goto(f"{server.inference}/predictions/captioner")
+        page.locator("#samples button").first.click()
+        for text, says in (
+            ("wrong", "answers only with a token"),
+            (token["Authorization"][7:], "wrong or has expired"),
+        ):
+            expect(page.locator("#token-reason")).to_contain_text(says)
+            page.fill("#token-field", text)
+            page.keyboard.press("Enter")
+        expect(page.locator(".word").first).to_be_visible()
+    finally:
+        page.close()
+        server.stop()
 
 
 def test_the_copied_command_gives_the_same_caption(visit, tmp_path):
