@@ -4,7 +4,7 @@ import hashlib
 from collections import OrderedDict
 
 from handler.captioner import Caption
-from handler.request import Item
+from handler.kinds import Item
 from handler.search import SearchOptions
 
 Key = tuple[bytes, SearchOptions]

@@ -17,9 +17,10 @@ from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError, TooManyPixels
 from handler.figure import draw_figure, to_png
 from handler.image import open_image, upright_rgb
+from handler.kinds import Item, OnePicture, Request, Result
 from handler.openapi import openapi
 from handler.page import render_page
-from handler.request import Asking, Item, Limits, OnePicture, Request, Result, parse_request
+from handler.request import Asking, Limits, parse_request
 from handler.response import EVENTS, HTML, JSON, PNG, describe_captions, describe_explanations, event
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from handler.errors import (
     UnknownOption,
     UnsupportedMedia,
 )
+from handler.kinds import Tensors
 from handler.options import FLAGS, RANGES
-from handler.request import Asking, Limits, Tensors
+from handler.request import Asking, Limits
 from handler.response import HTML, JSON
 from handler.search import COLDEST, SearchOptions
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_the_data_says_what_can_be_set():
     found = data(render({"name": "a card"}, defaults, limits))
     assert found["model"] == MODEL
     assert found["card"] == {"name": "a card"}
-    assert found["limits"] == {"max_pixels": limits.max_pixels, "max_bytes": 1000, "max_images": 32}
+    assert found["limits"] == asdict(limits)
     assert "image/jpeg" in found["formats"]
     options = {option["name"]: option for option in found["options"]}
     assert options["beam_size"] | {"description": ""} == {

@@ -14,8 +14,9 @@ from handler.errors import (
     UnknownOption,
     UnsupportedMedia,
 )
+from handler.kinds import Item, OnePicture, Tensors
 from handler.options import parse_options
-from handler.request import Asking, Item, Limits, OnePicture, Tensors, parse_request
+from handler.request import Asking, Limits, parse_request
 from handler.search import SearchOptions
 
 DEFAULTS = SearchOptions()
