@@ -106,6 +106,24 @@ def test_what_troubleshooting_quotes_is_said():
         assert [piece for piece in pieces if piece.strip(" ,") not in said] == [], text
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "training/README.md", "pretrained/README.md", "samples/README.md", *PAGES]
+)
+def test_every_link_leads_somewhere(page):
+    """Files, and headings in them, as GitHub makes anchors of headings."""
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+            anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, target
+
+
 def test_every_target_that_the_pages_name_is_there():
     makefile = (ROOT / "Makefile").read_text()
     pages = "".join((ROOT / page).read_text() for page in ("README.md", "training/README.md", *PAGES))
