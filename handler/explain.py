@@ -7,6 +7,8 @@ import torch
 from handler.decoders import Decoder
 from handler.vocabulary import Vocabulary
 
+TOGETHER = 8  # words whose gradients are in memory at once
+
 
 def methods(decoder: Decoder) -> tuple[str, ...]:
     """The ways to explain a decoder's words, the one taken by default first."""
@@ -43,10 +45,13 @@ def gradient_weights(
         chosen = words.expand(len(grids), -1).unsqueeze(-1)
         return logits.float().log_softmax(-1).gather(-1, chosen).squeeze(-1)
 
+    sums = []
     with torch.enable_grad(), torch.inference_mode(False):
-        grids = grid.float().clone().expand(len(words), -1, -1).contiguous().requires_grad_()
-        products = InputXGradient(logprobs).attribute(grids, target=torch.arange(len(words), device=grid.device))
-    weights = products.detach().sum(-1).clamp(min=0)  # (words, cells)
+        alone = grid.float().clone()
+        for places in torch.arange(len(words), device=grid.device).split(TOGETHER):
+            grids = alone.expand(len(places), -1, -1).contiguous().requires_grad_()
+            sums.append(InputXGradient(logprobs).attribute(grids, target=places).detach().sum(-1))
+    weights = torch.cat(sums).clamp(min=0)  # (words, cells)
     total = weights.sum(-1, keepdim=True)
     return torch.where(total > 0, weights / total.clamp(min=1e-30), 1 / weights.shape[-1])
 
