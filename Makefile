@@ -4,7 +4,10 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: serve stop archive data train validate eval compare score bench test lint clean
+.PHONY: help serve stop archive data train validate eval compare score bench test lint clean
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
 	@$(BIN)/python -m deploy.serve start

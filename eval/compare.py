@@ -93,6 +93,7 @@ def table(differences: Mapping[str, Difference], a: str, b: str) -> str:
             f"| {name} | {100 * one.a:.1f} | {100 * one.b:.1f} | {100 * one.difference:+.1f}{star} | "
             f"{100 * low:+.1f} … {100 * high:+.1f} | {one.p:.3f} |"
         )
+    lines.append(f"\nDifference: {b} − {a}. *: p < 0.05, each metric by itself.")
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     if arguments.output:
         arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"{table(content)}\n\n{content['signature']}")
-    for name in ("bad_endings", "mean_length", "vocabulary", "distinct", "copied"):
+    for name in ("mean_length", "vocabulary", "distinct", "copied"):
         if name in content:
             print(f"{name}: {content[name]:.4g}")
 

@@ -8,7 +8,7 @@ from pycocoevalcap.spice import get_stanford_models as models
 from pycocoevalcap.spice.spice import Spice
 
 MISSING = (
-    "its parser's models are not installed: python -c 'from pycocoevalcap.spice.get_stanford_models import "
+    "its parser's models are not installed: .venv/bin/python -c 'from pycocoevalcap.spice.get_stanford_models import "
     "get_stanford_models; get_stanford_models()' downloads 385 MB"
 )
 OPENED = "--add-opens=java.base/java.lang=ALL-UNNAMED"  # the jar reflects on what Java 16 and later keep closed

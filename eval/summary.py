@@ -126,6 +126,8 @@ def table(content: Mapping[str, Any]) -> str:
         low, high = content["intervals"].get(name, (None, None))
         ends = "–" if low is None else f"{100 * low:.1f} – {100 * high:.1f}"
         lines.append(f"| {name} | {100 * score:.1f} | {ends} |")
+    if "bad_endings" in content:
+        lines.append(f"\n{100 * content['bad_endings']:.1f} % of the captions end in a function word.")
     lines += [f"\n{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()]
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ function table(scores) {
   return make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...splits)), make("tbody", {}, ...rows));
 }
 
-const hundredfold = (score) => (typeof score === "number" ? (100 * score).toFixed(1) : "–");
+const hundredfold = (score) => (typeof score === "number" ? (Math.round(1000 * score) / 10).toFixed(1) : "–");
 const heading = (scope, text) => make("th", { scope }, text);
 
 function facts(model, training) {

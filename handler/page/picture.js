@@ -34,7 +34,9 @@ function tooLarge({ size }) {
 /** So that it can be sent again, whatever becomes of the file. */
 async function intoMemory(file) {
   try {
-    return new Blob([await file.arrayBuffer()], { type: file.type });
+    // What is no picture goes out as bytes: a text's own type would be refused for the type, not for what it is.
+    const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
+    return new Blob([await file.arrayBuffer()], { type });
   } catch {
     throw new Trouble("The file can’t be read.");
   }

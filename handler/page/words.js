@@ -97,6 +97,7 @@ export class Words {
       this.stop();
     } else if (to !== undefined && place >= 0) {
       event.preventDefault();
+      this.#hovered = null; // a mouse that rests on a word has no say until it moves
       if (this.#playing) this.stop();
       this.#words[to].button.focus();
     }
