@@ -11,6 +11,7 @@ from handler.encoder import grid_shape
 from handler.image import decode_image
 
 PANEL = 224  # pixels, a panel's width
+TALLEST = 2 * PANEL  # pixels, its height: a picture of one column would make a figure of gigabytes
 COLUMNS = 5
 MARGIN = 12
 TITLE = 24  # pixels below each panel for its word
@@ -43,8 +44,9 @@ def draw_figure(picture: Image.Image | bytes, caption: Caption) -> Image.Image:
     if isinstance(picture, bytes):
         picture = decode_image(picture)
     weights = caption.attention.unflatten(-1, grid_shape(caption.attention.shape[-1]))
-    height = max(1, round(PANEL * picture.height / picture.width))
-    small = picture.resize((PANEL, height), Image.Resampling.LANCZOS)
+    scale = min(PANEL / picture.width, TALLEST / picture.height)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    small = picture.resize((width, height), Image.Resampling.LANCZOS)
     panels = [("", small), *((word, shade(small, one)) for word, one in zip(caption.tokens, weights, strict=True))]
     columns = min(COLUMNS, len(panels))
     wide, tall = PANEL + MARGIN, height + TITLE + MARGIN
@@ -52,7 +54,7 @@ def draw_figure(picture: Image.Image | bytes, caption: Caption) -> Image.Image:
     pen, font = ImageDraw.Draw(figure), ImageFont.load_default(16)
     for place, (word, panel) in enumerate(panels):
         left, top = MARGIN + place % columns * wide, MARGIN + place // columns * tall
-        figure.paste(panel, (left, top))
+        figure.paste(panel, (left + (PANEL - width) // 2, top))
         pen.text((left + PANEL // 2, top + height + TITLE // 2), word, fill="black", font=font, anchor="mm")
     return figure
 

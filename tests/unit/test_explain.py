@@ -97,6 +97,14 @@ def test_a_figure_has_a_panel_for_the_picture_and_for_each_word():
     assert len(set(title)) > 1
 
 
+@pytest.mark.parametrize("size", [(1, 480), (480, 1), (1, 1), (3, 20_000)])
+def test_a_figure_stays_small_whatever_the_picture(size):
+    caption = Caption("", 0.0, ["a"] * 50, [0.0] * 51, torch.full((50, 9), 1 / 9))
+    figure = draw_figure(Image.new("RGB", size, "blue"), caption)
+    assert figure.width < 1200
+    assert figure.height <= 11 * (2 * PANEL + 24 + MARGIN) + MARGIN
+
+
 def test_hidden_cells_get_the_mean_colour():
     pixels = torch.arange(3 * 4 * 4, dtype=torch.uint8).view(3, 4, 4)
     [hidden] = hide(pixels, torch.tensor([[1]]), (2, 2))  # the grid's upper right cell
