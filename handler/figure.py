@@ -10,8 +10,9 @@ from handler.captioner import Caption
 from handler.encoder import grid_shape
 from handler.image import decode_image
 
-PANEL = 224  # pixels, a panel's width
-TALLEST = 2 * PANEL  # pixels, its height: a picture of one column would make a figure of gigabytes
+PANEL = 224  # pixels, a panel's width; less where there are many
+TALLEST = 2  # times its width: a picture of one column would make a figure of gigabytes
+MOST = 1_200_000  # pixels of a figure, about: in base64 it has to fit into TorchServe's answers, 6.5 MB
 COLUMNS = 5
 MARGIN = 12
 TITLE = 24  # pixels below each panel for its word
@@ -44,23 +45,27 @@ def draw_figure(picture: Image.Image | bytes, caption: Caption) -> Image.Image:
     if isinstance(picture, bytes):
         picture = decode_image(picture)
     weights = caption.attention.unflatten(-1, grid_shape(caption.attention.shape[-1]))
-    scale = min(PANEL / picture.width, TALLEST / picture.height)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+    columns = min(COLUMNS, 1 + len(weights))
+    rows = math.ceil((1 + len(weights)) / columns)
+    tallness = min(picture.height / picture.width, TALLEST)
+    area = columns * (PANEL + MARGIN) * rows * (PANEL * tallness + TITLE + MARGIN)
+    side = int(PANEL * min(1, math.sqrt(MOST / area)))  # a panel's width
+    scale = min(side / picture.width, side * TALLEST / picture.height)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
     small = picture.resize((width, height), Image.Resampling.LANCZOS)
     panels = [("", small), *((word, shade(small, one)) for word, one in zip(caption.tokens, weights, strict=True))]
-    columns = min(COLUMNS, len(panels))
-    wide, tall = PANEL + MARGIN, height + TITLE + MARGIN
-    figure = Image.new("RGB", (columns * wide + MARGIN, math.ceil(len(panels) / columns) * tall + MARGIN), "white")
+    wide, tall = side + MARGIN, height + TITLE + MARGIN
+    figure = Image.new("RGB", (columns * wide + MARGIN, rows * tall + MARGIN), "white")
     pen, font = ImageDraw.Draw(figure), ImageFont.load_default(16)
     for place, (word, panel) in enumerate(panels):
         left, top = MARGIN + place % columns * wide, MARGIN + place // columns * tall
-        figure.paste(panel, (left + (PANEL - width) // 2, top))
-        pen.text((left + PANEL // 2, top + height + TITLE // 2), word, fill="black", font=font, anchor="mm")
+        figure.paste(panel, (left + (side - width) // 2, top))
+        pen.text((left + side // 2, top + height + TITLE // 2), word, fill="black", font=font, anchor="mm")
     return figure
 
 
 def to_png(image: Image.Image) -> bytes:
     """An image as a PNG file's bytes."""
     stream = BytesIO()
-    image.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG")
     return stream.getvalue()

@@ -132,6 +132,8 @@ def _several(fields: dict[str, Any], asking: Asking) -> SeveralPictures:
     for picture in own:
         if "b64" in picture and "image" not in picture:  # TensorFlow Serving's way to write bytes
             picture["image"] = picture.pop("b64")
+    if asking.methods and any(parse_flag("overlay", (fields | picture).get("overlay", False)) for picture in own):
+        raise OptionOutOfRange("overlay is for one picture in the field 'image': several figures would be too much.")
     return SeveralPictures(_items([fields | picture for picture in own], asking))
 
 

@@ -84,14 +84,14 @@ def test_the_overlay_in_json_and_alone(endpoint):
 
 
 def test_several_pictures_with_methods_of_their_own(endpoint):
-    pictures = [{"image": ENCODED, "method": "gradient"}, "AAAA", {"image": ENCODED, "overlay": True}]
+    pictures = [{"image": ENCODED, "method": "gradient"}, "AAAA", {"image": ENCODED, "max_length": 3}]
     [(code, body)] = ask(endpoint, explained({"body": {"images": pictures}}, **{"content-type": "application/json"}))
     assert code == 200
     first, second, third = body["predictions"]
     assert first["explanation"]["method"] == "gradient"
     assert second["type"] == "InvalidImage"
-    assert third["overlay"]
-    assert "overlay" not in first
+    assert third["explanation"]["method"] == endpoint.captioner.methods[0]
+    assert len(third["captions"][0]["words"]) <= 3
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,11 @@ def test_several_pictures_with_methods_of_their_own(endpoint):
         ({"image": PHOTO, "stream": b"true"}, "OptionOutOfRange", "stream is for captions of one picture"),
         ({"image": PHOTO, "beams": b"1"}, "UnknownOption", "There is no option 'beams'"),
         ({"inputs": b"[]"}, "MalformedJSON", "not with 'inputs'"),
+        (
+            {"images": json.dumps([{"image": ENCODED, "overlay": True}]).encode()},
+            "OptionOutOfRange",
+            "overlay is for one picture",
+        ),
         (
             {"images": json.dumps([ENCODED] * 3).encode(), "num_captions": b"3", "beam_size": b"4"},
             "OptionOutOfRange",
