@@ -6,8 +6,9 @@ import random
 import socket
 import sys
 import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,6 +43,14 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
     bundle = BundleConfig("test_efficientnet", preprocessing, config, SearchOptions(beam_size=3, max_length=8))
     save_bundle(folder, bundle, weights, vocabulary)
     return folder
+
+
+def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0.02) -> None:
+    """Waits until something is true; fails where it is not after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(pause)
 
 
 def free_ports(count: int) -> list[int]:

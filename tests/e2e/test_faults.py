@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from support import PHOTOS, ROOT, running, write_tiny_bundle
+from support import PHOTOS, ROOT, eventually, running, write_tiny_bundle
 
 COUNT = 160
 
@@ -60,10 +59,7 @@ def undisturbed(mortal, split, tmp_path_factory) -> str:
 
 
 def wait_for(log: Path, answers: int) -> None:
-    deadline = time.monotonic() + 60
-    while not log.exists() or log.read_text().count('"caption"') < answers:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: log.exists() and log.read_text().count('"caption"') >= answers)
 
 
 @pytest.mark.parametrize("whose", ["the server's Java", "the worker"])

@@ -6,7 +6,10 @@ import random
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 
 import pytest
@@ -17,7 +20,7 @@ from PIL import Image
 from eval.client import Client
 from eval.transports import EndpointError
 from handler.search import SearchOptions
-from support import PHOTOS
+from support import PHOTOS, eventually
 
 PICTURES = [photo.read_bytes() for photo in PHOTOS]
 IMAGE = PICTURES[0]
@@ -225,42 +228,69 @@ def metrics(server) -> dict[str, float]:
     return {re.sub('Hostname="[^"]*",', "", name): float(value) for name, _, value in rows}
 
 
+@contextmanager
+def grows(server, **expected: dict[str, int]) -> Iterator[None]:
+    """Within it the counts of metrics grow as expected, by name and label.
+
+    TorchServe learns of them from what its worker prints, a little after the answers: those of what came before have
+    to be in when it begins, and those of what is asked within it are waited for.
+    """
+    names = {
+        f'captioner_{name}{{ModelName="captioner",{label}}}': count
+        for name, counts in expected.items()
+        for label, count in counts.items()
+    }
+
+    def read() -> dict[str, float]:
+        found = metrics(server)
+        return {name: found.get(name, 0) for name in names}
+
+    before, earlier = read(), None
+    while before != earlier:
+        time.sleep(0.5)
+        before, earlier = read(), before
+    yield
+    eventually(lambda: read() == {name: before[name] + count for name, count in names.items()}, pause=0.1)
+
+
+def logged(server, text: str) -> str:
+    """The line of the worker's log that holds a text, once it is there."""
+
+    def lines() -> list[str]:
+        return [line for line in (server.logs / "model_log.log").read_text().splitlines() if text in line]
+
+    eventually(lines)
+    [line] = lines()
+    return line.partition(" MODEL_LOG - ")[2]
+
+
 def test_the_cache_and_the_log_of_captions(trusting):
-    with Client(trusting.inference) as rest:
-        before = metrics(trusting)
+    with (
+        Client(trusting.inference) as rest,
+        grows(trusting, cache_lookups_total={'Result="hit",': 2, 'Result="miss",': 1}),
+    ):
         answers = [rest.caption(PICTURES[2], beam_size=2) for _ in range(3)]
-        after = metrics(trusting)
     assert len({answer["request_id"] for answer in answers}) == 3
     assert answers[0]["captions"] == answers[1]["captions"]
-
-    def grown(labels: str) -> float:
-        name = f'captioner_cache_lookups_total{{ModelName="captioner",Result="{labels}",}}'
-        return after[name] - before.get(name, 0)
-
-    assert (grown("hit"), grown("miss")) == (2, 1)
-    log = (trusting.logs / "model_log.log").read_text()
-    line = next(line for line in log.splitlines() if answers[0]["request_id"] in line)
-    assert json.loads(line.partition(" MODEL_LOG - ")[2])["captions"] == [answers[0]["caption"]]
+    assert json.loads(logged(trusting, answers[0]["request_id"]))["captions"] == [answers[0]["caption"]]
 
 
 def test_metrics_and_one_line_a_request(server, endpoint):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    before = metrics(server)
-    answers = [requests.post(endpoint, data=data, headers={"Traceparent": trace}, timeout=60) for data in (IMAGE, b"x")]
-    after = metrics(server)
-    for outcome in ("ok", "InvalidImage"):
-        name = f'captioner_pictures_total{{ModelName="captioner",Outcome="{outcome}",}}'
-        assert after[name] - before.get(name, 0) == 1
-    for name, count in (("decode", 2), ("encode", 1), ("search", 1)):
-        name = f'captioner_{name}_seconds_count{{ModelName="captioner",}}'
-        assert after[name] - before[name] == count
-    assert after['captioner_batch_pictures_sum{ModelName="captioner",}'] > 0
-    log = (server.logs / "model_log.log").read_text()
-    assert answers[0].json()["caption"] not in log
+    stages = {"decode": 2, "encode": 1, "search": 1}
+    with grows(
+        server,
+        pictures_total={'Outcome="ok",': 1, 'Outcome="InvalidImage",': 1},
+        batch_pictures_sum={"": 1},
+        **{f"{stage}_seconds_count": {"": count} for stage, count in stages.items()},
+    ):
+        answers = [
+            requests.post(endpoint, data=data, headers={"Traceparent": trace}, timeout=60) for data in (IMAGE, b"x")
+        ]
     for answer, outcome in zip(answers, ("ok", "InvalidImage"), strict=True):
-        [line] = [line for line in log.splitlines() if answer.headers["x-request-id"] in line and "outcomes" in line]
-        found = json.loads(line.partition(" MODEL_LOG - ")[2])
+        found = json.loads(logged(server, f'"request_id": "{answer.headers["x-request-id"]}"'))
         assert (found["outcomes"], found["traceparent"], found["code"]) == ([outcome], trace, answer.status_code)
+    assert answers[0].json()["caption"] not in (server.logs / "model_log.log").read_text()
 
 
 def test_the_document_is_true(server, document, tmp_path):

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import requests
 
 from deploy.java import find_java, java_version
 from deploy.server import Server, ServerError
-from support import ROOT, private_server, write_tiny_bundle
+from support import ROOT, eventually, private_server, write_tiny_bundle
 from training.archive import build_archive
 
 
@@ -198,10 +197,7 @@ def test_the_literal_torchserve_command(stopped, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not stopped.ready():
-        assert time.monotonic() < deadline, stopped.last_lines()
-        time.sleep(0.5)
+    eventually(stopped.ready, seconds=120, pause=0.5)
     photo = (ROOT / "samples" / "photos" / "cat.jpg").read_bytes()
     answer = requests.post(f"{stopped.inference}/predictions/captioner", data=photo, timeout=60)
     assert answer.json()["caption"]

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from eval.coco import read_split
-from support import ROOT
+from support import ROOT, eventually
 from training.data.download import CATALOGUE, Archive, main
 from training.data.fetch import CHUNK, FAILURES, PROGRESS, DownloadError, fetch
 from training.data.karpathy import convert_karpathy, write_karpathy_splits
@@ -614,7 +613,7 @@ def test_one_at_a_time(run, tmp_path, catalogue, origin):
     origin.faults = [silence(10)]
     other = start(tmp_path / "coco", catalogue)
     try:
-        wait_for(lambda: origin.asked)
+        eventually(lambda: origin.asked)
         assert run() == f"Another process is downloading into {tmp_path / 'coco'}."
     finally:
         other.kill()
@@ -625,7 +624,7 @@ def test_one_at_a_time(run, tmp_path, catalogue, origin):
 def test_ctrl_c_is_one_sentence(origin, catalogue, tmp_path):
     origin.faults = [silence(10)]
     process = start(tmp_path / "coco", catalogue)
-    wait_for(lambda: origin.asked)
+    eventually(lambda: origin.asked)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 1
@@ -661,13 +660,6 @@ def start(folder, catalogue, *more):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
-
-
 def kill(process):
     process.kill()
     process.communicate()
@@ -685,7 +677,7 @@ def test_a_killed_download_goes_on(origin, catalogue, tmp_path, run):
         small = []  # they are there by the second time
         before = partial.stat().st_size if partial.exists() else 0
         process = start(tmp_path / "coco", offered)
-        wait_for(lambda least=before + sent: partial.exists() and partial.stat().st_size >= least)
+        eventually(lambda least=before + sent: partial.exists() and partial.stat().st_size >= least)
         kill(process)
     run("--sets", "2017", offered=offered)
     assert origin.ranges("/large.zip") == [None, f"bytes={9 * CHUNK}-", f"bytes={15 * CHUNK}-"]
@@ -701,7 +693,7 @@ def test_a_killed_extraction_goes_on(origin, catalogue, tmp_path, run):
     folder = tmp_path / "coco" / "train2017"
     offered = {"2017": catalogue["2017"][1:2], "karpathy": []}
     process = start(tmp_path / "coco", offered, 21)
-    wait_for(lambda: folder.exists() and len(names(folder)) == 21)
+    eventually(lambda: folder.exists() and len(names(folder)) == 21)
     kill(process)
     assert ".unpacking" in names(folder)  # the 21st, which has no name yet
     written = {path.name: path.stat().st_ino for path in folder.glob("*.jpg")}
