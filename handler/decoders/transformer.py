@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from handler.decoders.base import Decoder, DecoderConfig, Dropout, Forced, Tensors, Words
-from handler.encoder import grid_shape
+from handler.grid import grid_shape
 from handler.vocabulary import PAD_ID
 
 
