@@ -19,6 +19,7 @@ from handler.captioner import Captioner
 from handler.endpoint import Endpoint, Settings
 from handler.response import EVENTS, PHRASES
 from handler.telemetry import Telemetry
+from handler.threads import cores
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ class CaptionerService:
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
-        settings = Settings(**(context.model_yaml_config or {}).get("handler", {}))
+        configured = context.model_yaml_config or {}
+        settings = Settings(**configured.get("handler", {}))
+        torch.set_num_threads(settings.threads or max(1, cores() // int(configured.get("maxWorkers") or 1)))
         folder = Path(properties["model_dir"]) / "model"
         captioner = Captioner.load(folder, device, backend=settings.backend, precision=settings.precision)
         version = context.manifest["model"]["modelVersion"]
@@ -47,8 +50,8 @@ class CaptionerService:
         self.telemetry = Telemetry(context.metrics, model["name"], settings.log_captions)
         self._warm_up(captioner, int(properties.get("batch_size") or 1))
         logger.info(
-            "captioner %s ready on %s, back end %s, code from %s",
-            model["digest"], device, captioner.engine.backend, Path(handler.__file__).parent,
+            "captioner %s ready on %s, back end %s, %d threads, code from %s",
+            model["digest"], device, captioner.engine.backend, torch.get_num_threads(), Path(handler.__file__).parent,
         )  # fmt: skip
 
     def _warm_up(self, captioner: Captioner, batch_size: int) -> None:

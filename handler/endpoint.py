@@ -43,6 +43,7 @@ class Settings:
         max_batch: pictures decoded together; a batch of requests with more is cut into several.
         backend: how the encoder runs, see `handler.backends`.
         precision: of encoder and decoder, see there.
+        threads: a worker's; 0: the machine's processors, shared evenly by its workers.
         cache_entries: pictures whose captions are kept; 0 keeps none.
         log_captions: whether the log holds what was said.
         grpc_streaming: whether `stream` is heeded over gRPC. A client that sends `stream` with the unary `Predictions`
@@ -57,6 +58,7 @@ class Settings:
     max_batch: int = 16
     backend: str = "auto"
     precision: str = "fast"
+    threads: int = 0
     cache_entries: int = 0
     log_captions: bool = False
     grpc_streaming: bool = False
@@ -65,6 +67,8 @@ class Settings:
         for name in ("max_pixels", "max_bytes", "max_images", "max_explained", "max_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+        if self.threads < 0:
+            raise ValueError(f"threads is at least 0, not {self.threads}.")
         check_choice(self.backend, self.precision)
 
     @property
