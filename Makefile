@@ -15,8 +15,8 @@ serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
 stop: ## stop it
 	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running that 'make serve' started."; fi
 
-archive: .venv/serve.stamp ## pack the bundle MODEL into model_store/captioner.mar
-	@$(BIN)/python -m training.archive "$(MODEL)"
+archive: .venv/serve.stamp ## pack the bundle MODEL as VERSION (1.0) into model_store/captioner.mar
+	@$(BIN)/python -m training.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
 
 data: .venv/train.stamp ## download COCO (images, captions, Karpathy splits) into DATA
 	@: $(need_data)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import random
-import socket
 import sys
 import threading
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from deploy.private import private_server
 from deploy.server import Server
 from handler.bundle import BundleConfig, save_bundle
 from handler.decoders import DecoderConfig, build_decoder
@@ -51,36 +50,6 @@ def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0
     while not true():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(pause)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the system hands out to clients."""
-    free = []
-    while len(free) < count:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            if port not in free and probe.connect_ex(("127.0.0.1", port)) != 0:
-                free.append(port)
-    return free
-
-
-def private_server(folder: Path, store: Path, root: Path = ROOT, **properties: str) -> Server:
-    """The project's own configuration with private ports, logs and archive, and what else of it is changed."""
-    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
-    changed = {
-        "inference_address": f"http://127.0.0.1:{inference}",
-        "management_address": f"http://127.0.0.1:{management}",
-        "metrics_address": f"http://127.0.0.1:{metrics}",
-        "grpc_inference_port": grpc_inference,
-        "grpc_management_port": grpc_management,
-        "model_store": store,
-    } | properties
-    kept = [
-        line for line in (ROOT / "config.properties").read_text().splitlines() if line.split("=", 1)[0] not in changed
-    ]
-    config = folder / "config.properties"
-    config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
-    return Server(config, root, folder / "logs")
 
 
 def change_settings(archive: Path, **handler) -> None:
