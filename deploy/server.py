@@ -163,7 +163,7 @@ class Server:
     def _stop(self) -> bool:
         processes = self.processes()
         for process in processes:
-            if _is_jvm(process):
+            if is_jvm(process):
                 process.terminate()
         _, alive = psutil.wait_procs(processes, timeout=20)
         for process in alive:
@@ -273,7 +273,7 @@ class Server:
         """
         server_log, deadline = self.logs / "ts_log.log", time.monotonic() + START_SECONDS
         while not self.ready():
-            if not any(_is_jvm(process) for process in self.processes()):
+            if not any(is_jvm(process) for process in self.processes()):
                 raise ServerError(f"TorchServe did not come up.\n{self.last_lines()}")
             # A worker that can't load is started again and again, and requests would hang meanwhile.
             if server_log.exists() and "Backend worker process died" in server_log.read_text(errors="replace"):
@@ -283,7 +283,8 @@ class Server:
             time.sleep(0.3)
 
 
-def _is_jvm(process: psutil.Process) -> bool:
+def is_jvm(process: psutil.Process) -> bool:
+    """Whether a server's process is TorchServe itself, and no worker."""
     try:
         return JVM in process.cmdline()
     except psutil.Error:
