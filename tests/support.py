@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import sys
 import threading
 import time
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -42,6 +45,35 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
     bundle = BundleConfig("test_efficientnet", preprocessing, config, SearchOptions(beam_size=3, max_length=8))
     save_bundle(folder, bundle, weights, vocabulary)
     return folder
+
+
+def installed(program: str, package: str) -> str:
+    """The path of a program that Debian has in a package; without it a test is skipped, but in CI it fails."""
+    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
+        missing = f"needs {program}: apt-get install {package}"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return path
+
+
+def blocks(page: str, heading: str | None = None) -> list[tuple[str, str]]:
+    """A page's code blocks with their language; those below a heading where one is named."""
+    text = (ROOT / page).read_text()
+    if heading:
+        text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+
+
+def at(server: Server, text: str) -> str:
+    """A text with the server's addresses in place of the documented ones."""
+    known = {
+        "http://127.0.0.1:8080": server.inference,
+        "http://127.0.0.1:8081": server.management,
+        "http://127.0.0.1:8082": server.metrics,
+    }
+    for address, its in known.items():
+        text = text.replace(address, its)
+    return text
 
 
 def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0.02) -> None:

@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from deploy.demo.cluster import Cluster
@@ -82,7 +81,7 @@ def main() -> None:
             "cores": os.cpu_count(),
             "pictures": len(pictures),
             "callers": arguments.callers,
-            "scenes": [asdict(scene) | {"throughput": scene.throughput} for scene in played],
+            "scenes": [vars(scene) | {"throughput": scene.throughput} for scene in played],
         }
         (results / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (results / "demo.md").write_text(table(played) + "\n", encoding="utf-8")
