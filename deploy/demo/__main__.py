@@ -7,6 +7,7 @@ python -m deploy.demo --pictures ../shared/data/coco/val2017 --next runs/transfo
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--name", default="demo", help="its results go to eval/results/<name>")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all results")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it leaves no server behind
     try:
         pictures = {path: Path(path).read_bytes() for path in find_pictures(arguments.pictures)}
         with tempfile.TemporaryDirectory(prefix="captioner-demo-") as scratch:
