@@ -147,7 +147,8 @@ class Scenes:
             scene.fault = f"{scene.lost} lost, {scene.wrong} wrong"
         elif scene.by_callers and not may_fail:
             scene.fault = "tries failed"
-        print(f"{name}: {scene.fault or 'as it should be'}", file=sys.stderr, flush=True)
+        told = f"{scene.requests} requests, {scene.throughput:.1f} captions/s"
+        print(f"{name}: {told}, {scene.fault or 'as it should be'}", file=sys.stderr, flush=True)
         self.scenes.append(scene)
         return scene
 
