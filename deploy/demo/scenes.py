@@ -104,10 +104,10 @@ class Scenes:
         self.play("over gRPC", lambda traffic, scene: traffic.wait(requests=len(self.pictures)), protocol="grpc")
         self.play("a server killed", partial(self.kill, lambda process: True), may_fail=True)
         self.play("a worker killed", partial(self.kill, lambda process: not is_jvm(process)), may_fail=True)
-        self.play("a canary comes", self.send_canary)
+        self.play("upgrade of server two", self.upgrade_two)
         self.play(f"canary of {CANARY} %", self.count_canary)
         self.play("roll-back", self.roll_back)
-        self.play("rolling upgrade", self.upgrade)
+        self.play("upgrade of server one", self.upgrade_one)
         return self.scenes
 
     def learn(self, name: str) -> None:
@@ -185,8 +185,8 @@ class Scenes:
         scene.figures["whole again after s"] = time.perf_counter() - began
         traffic.wait(requests=2 * self.callers)
 
-    def send_canary(self, traffic: Traffic, scene: Scene) -> None:
-        """Gives server two the new version, asks it past the proxy, and then lets it have a small share."""
+    def upgrade_two(self, traffic: Traffic, scene: Scene) -> None:
+        """Gives server two the new version, asks it past the proxy, and then lets it have a small share: a canary."""
         began = time.perf_counter()
         self.proxy.drain("two")
         self.cluster.serve("two", self.new)
@@ -206,31 +206,27 @@ class Scenes:
             scene.fault = f"{seen} of {total} is not {CANARY} %"
 
     def roll_back(self, traffic: Traffic, scene: Scene) -> None:
-        """Takes the canary's share away, and then gives its server the old version again."""
-        traffic.wait(requests=2 * self.callers)
+        """Takes the canary's share away."""
+        traffic.wait(requests=5 * self.callers)
         self.proxy.weigh(one=100, two=0)
         ordered = time.perf_counter()
         traffic.wait(requests=5 * self.callers)
-        self.cluster.replace("two", self.cluster.archive)
-        self.proxy.weigh(one=100, two=100)
-        traffic.wait(requests=5 * self.callers)
         new = [one for one in list(traffic.answered) if one.version == NEW]
-        late = sum(one.at - one.seconds > ordered for one in new)
-        scene.figures["last answer of it after s"] = max([0.0, *(one.at - ordered for one in new)])
-        if late:
+        scene.figures[f"last answer of {NEW} after s"] = max([0.0, *(one.at - ordered for one in new)])
+        if late := sum(one.began > ordered for one in new):
             scene.fault = f"{late} answers of {NEW} to what was asked after the order"
 
-    def upgrade(self, traffic: Traffic, scene: Scene) -> None:
-        """Replaces one server after the other."""
-        for name in self.cluster.servers:
-            traffic.wait(requests=2 * self.callers)
-            began = time.perf_counter()
-            self.cluster.replace(name, self.new)
-            scene.figures[f"server {name} replaced in s"] = time.perf_counter() - began
-        ordered = time.perf_counter()
+    def upgrade_one(self, traffic: Traffic, scene: Scene) -> None:
+        """Gives server two its full share, and then server one the new version, too."""
+        self.proxy.weigh(one=100, two=100)
+        traffic.wait(requests=2 * self.callers)
+        began = time.perf_counter()
+        self.cluster.replace("one", self.new)
+        admitted = time.perf_counter()
+        scene.figures["replaced in s"] = admitted - began
         traffic.wait(requests=5 * self.callers)
         answered = list(traffic.answered)
-        late = sum(one.version == OLD and one.at - one.seconds > ordered for one in answered)
+        late = sum(one.version == OLD and one.began > admitted for one in answered)
         if late or {one.version for one in answered} != {OLD, NEW}:
             scene.fault = f"{OLD} and {NEW} did not both answer, or {OLD} after its end"
 

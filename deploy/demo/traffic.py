@@ -17,18 +17,23 @@ class Answered(NamedTuple):
     """What came of one request.
 
     Attributes:
-        at: when, a time of `perf_counter`.
-        seconds: from its first try to its last answer.
+        began: when its first try was, a time of `perf_counter`.
+        seconds: from then to its last answer.
         version: the model's that answered; empty where none did.
         right: whether the caption is the one that this version gives undisturbed.
         error: of the first try, where that failed.
     """
 
-    at: float
+    began: float
     seconds: float
     version: str
     right: bool
     error: str
+
+    @property
+    def at(self) -> float:
+        """When it was answered."""
+        return self.began + self.seconds
 
 
 class Traffic:
@@ -100,8 +105,7 @@ class Traffic:
             right = self.expected.get(version, {}).get(name) == answer["caption"]
         except EndpointError as refused:
             version, right, error = "", False, f"{refused.type} {refused.code}"
-        now = time.perf_counter()
-        return Answered(now, now - began, version, right, error)
+        return Answered(began, time.perf_counter() - began, version, right, error)
 
     @property
     def lost(self) -> int:

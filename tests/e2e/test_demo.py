@@ -24,7 +24,7 @@ def scenes(tmp_path_factory) -> dict[str, dict]:
 
 
 def test_nothing_is_lost_or_wrong(scenes):
-    assert len(scenes) == 9
+    assert len(scenes) == 10
     for scene in scenes.values():
         assert scene["requests"] == sum(scene["versions"].values()) > 0
         assert (scene["lost"], scene["wrong"], scene["fault"]) == (0, 0, "")
@@ -37,10 +37,15 @@ def test_a_kill_is_noticed_and_the_service_is_whole_again(scenes, whose):
     assert scenes[f"a {whose} killed"]["versions"].keys() == {"1.0"}
 
 
+def test_what_a_dead_server_had_goes_to_the_other(scenes):
+    assert scenes["a server killed"]["by_proxy"] > 0
+
+
 def test_a_rolling_upgrade_fails_no_request(scenes):
-    upgrade = scenes["rolling upgrade"]
-    assert upgrade["by_callers"] == {}
-    assert upgrade["versions"].keys() == {"1.0", "2.0"}
+    upgrades = [scenes[f"upgrade of server {name}"] for name in ("two", "one")]
+    assert [upgrade["by_callers"] for upgrade in upgrades] == [{}, {}]
+    assert upgrades[0]["versions"]["1.0"] > 0
+    assert upgrades[1]["versions"].keys() == {"1.0", "2.0"}
 
 
 def test_the_canary_gets_its_share_and_then_nothing(scenes):
