@@ -8,6 +8,7 @@ import pytest
 import requests
 from PIL import Image
 
+from deploy.private import free_ports
 from deploy.proxy import BACKENDS, Proxy
 from deploy.server import ServerError
 from eval.client import Client, EndpointError
@@ -112,6 +113,27 @@ def test_tokens(server, tmp_path):
                     with pytest.raises(EndpointError) as refused:
                         client.caption(PHOTO)
                     assert refused.value.type in ("Unauthorized", "UNAUTHENTICATED")
+    finally:
+        proxy.stop()
+
+
+def test_tls(server, tmp_path):
+    """A certificate in CAPTIONER_REST, as its comment shows it."""
+    openssl = installed("openssl", "openssl")
+    installed("haproxy", "haproxy")
+    pem = tmp_path / "captioner.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", pem, "-out", tmp_path / "certificate"]
+    subprocess.run(command, check=True, capture_output=True)
+    pem.write_bytes(pem.read_bytes() + (tmp_path / "certificate").read_bytes())
+    [port] = free_ports(1)
+    bind = f"127.0.0.1:{port} ssl crt {pem} alpn h2,http/1.1"
+    proxy = Proxy({"one": server}, tmp_path / "haproxy.log", CAPTIONER_REST=bind)
+    try:
+        proxy.start()
+        url = f"https://127.0.0.1:{port}/predictions/captioner"
+        answer = requests.post(url, data=PHOTO, verify=str(tmp_path / "certificate"), timeout=60)
+        assert answer.json()["caption"]
     finally:
         proxy.stop()
 
