@@ -123,6 +123,7 @@ class Scenes:
         act: Callable[[Traffic, Scene], None],
         endpoint: str | None = None,
         protocol: str = "rest",
+        callers: int | None = None,
         may_fail: bool = False,
     ) -> Scene:
         """Does something while callers ask, and adds a scene.
@@ -132,11 +133,12 @@ class Scenes:
             act: adds what it measured and what it found amiss to the scene.
             endpoint: the proxy's where it is left out.
             protocol: `rest` or `grpc`.
+            callers: requests at once, where not as ever.
             may_fail: whether a first try may, as long as a further one succeeds.
         """
         endpoint = endpoint or (self.proxy.rest if protocol == "rest" else self.proxy.grpc)
         scene, before = Scene(name), self._retries()
-        with Traffic(endpoint, self.pictures, self.expected, self.callers, protocol) as traffic:
+        with Traffic(endpoint, self.pictures, self.expected, callers or self.callers, protocol) as traffic:
             act(traffic, scene)
         scene.seconds = traffic.ended - traffic.began
         scene.requests, scene.lost, scene.wrong = len(traffic.answered), traffic.lost, traffic.wrong
@@ -156,17 +158,21 @@ class Scenes:
         return sum(int(self.proxy.statistics("BACKEND", backend)["wretr"]) for backend in BACKENDS)
 
     def throughput(self) -> None:
-        """One server, one behind the proxy, two: in turns, so that what else the machine does meets them all alike."""
+        """One server, one behind the proxy, two: in turns, so that what else the machine does meets them all alike.
+
+        With twice the callers, so that two servers have as full batches as one.
+        """
 
         def wait(traffic: Traffic, scene: Scene) -> None:
             traffic.wait(self.seconds / ROUNDS)
 
-        direct, rounds = self.cluster.servers["one"].inference, []
+        direct, callers, rounds = self.cluster.servers["one"].inference, 2 * self.callers, []
         for _ in range(ROUNDS):
             self.proxy.drain("two")
-            played = [self.play("one server", wait, direct), self.play("one behind the proxy", wait)]
+            one = self.play("one server", wait, direct, callers=callers)
+            behind = self.play("one behind the proxy", wait, callers=callers)
             self.proxy.admit("two")
-            rounds.append([*played, self.play("two behind the proxy", wait)])
+            rounds.append([one, behind, self.play("two behind the proxy", wait, callers=callers)])
         self.scenes = [sum(scenes[1:], scenes[0]) for scenes in zip(*rounds, strict=True)]
 
     def kill(self, whom: Callable[[psutil.Process], bool], traffic: Traffic, scene: Scene) -> None:
