@@ -37,30 +37,21 @@ class Proxy:
         if program is None:
             raise ServerError("HAProxy is missing: apt-get install haproxy.")
         self.program, self.log = program, log
-        rest, grpc, metrics = free_ports(3)
-        self.rest, self.grpc, self.metrics = (
-            f"http://127.0.0.1:{rest}",
-            f"127.0.0.1:{grpc}",
-            f"http://127.0.0.1:{metrics}",
-        )
+        rest, grpc, metrics = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self.rest, self.grpc, self.metrics = f"http://{rest}", grpc, f"http://{metrics}"
         self.folder = tempfile.TemporaryDirectory(prefix="captioner-proxy-")  # a socket's path must not be long
         self.socket = Path(self.folder.name, "socket")
         self.environment = {
-            "CAPTIONER_REST": f"127.0.0.1:{rest}",
-            "CAPTIONER_GRPC": self.grpc,
-            "CAPTIONER_PROXY_METRICS": f"127.0.0.1:{metrics}",
+            "CAPTIONER_REST": rest,
+            "CAPTIONER_GRPC": grpc,
+            "CAPTIONER_PROXY_METRICS": metrics,
             "CAPTIONER_PROXY_SOCKET": str(self.socket),
         }
         for name in NAMES:
-            absent = free_ports(3)
-            server = servers.get(name)
-            self.environment |= {
-                f"CAPTIONER_{name.upper()}_REST": urlsplit(server.inference).netloc
-                if server
-                else f"127.0.0.1:{absent[0]}",
-                f"CAPTIONER_{name.upper()}_GRPC": server.grpc if server else f"127.0.0.1:{absent[1]}",
-                f"CAPTIONER_{name.upper()}_MANAGEMENT": str(urlsplit(server.management).port if server else absent[2]),
-            }
+            rest, grpc, management = _addresses(servers.get(name))
+            self.environment[f"CAPTIONER_{name.upper()}_REST"] = rest
+            self.environment[f"CAPTIONER_{name.upper()}_GRPC"] = grpc
+            self.environment[f"CAPTIONER_{name.upper()}_MANAGEMENT"] = management
         self.environment |= settings
         self.process: subprocess.Popen | None = None
 
@@ -137,3 +128,11 @@ class Proxy:
                 end = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
                 raise ServerError(f"HAProxy did not {what} in {seconds:g} seconds.\n{end}")
             time.sleep(0.05)
+
+
+def _addresses(server: Server | None) -> tuple[str, str, str]:
+    """Where a server answers over REST and gRPC, and its management port; of none, where nobody does."""
+    if server is None:
+        rest, grpc, management = free_ports(3)
+        return f"127.0.0.1:{rest}", f"127.0.0.1:{grpc}", str(management)
+    return urlsplit(server.inference).netloc, server.grpc, str(urlsplit(server.management).port)

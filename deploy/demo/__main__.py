@@ -40,7 +40,7 @@ def table(scenes: Sequence[Scene]) -> str:
     for scene in scenes:
         versions = ", ".join(f"{version}: {count}" for version, count in sorted(scene.versions.items()))
         callers = ", ".join(f"{count} × {error}" for error, count in scene.by_callers.items()) or "0"
-        measured = [f"{name} {value:.3g}" for name, value in scene.figures.items()] + [scene.fault] * bool(scene.fault)
+        measured = [f"{name}: {value:.3g}" for name, value in scene.figures.items()] + [scene.fault] * bool(scene.fault)
         cells = [
             scene.name,
             scene.requests,

@@ -207,7 +207,7 @@ class Scenes:
         total, share = len(traffic.answered), CANARY / 100
         seen = sum(one.version == NEW for one in traffic.answered[:total])
         margin = DEVIATIONS * math.sqrt(total * share * (1 - share))
-        scene.figures |= {f"of {total} answered by {NEW}": seen, "expected": total * share, "±": margin}
+        scene.figures |= {f"answered by {NEW}": seen, "of": total, "expected": total * share, "±": margin}
         if abs(seen - total * share) > margin:
             scene.fault = f"{seen} of {total} is not {CANARY} %"
 

@@ -76,4 +76,4 @@ def test_it_ends_with_an_error_where_a_scene_has_a_fault(monkeypatch, tmp_path, 
     assert (ended.value.code if fault else "") == (f"a kill: {fault}" if fault else "")
     content = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert content["scenes"][0]["figures"] == {"whole again after s": 7.25}
-    assert "| a kill | 10 | 4.5 | 0.5 | 1.0: 9 | 0 | 0 | 0 | 0 | whole again after s 7.25" in capsys.readouterr().out
+    assert "| a kill | 10 | 4.5 | 0.5 | 1.0: 9 | 0 | 0 | 0 | 0 | whole again after s: 7.25" in capsys.readouterr().out
