@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench test lint clean
+.PHONY: help serve stop archive data train validate eval compare score bench demo test lint clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -15,8 +15,8 @@ serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
 stop: ## stop it
 	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running that 'make serve' started."; fi
 
-archive: .venv/serve.stamp ## pack the bundle MODEL into model_store/captioner.mar
-	@$(BIN)/python -m training.archive "$(MODEL)"
+archive: .venv/serve.stamp ## pack the bundle MODEL as VERSION (1.0) into model_store/captioner.mar
+	@$(BIN)/python -m training.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
 
 data: .venv/train.stamp ## download COCO (images, captions, Karpathy splits) into DATA
 	@: $(need_data)
@@ -45,6 +45,9 @@ score: .venv/eval.stamp ## score the file RESULTS in COCO's format on SPLIT of D
 
 bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--concurrency 1 8 --rates 10 --pictures DIR"
 	@$(BIN)/python -m eval.load $(or $(ENDPOINT),http://127.0.0.1:8080) $(OPTIONS) $(ARGS)
+
+demo: .venv/serve.stamp .venv/eval.stamp ## two servers behind HAProxy under load: one killed, a canary, a rolling upgrade
+	@$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
 
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -36,6 +36,7 @@ DEFAULTS = {
     "grpc_management_address": "127.0.0.1",
     "grpc_management_port": "7071",
     "model_store": "model_store",
+    "load_models": f"{MODEL}.mar",
 }
 
 
@@ -51,7 +52,7 @@ class Server:
     folder in its command line, which is how they are found again.
 
     Args:
-        config: TorchServe's properties; its ports and `model_store` are read from there.
+        config: TorchServe's properties; its ports, `model_store` and `load_models` are read from there.
         root: the folder TorchServe runs in; `model_store` may be relative to it.
         logs: where it logs.
 
@@ -64,12 +65,18 @@ class Server:
             raise ServerError(f"{config} is missing: it has to hold TorchServe's properties.")
         self.config, self.root, self.logs = config.resolve(), root.resolve(), logs.resolve()
         self.properties = DEFAULTS | load_properties(str(config))
-        self.archive = self.root / self.properties["model_store"] / f"{MODEL}.mar"
+        store = self.root / self.properties["model_store"]
+        self.archives = [store / name.strip() for name in self.properties["load_models"].split(",")]
         name = hashlib.sha256(str(self.config).encode()).hexdigest()[:8]
         # Not below the checkout: a socket's path must not be longer than 108 letters.
         self.folder = Path(tempfile.gettempdir(), f"captioner-{os.getuid()}-{name}")
         self.http = requests.Session()
         self.http.trust_env = False  # a proxy that the machine uses for the world has no business with loopback
+
+    @property
+    def archive(self) -> Path:
+        """What it serves: of several versions side by side the first, which answers where none is named."""
+        return self.archives[0]
 
     @property
     def inference(self) -> str:
@@ -97,20 +104,21 @@ class Server:
         return f"{self.properties['grpc_management_address']}:{self.properties['grpc_management_port']}"
 
     def start(self) -> None:
-        """Starts the server and waits for a READY worker; one that serves this archive already is left as it is.
+        """Starts the server and waits for READY workers; one that serves these archives already is left as it is.
 
         Raises:
             ServerError: no archive, a port taken, or a server or worker that does not come up; then nothing is left
                 running.
         """
-        if not self.archive.is_file():
-            raise ServerError(f"{self.archive} is missing: run 'make archive' first.")
+        for archive in self.archives:
+            if not archive.is_file():
+                raise ServerError(f"{archive} is missing: run 'make archive' first.")
         with self._alone():
             self._start()
 
     def _start(self) -> None:
         served = self.folder / "served.sha256"
-        digest = hashlib.sha256(self.archive.read_bytes() + self.config.read_bytes()).hexdigest()
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in [*self.archives, self.config])).hexdigest()
         if self.processes():
             if self.ready() and served.exists() and served.read_text() == digest:
                 return
@@ -129,7 +137,8 @@ class Server:
             "METRICS_LOCATION": str(self.logs),
         }
         torchserve = Path(sys.executable).parent / "torchserve"
-        command = [torchserve, "--start", "--ncs", "--model-store", self.archive.parent, "--models", self.archive.name]
+        command = [torchserve, "--start", "--ncs", "--model-store", self.archive.parent, "--models"]
+        command += [archive.name for archive in self.archives]
         # What TorchServe prints has to go to a file: it would hold the caller's terminal or pipe open for ever.
         with (self.logs / "console.log").open("w") as console:
             subprocess.run(
@@ -154,7 +163,7 @@ class Server:
     def _stop(self) -> bool:
         processes = self.processes()
         for process in processes:
-            if _is_jvm(process):
+            if is_jvm(process):
                 process.terminate()
         _, alive = psutil.wait_procs(processes, timeout=20)
         for process in alive:
@@ -177,11 +186,12 @@ class Server:
         return found
 
     def ready(self) -> bool:
-        """Whether a worker is READY: the management API's word, as `/ping` answers long before."""
+        """Whether a worker of each version is READY: the management API's word, as `/ping` answers long before."""
         try:
             headers = self.authorization("management")
-            described = self.http.get(f"{self.management}/models/{MODEL}", headers=headers, timeout=5).json()
-            return any(worker["status"] == "READY" for model in described for worker in model["workers"])
+            described = self.http.get(f"{self.management}/models/{MODEL}/all", headers=headers, timeout=5).json()
+            ready = [any(worker["status"] == "READY" for worker in model["workers"]) for model in described]
+            return len(ready) == len(self.archives) and all(ready)
         except (requests.RequestException, OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -263,7 +273,7 @@ class Server:
         """
         server_log, deadline = self.logs / "ts_log.log", time.monotonic() + START_SECONDS
         while not self.ready():
-            if not any(_is_jvm(process) for process in self.processes()):
+            if not any(is_jvm(process) for process in self.processes()):
                 raise ServerError(f"TorchServe did not come up.\n{self.last_lines()}")
             # A worker that can't load is started again and again, and requests would hang meanwhile.
             if server_log.exists() and "Backend worker process died" in server_log.read_text(errors="replace"):
@@ -273,7 +283,8 @@ class Server:
             time.sleep(0.3)
 
 
-def _is_jvm(process: psutil.Process) -> bool:
+def is_jvm(process: psutil.Process) -> bool:
+    """Whether a server's process is TorchServe itself, and no worker."""
     try:
         return JVM in process.cmdline()
     except psutil.Error:

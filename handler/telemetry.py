@@ -4,24 +4,29 @@ import json
 import logging
 import re
 
+import psutil
 from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.call import Answer, Call
 from handler.endpoint import Batch
+from handler.openapi import ERRORS
 
 logger = logging.getLogger(__name__)
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, 3.2
 
-COUNTER, HISTOGRAM = MetricTypes.COUNTER, MetricTypes.HISTOGRAM
+COUNTER, GAUGE, HISTOGRAM = MetricTypes.COUNTER, MetricTypes.GAUGE, MetricTypes.HISTOGRAM
+OUTCOMES = ["ok", "cached", *(error.__name__ for error in ERRORS)]
 # Name → unit, its dimension beside the model's name, and kind.
 METRICS = {
     "captioner_pictures_total": ("Count", "Outcome", COUNTER),
     "captioner_cache_lookups_total": ("Count", "Result", COUNTER),
     "captioner_batch_pictures": ("Count", None, HISTOGRAM),
+    "captioner_request_seconds": ("Seconds", None, HISTOGRAM),
     "captioner_decode_seconds": ("Seconds", None, HISTOGRAM),
     "captioner_encode_seconds": ("Seconds", None, HISTOGRAM),
     "captioner_search_seconds": ("Seconds", None, HISTOGRAM),
+    "captioner_memory_bytes": ("Bytes", None, GAUGE),
 }
 
 
@@ -45,15 +50,22 @@ class Telemetry:
             )
             for name, (unit, dimension, kind) in METRICS.items()
         }
+        self.process = psutil.Process()
+        # A counter that is not there before its first event hides that event from Prometheus, which sees differences.
+        for outcome in OUTCOMES:
+            self._add("captioner_pictures_total", 0, outcome)
+        for result in ("hit", "miss"):
+            self._add("captioner_cache_lookups_total", 0, result)
 
-    def record(self, calls: list[Call], answers: list[Answer], batch: Batch) -> None:
-        """A batch that was answered."""
+    def record(self, calls: list[Call], answers: list[Answer], batch: Batch, seconds: float) -> None:
+        """A batch that was answered, in so many seconds."""
         outcomes: dict[str, int] = {}
         for call, answer in zip(calls, answers, strict=True):
             for result in answer.results:
                 outcomes[result] = outcomes.get(result, 0) + 1
             if answer.results:
                 logger.info("%s", self._line(call, answer, batch))
+                self._add("captioner_request_seconds", seconds)
                 self._add("captioner_decode_seconds", answer.decode)
         for outcome, count in outcomes.items():
             self._add("captioner_pictures_total", count, outcome)
@@ -64,6 +76,7 @@ class Telemetry:
             self._add("captioner_batch_pictures", size)
             self._add("captioner_encode_seconds", encode)
             self._add("captioner_search_seconds", search)
+        self._add("captioner_memory_bytes", self.process.memory_info().rss)
 
     def _add(self, name: str, value: float, *dimensions: str) -> None:
         self.metrics[name].add_or_update(round(value, 6), [self.model_name, *dimensions])

@@ -2,8 +2,8 @@
 
 import json
 import os
-import random
-import socket
+import re
+import shutil
 import sys
 import threading
 import time
@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
+from deploy.private import private_server
 from deploy.server import Server
 from handler.bundle import BundleConfig, save_bundle
 from handler.decoders import DecoderConfig, build_decoder
@@ -45,42 +47,41 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
     return folder
 
 
+def installed(program: str, package: str) -> str:
+    """The path of a program that Debian has in a package; without it a test is skipped, but in CI it fails."""
+    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
+        missing = f"needs {program}: apt-get install {package}"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return path
+
+
+def blocks(page: str, heading: str | None = None) -> list[tuple[str, str]]:
+    """A page's code blocks with their language; those below a heading where one is named."""
+    text = (ROOT / page).read_text()
+    if heading:
+        text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+
+
+def at(server: Server, text: str) -> str:
+    """A text with the server's addresses in place of the documented ones."""
+    known = {
+        "http://127.0.0.1:8080": server.inference,
+        "http://127.0.0.1:8081": server.management,
+        "http://127.0.0.1:8082": server.metrics,
+    }
+    for address, its in known.items():
+        text = text.replace(address, its)
+    return text
+
+
 def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0.02) -> None:
     """Waits until something is true; fails where it is not after so many seconds."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(pause)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the system hands out to clients."""
-    free = []
-    while len(free) < count:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            if port not in free and probe.connect_ex(("127.0.0.1", port)) != 0:
-                free.append(port)
-    return free
-
-
-def private_server(folder: Path, store: Path, root: Path = ROOT, **properties: str) -> Server:
-    """The project's own configuration with private ports, logs and archive, and what else of it is changed."""
-    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
-    changed = {
-        "inference_address": f"http://127.0.0.1:{inference}",
-        "management_address": f"http://127.0.0.1:{management}",
-        "metrics_address": f"http://127.0.0.1:{metrics}",
-        "grpc_inference_port": grpc_inference,
-        "grpc_management_port": grpc_management,
-        "model_store": store,
-    } | properties
-    kept = [
-        line for line in (ROOT / "config.properties").read_text().splitlines() if line.split("=", 1)[0] not in changed
-    ]
-    config = folder / "config.properties"
-    config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
-    return Server(config, root, folder / "logs")
 
 
 def change_settings(archive: Path, **handler) -> None:

@@ -7,16 +7,7 @@ import sys
 
 import pytest
 
-from support import ROOT
-
-
-def blocks(page: str, heading: str | None = None) -> list[tuple[str, str]]:
-    """A page's code blocks with their language; those below a heading where one is named."""
-    text = (ROOT / page).read_text()
-    if heading:
-        text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
-
+from support import ROOT, at, blocks
 
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
 SHELLS = [code for page in PAGES for language, code in blocks(page) if language == ""] + [
@@ -39,18 +30,6 @@ def commands() -> list[str]:
         else:
             found[-1] += f"\n{line}"
     return list(dict.fromkeys(found))
-
-
-def at(server, text: str) -> str:
-    """A text with the server's addresses in place of the documented ones."""
-    known = {
-        "http://127.0.0.1:8080": server.inference,
-        "http://127.0.0.1:8081": server.management,
-        "http://127.0.0.1:8082": server.metrics,
-    }
-    for address, its in known.items():
-        text = text.replace(address, its)
-    return text
 
 
 def test_the_pages_show_commands():

@@ -24,6 +24,28 @@ def test_the_same_bytes_each_time(tiny_bundle, tmp_path):
     assert build_archive(tiny_bundle, tmp_path / "two").read_bytes() == first
 
 
+def test_a_version_is_in_the_manifest_and_nowhere_else(tiny_bundle, tmp_path):
+    first, second = (
+        build_archive(tiny_bundle, tmp_path),
+        build_archive(tiny_bundle, tmp_path / "captioner-2.0.mar", "2.0"),
+    )
+    assert [second, tmp_path / "captioner.mar"] == [tmp_path / "captioner-2.0.mar", first]
+    assert build_archive(tiny_bundle, tmp_path / "again", "2.0").read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as one, zipfile.ZipFile(second) as two:
+        assert one.namelist() == two.namelist()
+        differ = [name for name in one.namelist() if one.read(name) != two.read(name)]
+        assert differ == ["MAR-INF/MANIFEST.json"]
+        manifests = [json.loads(archive.read(differ[0]))["model"] for archive in (one, two)]
+    assert [manifest.pop("modelVersion") for manifest in manifests] == ["1.0", "2.0"]
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.parametrize("version", ["", "v2", "2.", "1/../2", "2.0 ", "1\n", "2.0-rc1", "1.2.3.4.5", "٣"])
+def test_what_is_no_version(tiny_bundle, tmp_path, version):
+    with pytest.raises(ValueError, match="A version is numbers with points between"):
+        build_archive(tiny_bundle, tmp_path, version)
+
+
 def test_what_is_in_it(tiny_bundle, tmp_path):
     with zipfile.ZipFile(build_archive(tiny_bundle, tmp_path)) as archive:
         names = set(archive.namelist())
@@ -58,8 +80,15 @@ def test_a_damaged_bundle_is_not_packed(tiny_bundle, tmp_path):
         build_archive(tiny_bundle, tmp_path / "store")
 
 
-def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "training.archive", "nowhere", "--output", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "nowhere is no model bundle: captioner.json is missing."),
+        (["pretrained", "--version", "two"], "A version is numbers with points between, such as 2.0, not 'two'."),
+    ],
+)
+def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path, arguments, sentence):
+    command = [sys.executable, "-m", "training.archive", *arguments, "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "nowhere is no model bundle: captioner.json is missing.\n"
+    assert done.stderr == f"{sentence}\n"

@@ -157,6 +157,15 @@ def test_metrics(service, context, caplog):
     assert found["captioner_pictures_total.Count", "ModelName:captioner,Outcome:ok"] == [2]
     assert found["captioner_pictures_total.Count", "ModelName:captioner,Outcome:InvalidImage"] == [1]
     assert found["captioner_batch_pictures.Count", "ModelName:captioner"] == [2]
-    for stage, count in (("decode", 3), ("encode", 1), ("search", 1)):
+    for stage, count in (("request", 3), ("decode", 3), ("encode", 1), ("search", 1)):
         assert len(found[f"captioner_{stage}_seconds.Seconds", "ModelName:captioner"]) == count
     assert not any("cache" in name for name, _ in found)
+    [memory] = found["captioner_memory_bytes.Bytes", "ModelName:captioner"]
+    assert memory > 1e7
+
+
+def test_every_outcome_is_counted_from_nought(context, caplog):
+    caplog.set_level("INFO")
+    CaptionerService().initialize(context)
+    for outcome in ("ok", "cached", "InternalError", "TooManyPixels"):
+        assert f"[METRICS]captioner_pictures_total.Count:0|#ModelName:captioner,Outcome:{outcome}|" in caplog.text

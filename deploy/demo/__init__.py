@@ -1,0 +1,1 @@
+"""`make demo`: two servers behind a proxy, and what is done to them."""

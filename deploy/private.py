@@ -1,0 +1,39 @@
+"""TorchServes of one's own: the project's configuration with private ports, a private archive and private logs."""
+
+import random
+import socket
+from pathlib import Path
+
+from deploy.server import Server
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, below those that the system hands out to clients."""
+    free = []
+    while len(free) < count:
+        port = random.randrange(20_000, 32_000)  # noqa: S311
+        with socket.socket() as probe:
+            if port not in free and probe.connect_ex(("127.0.0.1", port)) != 0:
+                free.append(port)
+    return free
+
+
+def private_server(folder: Path, store: Path, root: Path = ROOT, **properties: str) -> Server:
+    """The project's own configuration with private ports, logs and archive, and what else of it is changed."""
+    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
+    changed = {
+        "inference_address": f"http://127.0.0.1:{inference}",
+        "management_address": f"http://127.0.0.1:{management}",
+        "metrics_address": f"http://127.0.0.1:{metrics}",
+        "grpc_inference_port": grpc_inference,
+        "grpc_management_port": grpc_management,
+        "model_store": store,
+    } | properties
+    kept = [
+        line for line in (ROOT / "config.properties").read_text().splitlines() if line.split("=", 1)[0] not in changed
+    ]
+    config = folder / "config.properties"
+    config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
+    return Server(config, root, folder / "logs")

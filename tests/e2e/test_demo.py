@@ -1,0 +1,55 @@
+"""The demonstration as one command, with tiny models whose captions differ: two TorchServes, HAProxy, real load."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from support import ROOT, installed, write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> dict[str, dict]:
+    installed("haproxy", "haproxy")
+    folder = tmp_path_factory.mktemp("demo")
+    old, new = (write_tiny_bundle(folder / f"bundle{seed}", seed=seed) for seed in (1, 2))
+    settings = ["--seconds", "1", "--canary", "200", "--callers", "6", "--results", folder]
+    command = [sys.executable, "-m", "deploy.demo", "--bundle", old, "--next", new, *settings]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((folder / "demo" / "demo.json").read_text())
+    assert done.stdout == (folder / "demo" / "demo.md").read_text()
+    return {scene["name"]: scene for scene in content["scenes"]}
+
+
+def test_nothing_is_lost_or_wrong(scenes):
+    assert len(scenes) == 10
+    for scene in scenes.values():
+        assert scene["requests"] == sum(scene["versions"].values()) > 0
+        assert (scene["lost"], scene["wrong"], scene["fault"]) == (0, 0, "")
+
+
+@pytest.mark.parametrize("whose", ["server", "worker"])
+def test_a_kill_is_noticed_and_the_service_is_whole_again(scenes, whose):
+    figures = scenes[f"a {whose} killed"]["figures"]
+    assert 0 < figures["out of the proxy after s"] < figures["whole again after s"]
+    assert scenes[f"a {whose} killed"]["versions"].keys() == {"1.0"}
+
+
+def test_what_a_dead_server_had_goes_to_the_other(scenes):
+    assert scenes["a server killed"]["by_proxy"] > 0
+
+
+def test_a_rolling_upgrade_fails_no_request(scenes):
+    upgrades = [scenes[f"upgrade of server {name}"] for name in ("two", "one")]
+    assert [upgrade["by_callers"] for upgrade in upgrades] == [{}, {}]
+    assert upgrades[0]["versions"]["1.0"] > 0
+    assert upgrades[1]["versions"].keys() == {"1.0", "2.0"}
+
+
+def test_the_canary_gets_its_share_and_then_nothing(scenes):
+    canary = scenes["canary of 10 %"]
+    share = canary["versions"]["2.0"] / canary["requests"]
+    assert 0.03 < share < 0.17
+    assert scenes["roll-back"]["by_callers"] == {}

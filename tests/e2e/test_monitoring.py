@@ -1,0 +1,152 @@
+"""The alerts by promtool; and alerts and dashboard by a real Prometheus that reads a real TorchServe and HAProxy."""
+
+import json
+import re
+import shutil
+import subprocess
+from itertools import combinations
+
+import pytest
+import requests
+import yaml
+
+from deploy.private import free_ports
+from deploy.proxy import Proxy
+from eval.client import Client
+from support import PHOTOS, ROOT, eventually, installed
+
+MONITORING = ROOT / "deploy" / "monitoring"
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+NAMES = [rule["alert"] for rule in RULES]
+KEYWORDS = {"and", "or", "unless"}
+
+
+def selectors(expression: str) -> set[str]:
+    """The metrics of a PromQL expression with their label matchers."""
+    expression = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)", "", expression)
+    found = re.findall(r"(?<![\w$\"])([a-zA-Z_]\w*)\b(\{[^}]*\})?(\s*\()?", expression)
+    return {name + matchers for name, matchers, call in found if not call and name not in KEYWORDS}
+
+
+@pytest.fixture(scope="module")
+def ask(server, tmp_path_factory):
+    """Asks a real Prometheus, with the project's configuration but for addresses and pace, after a little traffic."""
+    installed("haproxy", "haproxy")
+    program = installed("prometheus", "prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    proxy = Proxy({"one": server}, folder / "haproxy.log")
+    [port] = free_ports(1)
+    text = (MONITORING / "prometheus.yml").read_text()
+    for documented, its in (("127.0.0.1:8082", server.metrics), ("127.0.0.1:8404", proxy.metrics), ("15s", "1s")):
+        assert documented in text
+        text = text.replace(documented, its.removeprefix("http://"))
+    (folder / "prometheus.yml").write_text(text)
+    shutil.copy(MONITORING / "alerts.yml", folder)
+    url = f"http://127.0.0.1:{port}/api/v1"
+    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    command.append(f"--web.listen-address=127.0.0.1:{port}")
+    process = None
+
+    def ask(path: str, **parameters: str) -> dict:
+        answer = requests.get(f"{url}/{path}", params=parameters, timeout=30).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def answers() -> bool:
+        try:
+            return bool(ask("query", query="up == 1 and on() count(up == 1) == 2")["result"])
+        except requests.ConnectionError:
+            return False
+
+    try:
+        proxy.start()
+        with (folder / "prometheus.log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        eventually(answers, pause=0.2)
+        eventually(lambda: proxy.ready("one"))
+        with Client(proxy.rest) as client:
+            client.caption(PHOTOS[0].read_bytes())
+        yield ask
+    finally:
+        proxy.stop()
+        if process:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def test_selectors_are_found():
+    expression = 'sum by (a) (rate(x_total{b=~"c|d"}[5m])) / on (a) up unless histogram_quantile(0.9, y_bucket) > 2e6'
+    assert selectors(expression) == {'x_total{b=~"c|d"}', "up", "y_bucket"}
+
+
+@pytest.mark.parametrize(
+    "command", ["check config prometheus.yml", "check rules alerts.yml", "test rules alerts.test.yml"]
+)
+def test_promtool_is_content(command):
+    done = subprocess.run(
+        [installed("promtool", "prometheus"), *command.split()], cwd=MONITORING, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("expression", [rule["expr"] for rule in RULES], ids=NAMES)
+def test_all_that_an_alert_goes_by_is_there(ask, expression):
+    for selector in selectors(expression):
+        eventually(lambda selector=selector: ask("query", query=selector)["result"], seconds=30, pause=0.5)
+
+
+def test_no_alert_of_a_well_server_comes_up(ask):
+    def states() -> dict[str, str]:
+        rules = [rule for group in ask("rules")["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+        return {rule["name"]: rule["state"] for rule in rules}
+
+    assert states().keys() == set(NAMES)
+    # There is no server two. What came up before the first reading goes again.
+    eventually(lambda: {name for name, state in states().items() if state != "inactive"} == {"CaptionerServerDown"})
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_each_line_of_the_dashboard_shows_something(ask, query):
+    query = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
+    eventually(lambda: ask("query", query=query)["result"], seconds=30, pause=0.5)
+
+
+def test_every_alert_has_its_entry_and_its_tests():
+    page = (ROOT / "docs" / "runbook.md").read_text()
+    assert sorted(re.findall(r"^## (Captioner\w+)$", page, re.M)) == sorted(NAMES)
+    for rule in RULES:
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+        assert rule["labels"]["severity"] in ("page", "ticket")
+    tests = yaml.safe_load((MONITORING / "alerts.test.yml").read_text())["tests"]
+    tested = [one for test in tests for one in test.get("alert_rule_test", [])]
+    assert {one["alertname"] for one in tested if one.get("exp_alerts")} == set(NAMES)
+
+
+def test_the_dashboard_is_well_formed():
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}
+    for panel in PANELS:
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    for one, other in combinations([panel["gridPos"] for panel in DASHBOARD["panels"]], 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or below
+        assert max(one["x"] + one["w"], other["x"] + other["w"]) <= 24
+
+
+def test_what_the_runbook_names_is_there():
+    page = (ROOT / "docs" / "runbook.md").read_text()
+    for title in re.findall(r"[Tt]he panel \"([^\"]+)\"", page):
+        assert title in [panel["title"] for panel in PANELS]
+    settings = (ROOT / "handler" / "model-config.yaml").read_text()
+    for name in ("batchSize", "max_batch", "max_pixels", "responseTimeout"):
+        assert f"`{name}`" in page
+        assert name in settings

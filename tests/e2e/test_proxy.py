@@ -1,0 +1,161 @@
+"""HAProxy as haproxy.cfg has it before a real TorchServe: what goes through, over REST and gRPC, and what does not."""
+
+import re
+import subprocess
+from io import BytesIO
+
+import pytest
+import requests
+from PIL import Image
+
+from deploy.private import free_ports
+from deploy.proxy import BACKENDS, Proxy
+from deploy.server import ServerError
+from eval.client import Client, EndpointError
+from support import PHOTOS, ROOT, blocks, eventually, installed
+
+PHOTO = PHOTOS[0].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def proxy(server, tmp_path_factory):
+    """Before one server; where the other should be is nothing."""
+    installed("haproxy", "haproxy")
+    proxy = Proxy({"one": server}, tmp_path_factory.mktemp("proxy") / "haproxy.log")
+    try:
+        proxy.start()
+        eventually(lambda: proxy.ready("one") and not proxy.up("two"))
+        yield proxy
+    finally:
+        proxy.stop()
+
+
+def test_the_same_captions_over_both_protocols(server, proxy):
+    answers = []
+    for endpoint, protocol in ((server.inference, "rest"), (proxy.rest, "rest"), (proxy.grpc, "grpc")):
+        with Client(endpoint, protocol=protocol, retries=0) as client:
+            answers.append(client.caption(PHOTO)["captions"][0]["tokens"])
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_picture_larger_than_what_the_proxy_keeps(proxy):
+    stream = BytesIO()
+    Image.effect_noise((1500, 1500), 80).convert("RGB").save(stream, "BMP")
+    assert len(stream.getvalue()) > 6 * 2**20
+    captions = []
+    for endpoint, protocol in ((proxy.rest, "rest"), (proxy.grpc, "grpc")):
+        with Client(endpoint, protocol=protocol, retries=0) as client:
+            captions.append(client.caption(stream.getvalue())["caption"])
+    assert captions[0] == captions[1]
+
+
+def test_words_come_through_as_they_become_certain(proxy):
+    with Client(proxy.rest) as client:
+        *tokens, whole = client.stream(PHOTO)
+    assert [part["token"] for part in tokens] == whole["captions"][0]["tokens"]
+
+
+def test_a_refusal_is_the_servers_own_and_is_not_tried_again(proxy):
+    before = proxy.statistics("BACKEND")["wretr"]
+    answer = requests.post(f"{proxy.rest}/predictions/captioner", data=b"no picture", timeout=60)
+    assert (answer.status_code, answer.json()["type"]) == (422, "InvalidImage")
+    assert proxy.statistics("BACKEND")["wretr"] == before
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/health", 200),
+        ("/explanations/captioner/1.0", 200),
+        ("/predictions/captioner/3.0", 404),
+        ("/predictions/other", 404),
+        ("/models/captioner", 404),
+        ("/", 404),
+    ],
+)
+def test_nothing_but_the_captioner_can_be_reached(proxy, path, status):
+    assert requests.post(f"{proxy.rest}{path}", data=PHOTO, timeout=60).status_code == status
+
+
+def test_a_body_over_the_limit_does_not_reach_the_server(proxy):
+    before = proxy.statistics("one")["stot"]
+    answer = requests.post(f"{proxy.rest}/predictions/captioner", data=bytes(41_943_041), timeout=60)
+    assert (answer.status_code, answer.json()["type"]) == (413, "TooLarge")
+    assert proxy.statistics("one")["stot"] == before
+
+
+def test_without_a_ready_server_it_says_so(proxy):
+    proxy.drain("one")
+    try:
+        health = requests.get(f"{proxy.rest}/health", timeout=60)
+        answer = requests.post(f"{proxy.rest}/predictions/captioner", data=PHOTO, timeout=60)
+        with Client(proxy.grpc, protocol="grpc", retries=0) as client, pytest.raises(EndpointError) as refused:
+            client.caption(PHOTO)
+    finally:
+        proxy.admit("one")
+    assert health.status_code == 503
+    assert (answer.status_code, answer.json()["type"]) == (503, "Busy")
+    assert refused.value.type == "Unreachable"
+
+
+def test_tokens(server, tmp_path):
+    installed("haproxy", "haproxy")
+    tokens = tmp_path / "tokens"
+    tokens.write_text("first\nsecond\n")
+    proxy = Proxy({"one": server}, tmp_path / "haproxy.log", CAPTIONER_TOKENS=str(tokens))
+    try:
+        proxy.start()
+        for endpoint, protocol in ((proxy.rest, "rest"), (proxy.grpc, "grpc")):
+            with Client(endpoint, protocol=protocol, token="second") as client:  # noqa: S106
+                assert client.caption(PHOTO)["caption"]
+            for token in (None, "third", "secon"):
+                with Client(endpoint, protocol=protocol, token=token, retries=0) as client:
+                    with pytest.raises(EndpointError) as refused:
+                        client.caption(PHOTO)
+                    assert refused.value.type in ("Unauthorized", "UNAUTHENTICATED")
+    finally:
+        proxy.stop()
+
+
+def test_tls(server, tmp_path):
+    """A certificate in CAPTIONER_REST, as its comment shows it."""
+    openssl = installed("openssl", "openssl")
+    installed("haproxy", "haproxy")
+    pem = tmp_path / "captioner.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", pem, "-out", tmp_path / "certificate"]
+    subprocess.run(command, check=True, capture_output=True)
+    pem.write_bytes(pem.read_bytes() + (tmp_path / "certificate").read_bytes())
+    [port] = free_ports(1)
+    bind = f"127.0.0.1:{port} ssl crt {pem} alpn h2,http/1.1"
+    proxy = Proxy({"one": server}, tmp_path / "haproxy.log", CAPTIONER_REST=bind)
+    try:
+        proxy.start()
+        url = f"https://127.0.0.1:{port}/predictions/captioner"
+        answer = requests.post(url, data=PHOTO, verify=str(tmp_path / "certificate"), timeout=60)
+        assert answer.json()["caption"]
+    finally:
+        proxy.stop()
+
+
+def test_the_orders_that_the_pages_show_are_taken(proxy):
+    pages = [code for page in ("docs/versions.md", "docs/scaling.md") for _, code in blocks(page)]
+    orders = re.findall(r'^echo "(.+)" \| socat', "".join(pages), re.M)
+    assert len(orders) == 7
+    assert set(re.findall(r"server (\w+)/", "".join(orders))) == set(BACKENDS)
+    for order in orders:
+        answer = proxy.order(order)
+        assert order.startswith("set ") or answer.startswith("# pxname,svname")
+    assert proxy.statistics("two")["weight"] == "10"
+
+
+def test_what_haproxy_does_not_know_is_an_error(proxy):
+    with pytest.raises(ServerError, match="HAProxy did not take 'set server captioner/three weight 1': No such server"):
+        proxy.order("set server captioner/three weight 1")
+
+
+def test_the_file_stands_on_its_own(tmp_path):
+    """Without any of its variables set, as its first line shows it."""
+    program = installed("haproxy", "haproxy")
+    done = subprocess.run([program, "-c", "-f", "deploy/haproxy.cfg"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

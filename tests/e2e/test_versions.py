@@ -1,0 +1,95 @@
+"""Two versions of the model side by side in one TorchServe, asked and exchanged as docs/versions.md says."""
+
+import json
+import subprocess
+
+import pytest
+import requests
+
+from deploy.private import private_server
+from eval.client import Client, EndpointError
+from eval.protos import inference_protos
+from support import PHOTOS, ROOT, at, blocks, write_tiny_bundle
+from training.archive import build_archive
+
+PHOTO = PHOTOS[0].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A server of versions 1.0 and 2.0, whose captions differ."""
+    folder = tmp_path_factory.mktemp("both")
+    store = folder / "model_store"
+    build_archive(write_tiny_bundle(folder / "old", seed=1), store)
+    build_archive(write_tiny_bundle(folder / "new", seed=2), store / "captioner-2.0.mar", "2.0")
+    server = private_server(folder, store, load_models="captioner.mar,captioner-2.0.mar")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def captions(both) -> dict[str, str]:
+    """What each version says of the picture."""
+    found = {}
+    for version in ("1.0", "2.0"):
+        with Client(f"{both.inference}/predictions/captioner/{version}") as client:
+            answer = client.caption(PHOTO)
+        assert answer["model"]["version"] == version
+        found[version] = answer["caption"]
+    assert found["1.0"] != found["2.0"]
+    return found
+
+
+def test_a_started_server_has_a_ready_worker_of_each(both):
+    described = requests.get(f"{both.management}/models/captioner/all", timeout=60).json()
+    assert {model["modelVersion"]: [one["status"] for one in model["workers"]] for model in described} == {
+        "1.0": ["READY"],
+        "2.0": ["READY"],
+    }
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_version_over_each_way_that_can_name_one(both, captions, version):
+    explained = requests.post(f"{both.inference}/explanations/captioner/{version}", data=PHOTO, timeout=60).json()
+    messages, services = inference_protos()
+    import grpc
+
+    with grpc.insecure_channel(both.grpc) as channel:
+        stub = services.InferenceAPIsServiceStub(channel)
+        request = messages.PredictionsRequest(model_name="captioner", model_version=version, input={"image": PHOTO})
+        predicted = json.loads(stub.Predictions(request, timeout=60).prediction)
+    for answer in (explained, predicted):
+        assert (answer["model"]["version"], answer["caption"]) == (version, captions[version])
+
+
+def test_a_version_that_there_is_not(both):
+    with Client(f"{both.inference}/predictions/captioner/3.0") as client, pytest.raises(EndpointError) as refused:
+        client.caption(PHOTO)
+    assert (refused.value.code, refused.value.type) == (404, "ModelVersionNotFoundException")
+
+
+def test_no_version_can_be_registered_or_removed_over_the_api(both):
+    for method, path in (("POST", "/models?url=captioner.mar"), ("DELETE", "/models/captioner/2.0")):
+        assert requests.request(method, f"{both.management}{path}", timeout=60).status_code == 405
+
+
+def test_the_commands_of_the_page(both):
+    """The default is exchanged and back."""
+    code = "".join(code for language, code in blocks("docs/versions.md", "Side by side") if language == "sh")
+    commands = [line for line in code.splitlines() if line.startswith("curl ")]
+    assert len(commands) == 5
+
+    def run(command: str) -> dict:
+        command = at(both, command).replace("curl ", "curl -sS --noproxy '*' ")
+        return json.loads(subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True).stdout)
+
+    first, second, default, forward, back = commands
+    assert [run(command)["model"]["version"] for command in (first, second, default)] == ["1.0", "2.0", "1.0"]
+    assert "successfully updated" in run(forward)["status"]
+    assert run(default)["model"]["version"] == "2.0"
+    assert run(first)["model"]["version"] == "1.0"  # still there for who names it
+    assert "successfully updated" in run(back)["status"]
+    assert run(default)["model"]["version"] == "1.0"
