@@ -6,6 +6,7 @@ processor has instructions for it.
 """
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from handler.backends.base import Encode, Source, autocast
 from handler.backends.int8 import can_quantize, quantize
 from handler.decoders import Decoder, build_decoder
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fast", "full")
 
@@ -74,6 +77,16 @@ def check_choice(backend: str, precision: str) -> None:
         raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not '{precision}'.")
 
 
+def _automatic(source: Source) -> tuple[str, tuple[Encode, int]]:
+    """The name of the fastest back end that takes the encoder, and what it gives."""
+    if source.device.type == "cpu" and importlib.util.find_spec("openvino"):
+        try:
+            return "openvino", _openvino(source)
+        except Exception:  # of a backbone that it can't convert; what is wrong with the bundle shows again below
+            logger.warning("OpenVINO does not take this encoder; PyTorch runs it.", exc_info=True)
+    return "eager", _eager(source)
+
+
 def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
     """Brings a bundle to a device.
 
@@ -88,9 +101,9 @@ def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
         ModuleNotFoundError: the back end is not installed.
     """
     if backend == "auto":
-        can = source.device.type == "cpu" and importlib.util.find_spec("openvino")
-        backend = "openvino" if can else "eager"
-    encode, channels = BACKENDS[backend](source)
+        backend, (encode, channels) = _automatic(source)
+    else:
+        encode, channels = BACKENDS[backend](source)
     decoder = build_decoder(source.config.decoder, vocabulary_size, channels)
     decoder.load_state_dict(source.part("decoder"))
     decoder.eval().requires_grad_(False).to(source.device)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.decoders import DECODERS, DecoderConfig, build_decoder
 from handler.decoders.base import Recurrence
+from handler.errors import BundleError
 from handler.search import SearchOptions, search
 from handler.vocabulary import SPECIAL, Vocabulary
 from support import PHOTOS, ROOT, write_tiny_bundle
+from training.archive import build_archive
 
 CPU = torch.device("cpu")
 
@@ -51,6 +54,22 @@ def test_no_such_backend(tiny_bundle):
         Captioner.load(tiny_bundle, backend="onnx")
     with pytest.raises(ValueError, match="precision is one of fast, full, not 'half'"):
         Captioner.load(tiny_bundle, precision="half")
+
+
+def test_an_encoder_that_openvino_does_not_take(tiny_bundle, tmp_path, monkeypatch, capsys, caplog):
+    """An archive is made all the same, and PyTorch runs it."""
+
+    def refuse(*_):
+        raise RuntimeError("no conversion rule for aten::odd")
+
+    monkeypatch.setattr("handler.backends.openvino.convert", refuse)
+    with zipfile.ZipFile(build_archive(tiny_bundle, tmp_path / "store")) as archive:
+        assert not [name for name in archive.namelist() if "openvino/" in name]
+    assert capsys.readouterr().err.endswith("take the encoder test_efficientnet: no conversion rule for aten::odd\n")
+    assert Captioner.load(tiny_bundle, backend="auto").engine.backend == "eager"
+    assert "OpenVINO does not take this encoder" in caplog.text
+    with pytest.raises(BundleError, match="no conversion rule"):
+        Captioner.load(tiny_bundle, backend="openvino")
 
 
 @pytest.mark.parametrize(("images", "sizes"), [(1, [1]), (3, [2, 1]), (13, [8, 4, 1]), (35, [16, 16, 2, 1])])
