@@ -50,7 +50,7 @@ class Captioner:
         vocabulary: the bundle's.
         device: where it runs.
         backend: how its encoder runs: `eager`, `compile`, `openvino`, or `auto`, the fastest that is installed.
-        precision: `full`, single precision, or `fast`, what the device is best at; see `handler.backends`.
+        precision: `full`, `fast` or `fastest`; see `handler.backends`.
         folder: the bundle's, where there may be an encoder that was converted before.
 
     Raises:
@@ -150,8 +150,7 @@ class Captioner:
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 pixels (B, 3, size, size) → grid (B, cells, channels)."""
-        with self.engine.computing():
-            return self.engine.encode(pixels)
+        return self.engine.encode(pixels)
 
     def caption_pixels(self, pixels: torch.Tensor, options: Sequence[SearchOptions]) -> list[list[Caption]]:
         """uint8 pixels (B, 3, size, size) with an option set each → each picture's captions, the best first."""

@@ -1,15 +1,16 @@
 """How a bundle's arithmetic runs: an encoder's back end, one a file, and what the search runs on.
 
-Precision `full` is single precision everywhere: the reference. `fast` is what the device is best at: on a GPU bfloat16;
-on a CPU integers in the decoder, which give the same to the bit in any batch, and bfloat16 in the encoder where the
-processor has instructions for it.
+Precision `full` is single precision everywhere: the reference. `fast` is what changes no score: on a GPU float16, on a
+CPU integers in the decoder, which give the same to the bit in any batch. `fastest` adds bfloat16 in the encoder, where
+the processor has instructions for it; that costs some CIDEr, see docs/performance.md.
 """
 
 import importlib.util
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from handler.backends.base import Encode, Source, autocast
 from handler.backends.int8 import can_quantize, quantize
@@ -17,7 +18,7 @@ from handler.decoders import Decoder, build_decoder
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("fast", "full")
+PRECISIONS = ("full", "fast", "fastest")
 
 
 def _eager(source: Source) -> tuple[Encode, int]:
@@ -55,7 +56,7 @@ class Engine:
         encode: uint8 pixels (B, 3, size, size) on any device → grid (B, cells, C) on the model's.
         decoder: in single precision; it gives gradients.
         searcher: the decoder that the search runs: the same, or a faster one.
-        computing: a context for both.
+        computing: a context for the search.
     """
 
     backend: str
@@ -107,8 +108,10 @@ def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
     decoder = build_decoder(source.config.decoder, vocabulary_size, channels)
     decoder.load_state_dict(source.part("decoder"))
     decoder.eval().requires_grad_(False).to(source.device)
-    integers = source.fast and source.device.type == "cpu" and can_quantize()
-    return Engine(backend, encode, decoder, quantize(decoder) if integers else decoder, autocast(source))
+    integers = source.precision != "full" and source.device.type == "cpu" and can_quantize()
+    searcher = quantize(decoder) if integers else decoder
+    on_gpu = source.device.type == "cuda"
+    return Engine(backend, encode, decoder, searcher, partial(autocast, source) if on_gpu else nullcontext)
 
 
 __all__ = ["BACKENDS", "PRECISIONS", "Encode", "Engine", "Source", "build_engine", "check_choice"]

@@ -3,14 +3,13 @@
 import torch
 from torch._inductor import config as inductor
 
-from handler.backends.base import Encode, Source, has_bfloat16
+from handler.backends.base import Encode, Source, autocast
 from handler.backends.buckets import by_buckets
 
 
 def build(source: Source) -> tuple[Encode, int]:
     """The encoder, and the channels of a cell. Each size of `BUCKETS` is compiled when it first comes."""
     encoder, device = source.encoder(), source.device
-    halved = source.fast and has_bfloat16(device)
     if device.type == "cuda":  # CUDA graphs: all kernels of a batch are started at once
         compiled = torch.compile(encoder, mode="reduce-overhead", dynamic=False)
     else:
@@ -20,7 +19,7 @@ def build(source: Source) -> tuple[Encode, int]:
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         pixels = pixels.pin_memory() if device.type == "cuda" else pixels
         # Frozen weights are laid out for the processor and normalisation is folded into them.
-        with inductor.patch(freezing=True), torch.autocast(device.type, torch.bfloat16, enabled=halved):
+        with inductor.patch(freezing=True), autocast(source):
             return compiled(pixels.to(device, non_blocking=True)).float().clone()  # the next call writes there again
 
     return by_buckets(encode), encoder.encoder.channels

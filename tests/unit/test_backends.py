@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from handler.backends import Source, build_engine
+from handler.backends.base import half
 from handler.backends.buckets import buckets, by_buckets
 from handler.backends.int8 import Int8Linear, Int8Recurrence, quantize
 from handler.backends.openvino import converted, save_converted
@@ -26,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision"), [("eager", "fast"), ("openvino", "full"), ("auto", "fast"), ("compile", "full")]
+    ("backend", "precision"), [("eager", "fastest"), ("openvino", "full"), ("auto", "fastest"), ("compile", "full")]
 )
 def test_every_backend_gives_the_references_grids(tmp_path, backend, precision):
     write_tiny_bundle(tmp_path)
@@ -49,10 +50,38 @@ def test_the_fast_way_says_the_same(pretrained):
         assert ours.score == pytest.approx(theirs.score, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "bfloat16", "expected"),
+    [
+        ("cpu", "full", True, None),
+        ("cpu", "fast", True, None),
+        ("cpu", "fastest", True, torch.bfloat16),
+        ("cpu", "fastest", False, None),
+        ("cuda", "full", True, None),
+        ("cuda", "fast", False, torch.float16),
+        ("cuda", "fastest", False, torch.float16),
+    ],
+)
+def test_half_precision(monkeypatch, device, precision, bfloat16, expected):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    assert half(Source(None, {}, torch.device(device), precision)) == expected
+
+
+def test_bfloat16_is_near(tiny_bundle, monkeypatch):
+    """Also on a processor without instructions for it, which takes its time."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    reference, halved = Captioner.load(tiny_bundle), Captioner.load(tiny_bundle, precision="fastest")
+    pixels = torch.stack([reference.prepare(photo) for photo in PHOTOS[:3]])
+    expected, found = reference.encode(pixels), halved.encode(pixels)
+    assert not torch.equal(found, expected)
+    assert (found - expected).norm() < 0.1 * expected.norm()
+
+
 def test_no_such_backend(tiny_bundle):
     with pytest.raises(ValueError, match="backend is one of auto, eager, compile, openvino, not 'onnx'"):
         Captioner.load(tiny_bundle, backend="onnx")
-    with pytest.raises(ValueError, match="precision is one of fast, full, not 'half'"):
+    with pytest.raises(ValueError, match="precision is one of full, fast, fastest, not 'half'"):
         Captioner.load(tiny_bundle, precision="half")
 
 
