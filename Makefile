@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench demo test lint clean
+.PHONY: help serve stop archive data train validate eval compare score bench versus tune demo test lint clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -48,6 +48,12 @@ bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--co
 
 demo: .venv/serve.stamp .venv/eval.stamp ## two servers behind HAProxy under load: one killed, a canary, a rolling upgrade
 	@$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
+
+versus: .venv/serve.stamp .venv/eval.stamp ## serve MODEL in several ways side by side, the usual one among them: ARGS="--variants baseline default"
+	@$(BIN)/python -m deploy.benchmark --model "$(MODEL)" $(OPTIONS) $(ARGS)
+
+tune: .venv/serve.stamp .venv/eval.stamp ## find this machine's best workers, threads, batch and delay for MODEL
+	@$(BIN)/python -m deploy.benchmark --tune --name tune --model "$(MODEL)" $(OPTIONS) $(ARGS)
 
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)

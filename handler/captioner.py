@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import nn
 
+from handler.backends import Source, build_engine, check_choice
 from handler.bundle import BundleConfig, load_bundle
-from handler.decoders import build_decoder
-from handler.encoder import Encoder
+from handler.decoders import Decoder
 from handler.errors import BundleError, RequestError
 from handler.explain import gradient_weights, methods
 from handler.image import MAX_PIXELS, decode_image, upright_rgb
 from handler.search import Hypothesis, Listener, SearchOptions, search
+from handler.threads import in_threads
 from handler.vocabulary import Vocabulary, join_tokens
 
 Picture = str | Path | bytes | Image.Image
@@ -48,9 +49,14 @@ class Captioner:
         weights: `encoder.…` and `decoder.…`.
         vocabulary: the bundle's.
         device: where it runs.
+        backend: how its encoder runs: `eager`, `compile`, `openvino`, or `auto`, the fastest that is installed.
+        precision: `full`, single precision, or `fast`, what the device is best at; see `handler.backends`.
+        folder: the bundle's, where there may be an encoder that was converted before.
 
     Raises:
         BundleError: weights, vocabulary and configuration do not fit one another.
+        ValueError: there is no such back end or precision.
+        ModuleNotFoundError: the back end is not installed.
     """
 
     def __init__(
@@ -59,25 +65,35 @@ class Captioner:
         weights: dict[str, torch.Tensor],
         vocabulary: Vocabulary,
         device: torch.device | str = "cpu",
+        *,
+        backend: str = "eager",
+        precision: str = "full",
+        folder: Path | None = None,
     ):
+        check_choice(backend, precision)
+        self.config, self.vocabulary, self.device = config, vocabulary, torch.device(device)
+        source = Source(config, weights, self.device, precision, folder)
         try:
-            encoder = Encoder(config.encoder)
-            decoder = build_decoder(config.decoder, len(vocabulary), encoder.channels)
-            self.model = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-            self.model.load_state_dict(weights)
+            self.engine = build_engine(source, len(vocabulary), backend)
         except (ValueError, RuntimeError) as error:
             raise BundleError(f"The bundle's weights, vocabulary and configuration do not fit: {error}") from error
-        self.model.eval().requires_grad_(False).to(device)
-        self.config, self.vocabulary, self.device = config, vocabulary, torch.device(device)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Captioner":
+    def load(
+        cls, path: str | Path, device: torch.device | str = "cpu", *, backend: str = "eager", precision: str = "full"
+    ) -> "Captioner":
         """Loads the bundle in the folder `path`, its digests checked.
 
         Raises:
             BundleError: a file is missing or differs from what the bundle says.
         """
-        return cls(*load_bundle(Path(path)), device=device)
+        folder = Path(path)
+        return cls(*load_bundle(folder), device=device, backend=backend, precision=precision, folder=folder)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder in single precision."""
+        return self.engine.decoder
 
     def caption(
         self,
@@ -107,14 +123,17 @@ class Captioner:
             raise ValueError(f"There are {len(images)} images and {len(options)} options.")
         captions: list[list[Caption]] = []
         for first in range(0, len(images), batch_size):
-            pixels = []
-            for place, picture in enumerate(images[first : first + batch_size], first):
-                try:
-                    pixels.append(self.prepare(picture))
-                except RequestError as error:
-                    raise type(error)(f"Picture {place}: {error}") from error
+            pixels = in_threads(
+                partial(self._prepare_placed, images), range(first, min(first + batch_size, len(images)))
+            )
             captions += self.caption_pixels(torch.stack(pixels), options[first : first + batch_size])
         return captions
+
+    def _prepare_placed(self, images: Sequence[Picture], place: int) -> torch.Tensor:
+        try:
+            return self.prepare(images[place])
+        except RequestError as error:
+            raise type(error)(f"Picture {place}: {error}") from error
 
     def prepare(self, picture: Picture, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         """A path, an image file's bytes or a PIL image → uint8 pixels (3, size, size).
@@ -124,13 +143,15 @@ class Captioner:
         """
         if isinstance(picture, str | Path):
             picture = Path(picture).read_bytes()
-        image = upright_rgb(picture) if isinstance(picture, Image.Image) else decode_image(picture, max_pixels)
-        return self.config.preprocessing.resize(image)
+        preprocessing = self.config.preprocessing
+        if isinstance(picture, Image.Image):
+            return preprocessing.resize(upright_rgb(picture))
+        return preprocessing.resize(decode_image(picture, max_pixels, preprocessing.enough))
 
-    @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 pixels (B, 3, size, size) → grid (B, cells, channels)."""
-        return self.model["encoder"](self.config.preprocessing.normalize(pixels.to(self.device)))
+        with self.engine.computing():
+            return self.engine.encode(pixels)
 
     def caption_pixels(self, pixels: torch.Tensor, options: Sequence[SearchOptions]) -> list[list[Caption]]:
         """uint8 pixels (B, 3, size, size) with an option set each → each picture's captions, the best first."""
@@ -151,13 +172,14 @@ class Captioner:
             return lambda ids: listener(self.vocabulary.decode(ids))
 
         told = {place: in_words(listener) for place, listener in (listeners or {}).items()}
-        found = search(self.model["decoder"], grid, options, self.vocabulary, told)
+        with self.engine.computing():
+            found = search(self.engine.searcher, grid, options, self.vocabulary, told)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The ways in which this model can explain its words, the one taken by default first."""
-        return methods(self.model["decoder"])
+        return methods(self.decoder)
 
     def explain(
         self, picture: Picture, options: SearchOptions | None = None, method: str | None = None
@@ -185,7 +207,7 @@ class Captioner:
     def add_gradient(self, caption: Caption, grid: torch.Tensor) -> Caption:
         """A caption of the picture with this grid (cells, channels), with gradients' weights as its attention."""
         ids = self.vocabulary.encode(caption.tokens)
-        return replace(caption, attention=gradient_weights(self.model["decoder"], grid, ids, self.vocabulary))
+        return replace(caption, attention=gradient_weights(self.decoder, grid, ids, self.vocabulary))
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         tokens = self.vocabulary.decode(hypothesis.token_ids)

@@ -14,11 +14,13 @@ from PIL import Image
 from ts.handler_utils.utils import send_intermediate_predict_response
 
 import handler
+from handler.backends.buckets import BUCKETS
 from handler.call import Call
 from handler.captioner import Captioner
 from handler.endpoint import Endpoint, Settings
 from handler.response import EVENTS, PHRASES
 from handler.telemetry import Telemetry
+from handler.threads import cores
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +39,30 @@ class CaptionerService:
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
-        captioner = Captioner.load(Path(properties["model_dir"]) / "model", device)
-        settings = Settings(**(context.model_yaml_config or {}).get("handler", {}))
+        configured = context.model_yaml_config or {}
+        settings = Settings(**configured.get("handler", {}))
+        torch.set_num_threads(settings.threads or max(1, cores() // int(configured.get("maxWorkers") or 1)))
+        folder = Path(properties["model_dir"]) / "model"
+        captioner = Captioner.load(folder, device, backend=settings.backend, precision=settings.precision)
         version = context.manifest["model"]["modelVersion"]
         # Under its own name there: it may be registered under another than the archive's.
         model = {"name": context.model_name, "version": version, "digest": captioner.config.digest}
         self.endpoint = Endpoint(captioner, model, settings)
         self.telemetry = Telemetry(context.metrics, model["name"], settings.log_captions)
         self._warm_up(captioner, int(properties.get("batch_size") or 1))
-        logger.info("captioner %s ready on %s, code from %s", model["digest"], device, Path(handler.__file__).parent)
+        logger.info(
+            "captioner %s ready on %s, back end %s, %d threads, code from %s",
+            model["digest"], device, captioner.engine.backend, torch.get_num_threads(), Path(handler.__file__).parent,
+        )  # fmt: skip
 
     def _warm_up(self, captioner: Captioner, batch_size: int) -> None:
-        """Captions once at each size a batch may have: the first call of a shape is slower than those that follow."""
+        """Captions once at each size that encoders are given: the first call of a shape is slower than the others."""
         stream = BytesIO()
         Image.effect_noise((640, 480), 50).convert("RGB").save(stream, "JPEG")
-        for size in range(batch_size, 0, -1):  # a lone picture last: that is how most come
-            captioner.caption([stream.getvalue()] * size, batch_size=size)
+        pixels = captioner.prepare(stream.getvalue()).unsqueeze(0)
+        for size in BUCKETS:  # a lone picture last: that is how most come
+            if size <= batch_size:
+                captioner.caption_pixels(pixels.expand(size, -1, -1, -1), [captioner.config.decoding] * size)
 
     def handle(self, data: list[dict], context) -> list[str | bytes]:
         """Answers each row of a batch."""

@@ -4,6 +4,8 @@ import timm
 import torch
 from torch import nn
 
+from handler.preprocessing import Preprocessing
+
 
 class Encoder(nn.Module):
     """A timm backbone without its classifier, pretrained weights loaded by whoever builds it.
@@ -39,13 +41,18 @@ class Encoder(nn.Module):
         return features[:, self.backbone.num_prefix_tokens :]  # a ViT's class token has no place in the grid
 
 
-def grid_shape(cells: int) -> tuple[int, int]:
-    """Rows and columns of a grid over a square picture.
+class PixelEncoder(nn.Module):
+    """Normalisation and encoder as one, for those that compile it.
 
-    Raises:
-        ValueError: `cells` is no square number.
+    Args:
+        encoder: with its weights.
+        preprocessing: normalises pixels.
     """
-    side = round(cells**0.5)
-    if side * side != cells:
-        raise ValueError(f"A grid of {cells} cells is no square.")
-    return side, side
+
+    def __init__(self, encoder: Encoder, preprocessing: Preprocessing):
+        super().__init__()
+        self.encoder, self.preprocessing = encoder, preprocessing
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels (B, 3, size, size) → grid (B, cells, C)."""
+        return self.encoder(self.preprocessing.normalize(pixels))

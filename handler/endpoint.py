@@ -5,23 +5,26 @@ import logging
 import secrets
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
 
+from handler.backends import check_choice
 from handler.cache import Key, ResultCache
 from handler.call import Answer, Call
 from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError, TooManyPixels
 from handler.figure import draw_figure, to_png
-from handler.image import open_image, upright_rgb
+from handler.image import lies, open_image, upright_rgb
 from handler.kinds import Item, OnePicture, Request, Result
 from handler.openapi import openapi
 from handler.page import render_page
 from handler.request import Asking, Limits, parse_request
 from handler.response import EVENTS, HTML, JSON, PNG, describe_captions, describe_explanations, event
+from handler.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,9 @@ class Settings:
         max_images: pictures in one request.
         max_explained: captions explained in one request.
         max_batch: pictures decoded together; a batch of requests with more is cut into several.
+        backend: how the encoder runs, see `handler.backends`.
+        precision: of encoder and decoder, see there.
+        threads: a worker's; 0: the machine's processors, shared evenly by its workers.
         cache_entries: pictures whose captions are kept; 0 keeps none.
         log_captions: whether the log holds what was said.
         grpc_streaming: whether `stream` is heeded over gRPC. A client that sends `stream` with the unary `Predictions`
@@ -50,6 +56,9 @@ class Settings:
     max_images: int = Limits.max_images
     max_explained: int = Limits.max_explained
     max_batch: int = 16
+    backend: str = "auto"
+    precision: str = "fast"
+    threads: int = 0
     cache_entries: int = 0
     log_captions: bool = False
     grpc_streaming: bool = False
@@ -58,6 +67,9 @@ class Settings:
         for name in ("max_pixels", "max_bytes", "max_images", "max_explained", "max_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+        if self.threads < 0:
+            raise ValueError(f"threads is at least 0, not {self.threads}.")
+        check_choice(self.backend, self.precision)
 
     @property
     def limits(self) -> Limits:
@@ -73,8 +85,8 @@ class Work:
         key: in the cache, if it is to be kept there.
         say: who hears its words as they become certain.
         pixels: once it is decoded.
-        picture: a small copy, upright, where it is to be explained.
-        shape: its width and height when it is upright.
+        picture: not decoded yet; then, where it is to be explained, a small copy, upright.
+        shape: its width and height, once it is decoded those when it is upright.
         result: once it is captioned, or failed.
         cached: whether the result is the cache's.
         decode: seconds that decoding took.
@@ -157,7 +169,8 @@ class Endpoint:
         """Answers each call; a call that can't be met gets its error, and its neighbours their captions."""
         batch = Batch()
         requests = [self._request(call) for call in calls]
-        works = [self._prepare(request.items, batch) if request else [] for request in requests]
+        works = [self._open(request.items, batch) if request else [] for request in requests]
+        in_threads(self._decode, [work for some in works for work in some if work.result is None])
         for call, request, some in zip(calls, requests, works, strict=True):
             if request and request.stream and (call.http or self.settings.grpc_streaming):
                 some[0].say = self._teller(call)
@@ -179,16 +192,16 @@ class Endpoint:
             logger.exception("Request %s could not be read.", call.id)
             return OnePicture([InternalError("The request could not be read: the server's log says why.")])
 
-    def _prepare(self, items: Sequence[Item | RequestError], batch: Batch) -> list[Work]:
-        """The works of a request's pictures."""
+    def _open(self, items: Sequence[Item | RequestError], batch: Batch) -> list[Work]:
+        """The works of a request's pictures, their headers read."""
         works: list[Work] = []
         for item in items:
             left = self.settings.max_pixels - sum(work.size for work in works)
-            works.append(Work(result=item) if isinstance(item, RequestError) else self._prepare_one(item, left, batch))
+            works.append(Work(result=item) if isinstance(item, RequestError) else self._open_one(item, left, batch))
         return works
 
-    def _prepare_one(self, item: Item, max_pixels: int, batch: Batch) -> Work:
-        """Looks a picture up in the cache, and decodes it where it is not there."""
+    def _open_one(self, item: Item, max_pixels: int, batch: Batch) -> Work:
+        """Looks a picture up in the cache, and reads its header where it is not there."""
         work = Work(item, self.cache.key(item))
         if work.key:
             work.result = self.cache.get(work.key)
@@ -199,27 +212,41 @@ class Endpoint:
             return work
         if item.options.samples and item.options.seed is None:
             work.item = item._replace(options=replace(item.options, seed=secrets.randbelow(2**32)))
-        began = time.perf_counter()
-        try:
-            image = open_image(item.image, self.settings.max_pixels)
-            if image.width * image.height > max_pixels:
+        with self._preparing(work):
+            work.picture = open_image(item.image, self.settings.max_pixels)
+            work.shape = work.picture.size  # what it costs to decode it, though it be damaged
+            if work.size > max_pixels:
                 raise TooManyPixels(
                     f"The request's pictures together have more than the {self.settings.max_pixels} pixels allowed."
                 )
-            work.shape = image.size  # what it costs to decode it, though it be damaged
-            image = upright_rgb(image)
-            work.shape = image.size
-            work.pixels = self.captioner.config.preprocessing.resize(image)
-            if item.explain:
+        return work
+
+    def _decode(self, work: Work) -> None:
+        """A picture's pixels, as the encoder takes them; other pictures' are decoded in other threads meanwhile."""
+        preprocessing = self.captioner.config.preprocessing
+        with self._preparing(work):
+            opened, work.picture = work.picture, None
+            explain = work.item.explain
+            image = upright_rgb(opened, max(preprocessing.enough, FIGURE) if explain else preprocessing.enough)
+            if lies(opened):
+                work.shape = work.shape[::-1]
+            work.pixels = preprocessing.resize(image)
+            if explain:
                 image.thumbnail((FIGURE, FIGURE))
                 work.picture = image
+
+    @contextmanager
+    def _preparing(self, work: Work) -> Iterator[None]:
+        """Adds up the time, and keeps an error as the picture's result."""
+        began = time.perf_counter()
+        try:
+            yield
         except RequestError as error:
             work.result = error
         except Exception:
             logger.exception("A picture could not be prepared.")
             work.result = InternalError("The picture could not be prepared: the server's log says why.")
-        work.decode = time.perf_counter() - began
-        return work
+        work.decode += time.perf_counter() - began
 
     def _caption(self, works: list[Work], batch: Batch) -> None:
         """Captions pictures together, each with its own options; if that fails, by halves, down to who can't be met."""

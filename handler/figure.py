@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from handler.captioner import Caption
-from handler.encoder import grid_shape
+from handler.grid import grid_shape
 from handler.image import decode_image
 
 PANEL = 224  # pixels, a panel's width; less where there are many

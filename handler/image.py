@@ -25,7 +25,7 @@ UPRIGHT = {
 }
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Image.Image:
     """Decodes JPEG, PNG, WebP, GIF (its first frame) or BMP.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit pictures become RGB; what is
@@ -34,6 +34,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Args:
         data: the file's bytes.
         max_pixels: cap on width × height, checked from the header before any pixel is decoded.
+        enough: see `upright_rgb`.
 
     Returns:
         A PIL image of mode RGB.
@@ -43,7 +44,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         TooManyPixels: width × height is over `max_pixels`, or a side over 65,535.
         InvalidImage: the bytes are of no known format, truncated or damaged.
     """
-    return upright_rgb(open_image(data, max_pixels))
+    return upright_rgb(open_image(data, max_pixels), enough)
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -71,18 +72,30 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
     """Any of Pillow's images → RGB, 8 bits a channel, turned as its EXIF says; transparency is laid over white.
+
+    Args:
+        image: not loaded yet, or in memory.
+        enough: pixels that either side needs to have. A JPEG that has twice as many or more is decoded to a half, a
+            quarter or an eighth of its size that still has them: its blocks give that for a part of the work.
 
     Raises:
         InvalidImage: its pixels can't be decoded.
     """
     try:
+        if enough and image.format in ("JPEG", "MPO"):
+            image.draft(None, (enough, enough))
         image.load()
         turn = UPRIGHT.get(_orientation(image))
         return _rgb(image if turn is None else image.transpose(turn))
     except Exception as error:  # damaged pixels: whatever the decoder ran into
         raise InvalidImage("The picture is damaged or incomplete and could not be decoded.") from error
+
+
+def lies(image: Image.Image) -> bool:
+    """Whether a picture that is loaded lies on its side: its EXIF says to turn it by a quarter."""
+    return _orientation(image) in (5, 6, 7, 8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -28,6 +28,13 @@ class Preprocessing:
         if self.size < 1 or min(self.std) <= 0:
             raise ValueError(f"size is at least 1 and std above 0, not {self.size} and {self.std}.")
 
+    @property
+    def enough(self) -> int:
+        """Pixels that a picture's sides need to have: twice as many as the encoder takes, so that nothing is seen of
+        how it was decoded.
+        """
+        return 2 * self.size
+
     def resize(self, image: Image.Image) -> torch.Tensor:
         """RGB picture → uint8 pixels (3, size, size), bicubic with antialiasing."""
         pixels = np.array(image.resize((self.size, self.size), Image.Resampling.BICUBIC))

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from handler.captioner import Caption
-from handler.encoder import grid_shape
 from handler.errors import RequestError
 from handler.explain import entropy
+from handler.grid import grid_shape
 
 # Fixed phrases: a caller's text in a header or a phrase can end a TorchServe worker.
 PHRASES = {

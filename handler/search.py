@@ -11,10 +11,12 @@ import torch
 
 from handler.decoders.base import Decoder, Tensors, repeat_state
 from handler.sampling import draw_words, draws
+from handler.trail import End, Trail
 from handler.vocabulary import Vocabulary
 
 NEVER = float("-inf")
 COLDEST = 0.01  # temperature
+PATIENCE = {"cuda": 4}  # steps from one look at who is done to the next, by device: to look is to wait for it
 Listener = Callable[[list[int]], None]  # is told the ids of words that are certain, in their order
 
 
@@ -137,29 +139,33 @@ def search(
     if not len(grid):
         return []
     beams = _Beams(decoder, grid, options, vocabulary)
-    found: list[list[Hypothesis]] = [[] for _ in options]
+    ends: list[list[End]] = [[] for _ in options]
     heard = dict.fromkeys(listeners or {}, 0)  # how many words by each listener
+    patience = 1 if listeners else PATIENCE.get(grid.device.type, 1)
 
     def tell(image: int, words: list[int]) -> None:
         if len(words) > heard[image]:
             listeners[image](words[heard[image] :])
             heard[image] = len(words)
 
-    while len(beams):
-        done = beams.step()
+    while beams.places:
+        beams.step()
         for image in heard.keys() & set(beams.places):
             tell(image, beams.certain(image))
-        if done.any():
-            for image, hypotheses in beams.finished(done):
-                found[image] = hypotheses
+        if beams.length % patience == 0 or beams.length == beams.longest:
+            for image, found in beams.pop_done():
+                ends[image] = found
                 if image in heard:
-                    tell(image, hypotheses[0].token_ids)
-            beams.keep(~done)
-    return found
+                    tell(image, beams.trail.read(image, found[0])[0][:-1])
+    return beams.hypotheses(ends)
 
 
 class _Beams:
-    """The hypotheses of the images that are not done: B images, K the most hypotheses, T the longest caption + 1."""
+    """The hypotheses of the images that are not done: B images, K the most hypotheses, V the vocabulary.
+
+    Each step looks at 2K candidates an image and goes on with K of them. What a hypothesis has said is not carried
+    along: a step notes where each candidate came from, and a caption is read backwards once it is finished.
+    """
 
     def __init__(self, decoder: Decoder, grid: torch.Tensor, options: Sequence[SearchOptions], vocabulary: Vocabulary):
         self.decoder, self.vocabulary, self.options = decoder, vocabulary, options
@@ -167,86 +173,90 @@ class _Beams:
         self.places = list(range(images))  # of the images that are not done, in the call
         self.width = max(option.hypotheses for option in options)
         self.candidates = 2 * self.width  # at most K of them end, so K are left to go on with
-        steps = max(option.max_length for option in options) + 1
-        self.length = 0  # words so far, the same for all live hypotheses
         self.never = torch.tensor([vocabulary.pad, vocabulary.start, vocabulary.unknown], device=device)
+        self.attends = any(option.attention for option in options)
+        self.longest = max(option.max_length for option in options) + 1  # tokens of a caption
+        self.trail = Trail()
 
-        memory, state = decoder.start(grid)
-        self.memory: Tensors = memory
+        self.memory, state = decoder.start(grid)
         self.state: Tensors = repeat_state(state, self.width)
         self.last = torch.full((images, self.width), vocabulary.start, device=device)
+        self.said = None  # (B, K, words so far), kept where runs of words must not be repeated
+        if any(option.no_repeat_ngram for option in options):
+            self.said = self.last.new_empty(images, self.width, 0)
 
-        def column(name: str) -> torch.Tensor:  # (B,)
-            return torch.tensor([getattr(option, name) for option in options], device=device)
+        def column(name: str) -> torch.Tensor:  # (B, 1)
+            return torch.tensor([[getattr(option, name)] for option in options], device=device)
 
         total = torch.full((images, self.width), NEVER, device=device)
         for image, option in enumerate(options):
             total[image, : option.hypotheses if option.samples else 1] = 0.0  # a beam's all start alike: one is enough
+        slots = torch.arange(self.candidates, device=device)
+        self.slots = slots[: self.width]
         self.rows: Tensors = {
-            "image": torch.arange(images, device=device),
             "hypotheses": column("hypotheses"),
             "length_penalty": column("length_penalty").float(),
-            "min_length": column("min_length"),
-            "max_length": column("max_length"),
-            "no_repeat_ngram": column("no_repeat_ngram"),
-            "ended": torch.zeros(images, dtype=torch.long, device=device),  # captions finished so far
+            "unused": slots[: self.width] >= column("hypotheses"),  # (B, K)
+            "counts": slots < column("hypotheses"),  # (B, 2K): a candidate that ends is a caption, if it is so good
             "total": total,  # log-probability of each live hypothesis
             "rank": torch.full((images, self.width), NEVER, device=device),  # of each finished one, best first
+            "end": torch.zeros(images, self.width, dtype=torch.long, device=device),  # where: step · 2K + candidate
+            "ended": torch.zeros(images, 1, dtype=torch.long, device=device),  # captions finished so far
         }
-        self.drawn = self._drawn(device)  # rows of the images whose captions are drawn, (R,)
+        self.drawn = self._drawn()  # rows of the images whose captions are drawn, (R,)
         if len(self.drawn):
             self.rows |= {
-                "temperature": column("temperature").float(),
-                "top_p": column("top_p").float(),
-                "draws": draws(options, self.width, steps).to(device),
+                "temperature": column("temperature").float().squeeze(1),
+                "top_p": column("top_p").float().squeeze(1),
+                "draws": draws(options, self.width, self.longest).to(device),
             }
-        self.attends = any(option.attention for option in options)
-        self.live = _history(images, self.width, steps, device)
-        self.done = _history(images, self.width, steps, device)
 
-    def __len__(self) -> int:
-        return len(self.last)
+    @property
+    def length(self) -> int:
+        """Words so far, the same for all live hypotheses."""
+        return len(self.trail)
 
-    def step(self) -> torch.Tensor:
-        """Lengthens every live hypothesis by a token; returns which images are done now, (B,)."""
+    def step(self) -> None:
+        """Lengthens every live hypothesis by a token."""
         logits, state, attention = self.decoder.step(self.last, self.state, self.memory)
         logprobs = self._allowed(logits.float().log_softmax(-1))  # (B, K, V)
         vocabulary_size = logprobs.shape[-1]
-        totals = self.rows["total"].unsqueeze(-1) + logprobs  # (B, K, V)
+        totals = logprobs + self.rows["total"].unsqueeze(-1)  # (B, K, V)
         scores, flat = totals.flatten(1).topk(self.candidates)  # best first
         if len(self.drawn):
             self._sample(logprobs, totals, scores, flat)
-        origin, token = flat // vocabulary_size, flat % vocabulary_size  # (B, 2K)
+        origin = flat.div(vocabulary_size, rounding_mode="floor")  # (B, 2K)
+        token = flat - origin * vocabulary_size
 
-        if self.attends and attention is not None and not self.length:
-            for history in (self.live, self.done):
-                history["attention"] = attention.new_zeros(*history["tokens"].shape, attention.shape[-1]).float()
-        grown = {name: _take(tensor, origin) for name, tensor in self.live.items()}  # (B, 2K, T, …)
-        grown["tokens"][:, :, self.length] = token
-        grown["logprobs"][:, :, self.length] = logprobs.flatten(1).gather(1, flat)
-        if "attention" in grown:
-            grown["attention"][:, :, self.length] = _take(attention.float(), origin)
-
-        place = torch.arange(self.candidates, device=flat.device)
         ends = token == self.vocabulary.end
-        finishing = ends & (place < self.rows["hypotheses"].unsqueeze(1)) & scores.isfinite()
-        self._finish(scores.masked_fill(~finishing, NEVER), grown)
-        self.rows["ended"] += finishing.sum(1)
-
         going_on = scores.masked_fill(ends, NEVER)
+        self._finish(scores.masked_fill(~(ends & self.rows["counts"]), NEVER))
         total, chosen = going_on.topk(self.width)
         if len(self.drawn):  # a drawn caption stays in its place, where its draws are
-            chosen[self.drawn] = place[: self.width]
+            chosen[self.drawn] = self.slots
             total[self.drawn] = going_on[self.drawn, : self.width]
-        beyond = place[: self.width] >= self.rows["hypotheses"].unsqueeze(1)
-        self.rows["total"] = total.masked_fill(beyond, NEVER)
+        note = {"origin": origin, "token": token, "chosen": chosen}
+        note["logprob"] = logprobs.flatten(1).gather(1, flat)
+        if self.attends and attention is not None:
+            note["attention"] = attention.float()  # (B, K, cells)
+        self.trail.add(self.places, note)
+
+        self.rows["total"] = total.masked_fill(self.rows["unused"], NEVER)
         self.last = token.gather(1, chosen)
-        self.live = {name: _take(tensor, chosen) for name, tensor in grown.items()}
         parents = origin.gather(1, chosen)
         self.state = {name: _take(tensor, parents) for name, tensor in state.items()}
-        self.length += 1
-        full = self.length > self.rows["max_length"]
-        return full | (self.rows["ended"] >= self.rows["hypotheses"])
+        if self.said is not None:
+            self.said = torch.cat([_take(self.said, parents), self.last.unsqueeze(-1)], -1)
+
+    def _finish(self, scores: torch.Tensor) -> None:
+        """Merges captions that end now, scores (B, 2K) with -inf for all others, into the best K so far."""
+        # An image that is done may be still here.
+        scores = scores.masked_fill(self.rows["ended"] >= self.rows["hypotheses"], NEVER)
+        ranks = scores / (self.length + 1) ** self.rows["length_penalty"]
+        here = torch.arange(self.candidates, device=scores.device) + self.length * self.candidates
+        self.rows["ended"] = self.rows["ended"] + scores.isfinite().sum(1, keepdim=True)
+        self.rows["rank"], best = torch.cat([self.rows["rank"], ranks], 1).topk(self.width)
+        self.rows["end"] = torch.cat([self.rows["end"], here.expand(len(scores), -1)], 1).gather(1, best)
 
     def _sample(self, logprobs: torch.Tensor, totals: torch.Tensor, scores: torch.Tensor, flat: torch.Tensor) -> None:
         """Puts a drawn word for each hypothesis in place of the beam's candidates, in the images that are sampled.
@@ -262,16 +272,45 @@ class _Beams:
         word = draw_words(logprobs[rows], self.rows["temperature"][rows], self.rows["top_p"][rows], uniform)  # (R, K)
         scores[rows] = NEVER
         scores[rows, :width] = totals[rows].gather(-1, word.unsqueeze(-1)).squeeze(-1)
-        flat[rows, :width] = torch.arange(width, device=flat.device) * size + word
+        flat[rows, :width] = self.slots * size + word
+
+    def _allowed(self, logprobs: torch.Tensor) -> torch.Tensor:
+        """Rules out tokens (B, K, V) that may not come next, in place; the others keep the model's log-probability."""
+        options = [self.options[image] for image in self.places]
+        end = logprobs[..., self.vocabulary.end].clone()
+        logprobs[..., self.never] = NEVER
+        for size in {option.no_repeat_ngram for option in options} - {0}:
+            rows = [row for row, option in enumerate(options) if option.no_repeat_ngram == size]
+            logprobs[rows] = logprobs[rows].masked_fill(self._repeats(rows, size, logprobs.shape[-1]), NEVER)
+        if rows := [row for row, option in enumerate(options) if option.max_length <= self.length]:
+            logprobs[rows] = NEVER
+            logprobs[..., self.vocabulary.end] = end
+        if rows := [row for row, option in enumerate(options) if option.min_length > self.length]:
+            logprobs[rows, :, self.vocabulary.end] = NEVER
+            # A hypothesis that no word can follow may end, however short: there always is a caption.
+            stuck = (logprobs[rows] == NEVER).all(-1)  # (R, K)
+            logprobs[rows, :, self.vocabulary.end] = end[rows].masked_fill(~stuck, NEVER)
+        return logprobs
+
+    def _repeats(self, rows: list[int], size: int, vocabulary_size: int) -> torch.Tensor:
+        """Tokens (R, K, V) that would say a run of `size` words a second time, in the images `rows`."""
+        said = self.said[rows]  # (R, K, t)
+        banned = torch.zeros(*said.shape[:2], vocabulary_size + 1, dtype=torch.bool, device=said.device)
+        if self.length >= size:
+            runs = said.unfold(2, size, 1)  # (R, K, t - size + 1, size)
+            recent = said[:, :, self.length - size + 1 :].unsqueeze(2)  # (R, K, 1, size - 1)
+            again = (runs[..., :-1] == recent).all(-1)
+            # What is not banned is sent to a spare column, so that it can't undo a ban.
+            banned.scatter_(2, torch.where(again, runs[..., -1], vocabulary_size), True)
+        return banned[..., :vocabulary_size]
 
     def certain(self, image: int) -> list[int]:
         """The words that the image's best caption begins with, whatever comes yet."""
         row = self.places.index(image)
-        alive = self.rows["total"][row].isfinite()
-        ways = self.live["tokens"][row, alive, : self.length].tolist()
-        if self.rows["rank"][row, 0] != NEVER:
-            best = self.done["tokens"][row, 0].tolist()
-            ways.append(best[: best.index(self.vocabulary.end)])
+        alive = self.rows["total"][row].isfinite().nonzero().squeeze(1).tolist()
+        ways = [self.trail.read(image, self.trail.live(image, beam))[0] for beam in alive]
+        if ended := self._ends([row])[0]:
+            ways.append(self.trail.read(image, ended[0])[0][:-1])
         shared = []
         for words in zip(*ways, strict=False):
             if len(set(words)) > 1:
@@ -279,85 +318,55 @@ class _Beams:
             shared.append(words[0])
         return shared
 
-    def finished(self, done: torch.Tensor) -> list[tuple[int, list[Hypothesis]]]:
-        """The captions of the images in `done` (B,), with each image's place in the call."""
-        rows = done.nonzero().squeeze(1)
-        images, ranks = self.rows["image"][rows].tolist(), self.rows["rank"][rows].tolist()
-        history = {name: tensor[rows].cpu() for name, tensor in self.done.items()}
-        results = []
-        for row, image in enumerate(images):
-            option = self.options[image]
-            hypotheses = []
-            for beam in range(option.num_captions):
-                if ranks[row][beam] == NEVER:
-                    break
-                tokens = history["tokens"][row, beam].tolist()
-                words = tokens.index(self.vocabulary.end)
-                hypotheses.append(
-                    Hypothesis(
-                        token_ids=tokens[:words],
-                        logprobs=history["logprobs"][row, beam, : words + 1].tolist(),
-                        attention=history["attention"][row, beam, :words].clone()  # not a view of the whole batch's
-                        if option.attention and "attention" in history
-                        else None,
-                    )
-                )
-            results.append((image, hypotheses))
-        return results
+    def pop_done(self) -> list[tuple[int, list[End]]]:
+        """Drops the images that are done; for each its place in the call and where its captions end, the best first."""
+        full = (self.rows["ended"] >= self.rows["hypotheses"]).squeeze(1).tolist()
+        done = [
+            enough or self.length > self.options[image].max_length
+            for image, enough in zip(self.places, full, strict=True)
+        ]
+        if not any(done):
+            return []
+        rows = [row for row, over in enumerate(done) if over]
+        popped = [(self.places[row], ends) for row, ends in zip(rows, self._ends(rows), strict=True)]
+        self._keep([row for row, over in enumerate(done) if not over])
+        return popped
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drops the images that are not in `rows` (B,)."""
-        self.last = self.last[rows]
-        self.places = self.rows["image"][rows].tolist()
-        self.drawn = self._drawn(rows.device)
-        for tensors in (self.memory, self.state, self.rows, self.live, self.done):
+    def _ends(self, rows: list[int]) -> list[list[End]]:
+        """Where the finished captions of the images `rows` end, for each the best first."""
+        ranks, ends = self.rows["rank"][rows].tolist(), self.rows["end"][rows].tolist()
+        return [
+            [divmod(end, self.candidates) for rank, end in zip(*pair, strict=True) if rank != NEVER]
+            for pair in zip(ranks, ends, strict=True)
+        ]
+
+    def _keep(self, rows: list[int]) -> None:
+        """Drops the images that are not in `rows`."""
+        self.places = [self.places[row] for row in rows]
+        self.drawn = self._drawn()
+        if not rows:
+            return
+        index = torch.tensor(rows, device=self.last.device)
+        self.last = self.last[index]
+        self.said = None if self.said is None else self.said[index]
+        for tensors in (self.memory, self.state, self.rows):
             for name in tensors:
-                tensors[name] = tensors[name][rows]
+                tensors[name] = tensors[name][index]
 
-    def _drawn(self, device: torch.device) -> torch.Tensor:
+    def hypotheses(self, ends: Sequence[Sequence[End]]) -> list[list[Hypothesis]]:
+        """The captions of all images of the call, by where they end."""
+        found = []
+        for image, (option, some) in enumerate(zip(self.options, ends, strict=True)):
+            found.append([])
+            for end in some[: option.num_captions]:
+                words, logprobs, looks = self.trail.read(image, end)
+                attention = torch.stack(looks)[:-1].clone() if option.attention and looks else None
+                found[-1].append(Hypothesis(words[:-1], logprobs, attention))
+        return found
+
+    def _drawn(self) -> torch.Tensor:
         rows = [row for row, image in enumerate(self.places) if self.options[image].samples]
-        return torch.tensor(rows, dtype=torch.long, device=device)
-
-    def _allowed(self, logprobs: torch.Tensor) -> torch.Tensor:
-        """Rules out tokens (B, K, V) that may not come next; what is left keeps the model's own log-probability."""
-        end = logprobs[..., self.vocabulary.end].clone()
-        words = logprobs.index_fill(-1, self.never, NEVER)
-        words[..., self.vocabulary.end] = NEVER
-        for size in {self.options[image].no_repeat_ngram for image in self.places} - {0}:
-            applies = (self.rows["no_repeat_ngram"] == size).view(-1, 1, 1)
-            words.masked_fill_(self._repeats(size, words.shape[-1]) & applies, NEVER)
-        words[self.rows["max_length"] <= self.length] = NEVER
-        # A hypothesis that no word can follow may end, however short: there always is a caption.
-        stuck = (words == NEVER).all(-1)
-        early = (self.rows["min_length"] > self.length).unsqueeze(1) & ~stuck
-        words[..., self.vocabulary.end] = end.masked_fill(early, NEVER)
-        return words
-
-    def _repeats(self, size: int, vocabulary_size: int) -> torch.Tensor:
-        """Tokens (B, K, V) that would say a run of `size` words a second time."""
-        said = self.live["tokens"][:, :, : self.length]  # (B, K, t)
-        banned = torch.zeros(*said.shape[:2], vocabulary_size + 1, dtype=torch.bool, device=said.device)
-        if self.length >= size:
-            runs = said.unfold(2, size, 1)  # (B, K, t - size + 1, size)
-            recent = said[:, :, self.length - size + 1 :].unsqueeze(2)  # (B, K, 1, size - 1)
-            again = (runs[..., :-1] == recent).all(-1)
-            # What is not banned is sent to a spare column, so that it can't undo a ban.
-            banned.scatter_(2, torch.where(again, runs[..., -1], vocabulary_size), True)
-        return banned[..., :vocabulary_size]
-
-    def _finish(self, scores: torch.Tensor, grown: Tensors) -> None:
-        """Merges captions that end now, scores (B, 2K) with -inf for all others, into the best K so far."""
-        ranks = scores / (self.length + 1) ** self.rows["length_penalty"].unsqueeze(1)
-        self.rows["rank"], best = torch.cat([self.rows["rank"], ranks], 1).topk(self.width)
-        self.done = {name: _take(torch.cat([self.done[name], grown[name]], 1), best) for name in self.done}
-
-
-def _history(images: int, width: int, steps: int, device: torch.device) -> Tensors:
-    """Room for hypotheses' tokens and their log-probabilities."""
-    return {
-        "tokens": torch.zeros(images, width, steps, dtype=torch.long, device=device),
-        "logprobs": torch.zeros(images, width, steps, device=device),
-    }
+        return torch.tensor(rows, dtype=torch.long, device=self.last.device)
 
 
 def _take(tensor: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:

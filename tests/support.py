@@ -7,7 +7,6 @@ import shutil
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
+from deploy.benchmark.variants import Variant, repack
 from deploy.private import private_server
 from deploy.server import Server
 from handler.bundle import BundleConfig, save_bundle
@@ -84,26 +83,11 @@ def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0
         time.sleep(pause)
 
 
-def change_settings(archive: Path, **handler) -> None:
-    """Sets values below `handler` in the model-config.yaml of an archive."""
-    changed = archive.with_suffix(".changed")
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(changed, "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if name == "model-config.yaml":
-                settings = yaml.safe_load(content)
-                settings["handler"] |= handler
-                content = yaml.safe_dump(settings).encode()
-            target.writestr(name, content)
-    os.replace(changed, archive)
-
-
 @contextmanager
 def running(folder: Path, bundle: Path, **settings) -> Iterator[Server]:
     """A server with a bundle's archive, the handler's settings changed."""
     archive = build_archive(bundle, folder / "model_store")
-    if settings:
-        change_settings(archive, **settings)
+    repack(archive, archive, Variant("changed", {f"handler.{name}": value for name, value in settings.items()}))
     server = private_server(folder, folder / "model_store")
     try:
         server.start()

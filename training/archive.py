@@ -6,6 +6,7 @@ python -m training.archive runs/transformer-lite2-flickr8k/bundle --version 2.0 
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -17,10 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging import generate_model_archive
 
-from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, check_bundle
+from handler.backends import Source
+from handler.backends.openvino import save_converted
+from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, check_bundle, load_bundle
 from handler.errors import BundleError
 
 HANDLER = Path(__file__).parent.parent / "handler"
@@ -33,7 +37,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can name
 def build_archive(bundle: Path, output: Path, version: str = VERSION) -> Path:
     """Writes an archive.
 
-    In it: TorchServe's entry and settings at the root, the package `handler/`, and the bundle as `model/`.
+    In it: TorchServe's entry and settings at the root, the package `handler/`, and the bundle as `model/`, with its
+    encoder as OpenVINO takes it where that is installed, so that no worker has to convert it.
 
     Args:
         bundle: checked first.
@@ -60,6 +65,9 @@ def build_archive(bundle: Path, output: Path, version: str = VERSION) -> Path:
         (stage / "model").mkdir()
         for name in (CONFIG, WEIGHTS, VOCABULARY):
             shutil.copy(bundle / name, stage / "model" / name)
+        if importlib.util.find_spec("openvino"):
+            source = Source(*load_bundle(bundle)[:2], torch.device("cpu"), "full", stage / "model")
+            save_converted(source)
         generate_model_archive(
             ModelArchiverConfig(
                 model_name=NAME,

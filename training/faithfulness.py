@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from eval.coco import CaptionedImage, read_split
 from handler.captioner import Captioner
-from handler.encoder import grid_shape
 from handler.errors import BundleError
+from handler.grid import grid_shape
 from training.data.features import read_pixels
 
 DRAWS = 4  # random choices of cells for each picture
@@ -46,7 +46,7 @@ def logprobs(captioner: Captioner, pixels: torch.Tensor, words: Sequence[str]) -
     """Pictures (N, 3, size, size) → log-probability of each word of a caption, given those before it: (N, words)."""
     ids = torch.tensor(captioner.vocabulary.encode(words))
     before = torch.cat([torch.tensor([captioner.vocabulary.start]), ids[:-1]])
-    logits = captioner.model["decoder"](captioner.encode(pixels), before.expand(len(pixels), 1, -1)).logits
+    logits = captioner.decoder(captioner.encode(pixels), before.expand(len(pixels), 1, -1)).logits
     chosen = ids.expand(len(pixels), -1).unsqueeze(-1)
     return logits.unflatten(0, (len(pixels), -1)).float().log_softmax(-1).gather(-1, chosen).squeeze(-1)
 

@@ -17,7 +17,8 @@ import torch
 from tqdm import tqdm
 
 from eval.coco import read_split
-from handler.bundle import write_whole
+from handler.backends import Source
+from handler.bundle import load_bundle, write_whole
 from handler.captioner import Captioner
 from handler.errors import BundleError
 from training.data.features import cached_grids
@@ -52,6 +53,7 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
         if not folder.exists():
             continue
         captioner = Captioner.load(folder)
+        source = Source(*load_bundle(folder)[:2], torch.device("cpu"), "full")
         training = captioner.config.card["training"]
         phase = training["checkpoint"].removeprefix("best-")
         split = training["val_splits"][0]
@@ -60,8 +62,8 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
             if name not in known:
                 images = read_split(data, split)
                 grids = cached_grids(
-                    features, captioner.model["encoder"], captioner.config.preprocessing, images,
-                    device=torch.device("cpu"),
+                    features, source.encoder().encoder, captioner.config.preprocessing, images,
+                    device=source.device,
                 )  # fmt: skip
                 options = replace(captioner.config.decoding, beam_size=beam)
                 result, _ = validate_bundle(captioner, images, split, options, grids)
@@ -73,7 +75,7 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
                 "phase": phase,
                 "beam": beam,
                 "seed": training["seed"],
-                "parameters": sum(p.numel() for p in captioner.model["decoder"].parameters()),
+                "parameters": sum(p.numel() for p in captioner.decoder.parameters()),
                 "minutes": training_minutes(run, phase),
             }
 

@@ -60,9 +60,9 @@ class Forced(NamedTuple):
 class Decoder(nn.Module, ABC):
     """Turns a grid into words, one token a step.
 
-    What belongs to an image and never changes is its *memory*, tensors (B, …) shared by the image's hypotheses.
-    What belongs to a hypothesis is its *state*, tensors (B, K, …). Both are plain dicts, so that search can reorder,
-    repeat and drop them without knowing any architecture.
+    What belongs to an image is its *memory*, tensors (B, …) shared by the image's hypotheses; a step may add to it.
+    What belongs to a hypothesis is its *state*, tensors (B, K, …), which search reorders. Both are plain dicts, so that
+    search can reorder, repeat and drop them without knowing any architecture.
 
     Attributes:
         attends: whether its steps give attention.
@@ -87,7 +87,7 @@ class Decoder(nn.Module, ABC):
         Args:
             tokens: (B, K), the token before the one to predict.
             state: each (B, K, …).
-            memory: each (B, …).
+            memory: each (B, …); a decoder whose memory grows puts the new tensors into this dict.
 
         Returns:
             Features (B, K, E) for `readout`, the next state, and the attention (B, K, cells) or None.

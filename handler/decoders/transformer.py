@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from handler.decoders.base import Decoder, DecoderConfig, Dropout, Forced, Tensors, Words
-from handler.encoder import grid_shape
+from handler.grid import grid_shape
 from handler.vocabulary import PAD_ID
 
 
@@ -35,38 +35,49 @@ class Transformer(Decoder):
         self.norm = nn.LayerNorm(size)
 
     def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
-        """The memory holds each layer's keys and values of the cells, the state those of the words so far."""
+        """The memory holds each layer's keys and values of the cells, and grows by those of the words.
+
+        What hypotheses have said stays where it is, K words a step one after another; a hypothesis' state names those
+        that are its own. So to reorder hypotheses is to reorder numbers, and no key or value is moved.
+        """
         cells = self._cells(grid)
-        memory, state = {}, {}
+        memory = {}
         for index, layer in enumerate(self.layers):
-            memory[f"keys{index}"], memory[f"values{index}"] = layer.cross.remember(cells)  # (B, heads, cells, D)
-            none = memory["keys0"].new_zeros(len(grid), 1, layer.own.heads, 0, memory["keys0"].shape[-1])
-            state[f"keys{index}"] = state[f"values{index}"] = none  # (B, 1, heads, words so far, D)
-        return memory, state
+            key, value = layer.cross.remember(cells)
+            memory[f"cell_keys{index}"] = key.transpose(-1, -2).contiguous()  # (B, heads, D, cells)
+            memory[f"cell_values{index}"] = value.contiguous()  # (B, heads, cells, D)
+        return memory, {"own": torch.zeros(len(grid), 1, 0, dtype=torch.long, device=grid.device)}  # (B, 1, words)
 
     def advance(
         self, tokens: torch.Tensor, state: Tensors, memory: Tensors
     ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
         images, hypotheses = tokens.shape
-        place = state["keys0"].shape[3]
-        words = self._embed(tokens.flatten(), torch.full((images * hypotheses,), place, device=tokens.device))
-        grown, attention = {}, None
+        slots = torch.arange(hypotheses, device=tokens.device)
+        own = torch.cat([state["own"], slots.view(1, -1, 1).expand(images, -1, 1)], 2)  # (B, K, words)
+        place = own.shape[2] - 1
+        others = (own.unsqueeze(-1) != slots).view(images, 1, hypotheses, -1)  # (B, 1, K, words · K)
+        words = self._embed(tokens.flatten(), slots.new_full((1,), place))  # (BK, E)
+
+        def split(tensor: torch.Tensor) -> torch.Tensor:  # (BK, heads, D) → (B, heads, K, D)
+            return tensor.unflatten(0, (images, hypotheses)).transpose(1, 2)
+
+        def merge(tensor: torch.Tensor) -> torch.Tensor:  # (B, heads, K, D) → (BK, E)
+            return tensor.transpose(1, 2).flatten(2).flatten(0, 1)
+
         for index, layer in enumerate(self.layers):
-            query, key, value = layer.own.ask_and_remember(layer.own_norm(words))  # each (BK, heads, D)
-            pair = []
-            for name, new in ((f"keys{index}", key), (f"values{index}", value)):
-                new = new.view(images, hypotheses, layer.own.heads, 1, -1)
-                grown[name] = torch.cat([state[name].to(new.dtype), new], 3)  # (B, K, heads, t + 1, D)
-                pair.append(grown[name].flatten(0, 1))
-            looked, _ = attend(query.unsqueeze(2), *pair)  # (BK, heads, 1, D)
-            words = words + layer.own_out(looked.flatten(1))
-            query = layer.cross.ask(layer.cross_norm(words))  # (BK, heads, D)
-            query = query.view(images, hypotheses, layer.cross.heads, -1).transpose(1, 2)  # (B, heads, K, D)
-            looked, weights = attend(query, memory[f"keys{index}"], memory[f"values{index}"])
-            words = words + layer.cross_out(looked.transpose(1, 2).flatten(2).flatten(0, 1))
+            query, key, value = map(split, layer.own.ask_and_remember(layer.own_norm(words)))
+            key = key.transpose(-1, -2)
+            if place:
+                key = torch.cat([memory[f"word_keys{index}"], key], 3)  # (B, heads, D, words · K)
+                value = torch.cat([memory[f"word_values{index}"], value], 2)  # (B, heads, words · K, D)
+            memory |= {f"word_keys{index}": key, f"word_values{index}": value}
+            looked, _ = attend(query, key, value, others)
+            words = words + layer.own_out(merge(looked))
+            query = split(layer.cross.ask(layer.cross_norm(words)))
+            looked, attention = attend(query, memory[f"cell_keys{index}"], memory[f"cell_values{index}"])
+            words = words + layer.cross_out(merge(looked))
             words = words + layer.feed(words)
-            attention = weights
-        return self.norm(words).view(images, hypotheses, -1), grown, attention.mean(1)  # (B, K, cells)
+        return self.norm(words).view(images, hypotheses, -1), {"own": own}, attention.mean(1)  # (B, K, cells)
 
     def readout(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)
@@ -88,11 +99,12 @@ class Transformer(Decoder):
         weights = None
         for layer in self.layers:
             query, key, value = map(spread, layer.own.ask_and_remember(layer.own_norm(words)))
-            looked, _ = attend(query, key, value, future)  # (BK, heads, T, D)
+            looked, _ = attend(query, key.transpose(-1, -2), value, future)  # (BK, heads, T, D)
             words = words + layer.own_out(looked.transpose(1, 2)[present].flatten(1))
             query = spread(layer.cross.ask(layer.cross_norm(words)))  # (BK, heads, T, D)
             query = query.unflatten(0, (images, hypotheses)).transpose(1, 2).flatten(2, 3)  # (B, heads, K·T, D)
-            looked, weights = attend(query, *layer.cross.remember(cells))
+            key, value = layer.cross.remember(cells)
+            looked, weights = attend(query, key.transpose(-1, -2), value)
             looked = looked.transpose(1, 2).reshape(images * hypotheses, length, -1)[present]
             words = words + layer.cross_out(looked)
             words = words + layer.feed(words)
@@ -141,7 +153,7 @@ class GridLayer(nn.Module):
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
         query, key, value = (part.transpose(1, 2) for part in self.own.ask_and_remember(self.norm(cells)))
-        looked, _ = attend(query, key, value)  # (B, heads, cells, D)
+        looked, _ = attend(query, key.transpose(-1, -2), value)  # (B, heads, cells, D)
         cells = cells + self.out(looked.transpose(1, 2).flatten(2))
         return cells + self.feed(cells)
 
@@ -189,14 +201,14 @@ def attend(
 
     Args:
         query: (B, heads, Q, D).
-        key: (B, heads, M, D).
+        key: (B, heads, D, M).
         value: (B, heads, M, D).
-        hidden: (Q, M), true where a query must not look.
+        hidden: (Q, M) or (B, 1, Q, M), true where a query must not look.
 
     Returns:
         (B, heads, Q, D), and the weights (B, heads, Q, M), which sum to 1 over M.
     """
-    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key)
     if hidden is not None:
         scores = scores.masked_fill(hidden, float("-inf"))
     weights = scores.softmax(-1)

@@ -1,5 +1,6 @@
 """The archive: the same bytes each time, and in it what the worker needs and nothing else."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -50,6 +51,7 @@ def test_what_is_in_it(tiny_bundle, tmp_path):
         names = set(archive.namelist())
         manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
         assert archive.read("model/vocabulary.txt") == (tiny_bundle / "vocabulary.txt").read_bytes()
+    weights = hashlib.sha256((tiny_bundle / "model.safetensors").read_bytes()).hexdigest()
     files = [path.relative_to(ROOT) for path in (ROOT / "handler").rglob("*") if path.is_file()]
     package = {str(file) for file in files if "__pycache__" not in file.parts}
     assert {"handler/page/page.html", "handler/page/main.js", "handler/page/samples/cat.jpg"} <= package
@@ -60,6 +62,7 @@ def test_what_is_in_it(tiny_bundle, tmp_path):
         "model/captioner.json",
         "model/model.safetensors",
         "model/vocabulary.txt",
+        *(f"model/openvino/{weights[:16]}.{kind}" for kind in ("bin", "xml")),
     }
     assert manifest["model"]["handler"] == "captioner_service.py"
     assert manifest["model"]["modelName"] == "captioner"

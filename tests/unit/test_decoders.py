@@ -149,7 +149,7 @@ def test_hard_attention_looks_at_one_cell_in_training_and_at_all_of_them_in_deco
 
 def test_the_transformers_attention_is_the_papers():
     """Vaswani et al. 2017, eq. 1, by hand: query 1, keys ln 3 and 0, so weights 3:1."""
-    query, key = torch.tensor([[[[1.0]]]]), torch.tensor([[[[1.0986123], [0.0]]]])
+    query, key = torch.tensor([[[[1.0]]]]), torch.tensor([[[[1.0986123, 0.0]]]])
     value = torch.tensor([[[[4.0], [8.0]]]])
     looked, weights = attend(query, key, value)
     torch.testing.assert_close(weights, torch.tensor([[[[0.75, 0.25]]]]))

@@ -258,10 +258,10 @@ def test_settings_that_cant_be(name):
 
 
 def test_a_fault_in_preparing_one_picture_harms_no_neighbour(endpoint, monkeypatch, caplog):
-    def upright(image):
+    def upright(image, enough):
         if image.size == Image.open(BytesIO(SMALL[1])).size:
             raise ZeroDivisionError
-        return upright_rgb(image)
+        return upright_rgb(image, enough)
 
     monkeypatch.setattr("handler.endpoint.upright_rgb", upright)
     answers = ask(endpoint, Asked({"body": SMALL[0]}), Asked({"body": SMALL[1]}))

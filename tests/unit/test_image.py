@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
-from handler.image import decode_image, upright_rgb
+from handler.image import decode_image, lies, upright_rgb
+from handler.preprocessing import Preprocessing
+from support import ROOT
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -209,3 +211,32 @@ def test_a_header_that_promises_a_bomb_is_refused():
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     with pytest.raises(TooManyPixels):
         decode_image(bytes(bomb))
+
+
+@pytest.mark.parametrize(
+    ("enough", "size"), [(None, (1280, 960)), (481, (1280, 960)), (480, (640, 480)), (100, (160, 120))]
+)
+def test_a_large_jpeg_is_decoded_to_what_is_enough(enough, size):
+    photo = Image.open(ROOT / "samples" / "photos" / "flower.jpg").resize((1280, 960), Image.Resampling.BICUBIC)
+    data = encoded(photo, "JPEG", quality=90)
+    assert decode_image(data, enough=enough).size == size
+    assert decode_image(encoded(photo, "PNG"), enough=enough).size == (1280, 960)
+
+
+def test_how_a_large_jpeg_is_decoded_can_hardly_be_seen():
+    """In what an encoder gets of it: pixels differ by less than one level of 256 in the mean."""
+    photo = Image.open(ROOT / "samples" / "photos" / "palace.jpg").resize((2560, 1920), Image.Resampling.BICUBIC)
+    data, preprocessing = encoded(photo, "JPEG", quality=90), Preprocessing(260, (127,) * 3, (128,) * 3)
+    small = decode_image(data, enough=preprocessing.enough)
+    assert small.size == (1280, 960)
+    left, right = (preprocessing.resize(image).int() for image in (small, decode_image(data)))
+    assert (left - right).abs().float().mean() < 1
+
+
+def test_a_picture_that_lies():
+    for orientation, does in ((1, False), (3, False), (6, True), (8, True)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = Image.open(io.BytesIO(encoded(RED_BLUE, "JPEG", exif=exif)))
+        assert upright_rgb(image).size == ((16, 32) if does else (32, 16))
+        assert lies(image) == does

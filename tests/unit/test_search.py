@@ -202,6 +202,25 @@ def test_a_batch_of_mixed_options_equals_one_by_one(name):
                 assert left.attention is None
 
 
+@pytest.mark.parametrize("patience", [3, 4])
+def test_how_often_it_looks_who_is_done_changes_nothing(monkeypatch, patience):
+    """A device that is waited for is asked seldom: hypotheses of images that are done go on for some steps."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(40))))
+    config = DecoderConfig("transformer", embed_size=16, hidden_size=24, heads=4, layers=2)
+    decoder = build_decoder(config, len(vocabulary), 12).eval()
+    for parameter in decoder.parameters():
+        parameter.data.mul_(3)
+    options = MIXED * 4
+    grid = torch.randn(len(options), 9, 12)
+    at_every_step = search(decoder, grid, options, vocabulary)
+    monkeypatch.setattr("handler.search.PATIENCE", {"cpu": patience})
+    seldom = search(decoder, grid, options, vocabulary)
+    assert [[h.token_ids for h in some] for some in seldom] == [[h.token_ids for h in some] for some in at_every_step]
+    for left, right in zip(*map(itertools.chain.from_iterable, (seldom, at_every_step)), strict=True):
+        assert left.logprobs == pytest.approx(right.logprobs, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_logprobs_and_attention_are_those_of_teacher_forcing(name):
     """The history a beam carries belongs to the caption returned: fed again word by word, it comes out the same."""

@@ -1,0 +1,26 @@
+"""`torch.compile`: layers fused, weights folded in. It needs a C++ compiler and a minute at the start."""
+
+import torch
+from torch._inductor import config as inductor
+
+from handler.backends.base import Encode, Source, has_bfloat16
+from handler.backends.buckets import by_buckets
+
+
+def build(source: Source) -> tuple[Encode, int]:
+    """The encoder, and the channels of a cell. Each size of `BUCKETS` is compiled when it first comes."""
+    encoder, device = source.encoder(), source.device
+    halved = source.fast and has_bfloat16(device)
+    if device.type == "cuda":  # CUDA graphs: all kernels of a batch are started at once
+        compiled = torch.compile(encoder, mode="reduce-overhead", dynamic=False)
+    else:
+        compiled = torch.compile(encoder, dynamic=False)
+
+    @torch.inference_mode()
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+        # Frozen weights are laid out for the processor and normalisation is folded into them.
+        with inductor.patch(freezing=True), torch.autocast(device.type, torch.bfloat16, enabled=halved):
+            return compiled(pixels.to(device, non_blocking=True)).float().clone()  # the next call writes there again
+
+    return by_buckets(encode), encoder.encoder.channels

@@ -1,0 +1,93 @@
+"""OpenVINO, for CPUs: the encoder as one graph, its weights laid out for the processor.
+
+An encoder has to be converted first, which takes some seconds, timm and twice the memory: packing an archive does it,
+and what it wrote lies beside the bundle. Where nothing lies there it is done at the start.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from handler.backends.base import Encode, Source
+from handler.backends.buckets import by_buckets
+from handler.bundle import WEIGHTS
+
+FOLDER = "openvino"
+
+
+def build(source: Source) -> tuple[Encode, int]:
+    """The encoder, and the channels of a cell.
+
+    Raises:
+        ModuleNotFoundError: OpenVINO is not installed.
+    """
+    openvino = _import()
+    core = openvino.Core()
+    path = source.folder and converted(source)
+    model = core.read_model(path) if path and path.is_file() else convert(source)
+    halved = source.fast and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": "bf16" if halved else "f32",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # the workers of a machine would all be pinned to the same cores
+        },
+    )
+    request = compiled.create_infer_request()
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        [grid] = request.infer([pixels.contiguous().numpy()], share_inputs=True).values()
+        return torch.from_numpy(grid)
+
+    return by_buckets(encode), compiled.output(0).get_partial_shape()[2].get_length()
+
+
+def converted(source: Source) -> Path:
+    """Where a bundle's converted encoder lies, if it does; named by its weights, so that it is never a stale one."""
+    return source.folder / FOLDER / f"{source.config.files[WEIGHTS]['sha256'][:16]}.xml"
+
+
+def convert(source: Source):
+    """The encoder as OpenVINO's model, of batches of any size.
+
+    The same bundle gives the same model, to the byte: names that count what was made before are replaced.
+    """
+    openvino = _import()
+    size = source.config.preprocessing.size
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing is old; what replaces it is slower and takes one size alone
+        model = openvino.convert_model(
+            source.encoder(),
+            example_input=torch.zeros(2, 3, size, size, dtype=torch.uint8),
+            input=[openvino.PartialShape([-1, 3, size, size])],
+        )
+    model.set_friendly_name("encoder")
+    for number, operation in enumerate(model.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
+    return model
+
+
+def save_converted(source: Source) -> None:
+    """Converts the encoder and puts it where `build` finds it.
+
+    Raises:
+        ModuleNotFoundError: OpenVINO is not installed.
+    """
+    path = converted(source)
+    path.parent.mkdir(exist_ok=True)
+    _import().save_model(convert(source), path, compress_to_fp16=False)
+
+
+def _import() -> ModuleType:
+    """OpenVINO without its telemetry, which tells the world of each import."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # as if that were not installed
+    import openvino
+
+    return openvino

@@ -1,0 +1,25 @@
+"""Servers of several variants, measured side by side for real."""
+
+import json
+import subprocess
+import sys
+
+from support import ROOT, write_tiny_bundle
+
+
+def test_the_baseline_and_the_default_side_by_side(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    command = [
+        sys.executable, "-m", "deploy.benchmark", "beam_size=2", "--model", bundle, "--variants", "baseline", "default",
+        "--concurrency", "4", "--seconds", "1", "--rounds", "1", "--results", tmp_path / "results",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "results" / "variants.json").read_text())
+    assert [variant["variant"] for variant in content["variants"]] == ["baseline", "default"]
+    for variant in content["variants"]:
+        assert variant["memory"] > 100
+        assert variant["start"] > 1
+        assert [loads[0]["answered"] > 0 for loads in variant["loads"].values()] == [True, True]
+    assert content["variants"][1]["loads"]["4"][0]["stages_ms"].keys() == {"decode", "encode", "search"}
+    assert done.stdout == (tmp_path / "results" / "variants.md").read_text()
