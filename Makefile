@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench test lint clean
+.PHONY: help serve stop archive data train validate eval compare score bench bulk test lint clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -46,6 +46,10 @@ score: .venv/eval.stamp ## score the file RESULTS in COCO's format on SPLIT of D
 bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--concurrency 1 8 --rates 10 --pictures DIR"
 	@$(BIN)/python -m eval.load $(or $(ENDPOINT),http://127.0.0.1:8080) $(OPTIONS) $(ARGS)
 
+bulk: .venv/bulk.stamp ## caption all of PICTURES into Parquet in OUTPUT; the same again goes on where it stopped; OPTIONS, ARGS
+	@: $(if $(PICTURES),,$(error name a folder, or Parquet files: PICTURES=…)) $(if $(OUTPUT),,$(error name a folder: OUTPUT=…))
+	@$(BIN)/python -m deploy.bulk "$(PICTURES)" "$(OUTPUT)" --model "$(MODEL)" $(if $(OPTIONS),--options $(OPTIONS)) $(ARGS)
+
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -59,8 +63,9 @@ lint: .venv/test.stamp ## check style and format
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$*.txt
 	@touch $@
 
+.venv/bulk.stamp: requirements/serve.txt
 .venv/train.stamp: requirements/serve.txt requirements/eval.txt
-.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt
+.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt requirements/bulk.txt
 
 clean: stop ## remove what was made: environment, archive, logs
 	rm -rf .venv model_store logs
