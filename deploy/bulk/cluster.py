@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,9 @@ def running_ray(address: str | None, cpus: int, output: str) -> Iterator[None]:
 def _connect(address: str) -> None:
     import ray
 
+    if address != "auto" and "://" not in address:  # Ray itself would try for minutes
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
     code = {"py_modules": [str(ROOT / "handler"), str(ROOT / "deploy")]}  # its machines need no checkout
     ray.init(address, runtime_env=code, **QUIET)
 

@@ -164,6 +164,7 @@ def test_one_job_at_a_time_writes(tmp_path):
         (["{}/pictures", "{}/out", "--options", "attention=true"], "attention is not written"),
         (["{}/pictures", "{}/data.parquet/out"], "can't be written"),
         (["{}/pictures", "{}/pictures"], "holds something else"),
+        (["{}/pictures", "{}/out", "--address", "127.0.0.1:1"], "Ray does not answer: .*refused"),
         (["nothing://bucket/pictures", "{}/out"], "can't be read"),
     ],
 )
