@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench versus tune demo test lint clean
+.PHONY: help serve stop archive data train validate eval compare score bench versus tune bulk demo test lint clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -55,6 +55,10 @@ versus: .venv/serve.stamp .venv/eval.stamp ## serve MODEL in several ways side b
 tune: .venv/serve.stamp .venv/eval.stamp ## find this machine's best workers, threads, batch and delay for MODEL
 	@$(BIN)/python -m deploy.benchmark --tune --name tune --model "$(MODEL)" $(OPTIONS) $(ARGS)
 
+bulk: .venv/bulk.stamp ## caption all of PICTURES into Parquet in OUTPUT; the same again goes on where it stopped; OPTIONS, ARGS
+	@: $(if $(PICTURES),,$(error name a folder, or Parquet files: PICTURES=…)) $(if $(OUTPUT),,$(error name a folder: OUTPUT=…))
+	@$(BIN)/python -m deploy.bulk "$(PICTURES)" "$(OUTPUT)" --model "$(MODEL)" $(if $(OPTIONS),--options $(OPTIONS)) $(ARGS)
+
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -68,8 +72,9 @@ lint: .venv/test.stamp ## check style and format
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$*.txt
 	@touch $@
 
+.venv/bulk.stamp: requirements/serve.txt
 .venv/train.stamp: requirements/serve.txt requirements/eval.txt
-.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt
+.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt requirements/bulk.txt
 
 clean: stop ## remove what was made: environment, archive, logs
 	rm -rf .venv model_store logs

@@ -50,6 +50,8 @@ def test_a_command(server, command, flickr8k, tmp_path):
     elif "eval.client" in command:
         lines = captions.read_text() if captions.exists() else done.stdout
         assert len(lines.splitlines()) in (3, 7)
+    elif "deploy.bulk" in command:
+        assert "7 have a caption." in done.stdout
     elif "training.faithfulness" in command:
         assert "| attention |" in done.stdout
     elif "/metrics" in command:

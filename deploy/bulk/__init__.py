@@ -1,0 +1,1 @@
+"""Captions of millions of pictures, on Ray Data: `make bulk`."""

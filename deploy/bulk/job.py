@@ -1,0 +1,172 @@
+"""The job on Ray Data: read and decode, caption in actors, write, all at once; never are all pictures in memory."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from deploy.bulk.cluster import READER_CPUS
+from deploy.bulk.pictures import Source
+from deploy.bulk.results import Results
+from deploy.bulk.storage import BulkError
+from handler.bundle import BundleConfig
+from handler.captioner import Caption, Captioner
+from handler.errors import InternalError, RequestError
+from handler.image import decode_image
+from handler.preprocessing import Preprocessing
+from handler.search import SearchOptions
+from handler.vocabulary import Vocabulary
+
+BLOCK_BYTES = 16 << 20  # of pixels that go from a reader to a worker at once, some 64 pictures
+ERROR = pa.schema([("error_type", pa.string()), ("error_message", pa.string())])
+CAPTION = pa.struct([("caption", pa.string()), ("score", pa.float64())])
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who captions.
+
+    Attributes:
+        count: actors, each with a model of its own.
+        threads: CPUs of each.
+        gpus: GPUs of each; a share of one lets several use it.
+        batch_size: pictures captioned together.
+    """
+
+    count: int
+    threads: int
+    gpus: float
+    batch_size: int
+
+
+def run(
+    source: Source,
+    work: pa.Table,
+    results: Results,
+    bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary],
+    options: SearchOptions,
+    workers: Workers,
+    rows_per_file: int,
+) -> None:
+    """Captions the pictures that the work stands for, and writes them; Ray is running.
+
+    Args:
+        source: where they come from.
+        work: of `source.left`.
+        results: where captions go.
+        bundle: of `load_bundle`.
+        options: for all pictures.
+        workers: who captions.
+        rows_per_file: pictures in a file of captions, at least; the last ones may have fewer.
+
+    Raises:
+        BulkError: a worker failed again and again, or nothing can be written.
+    """
+    context = DataContext.get_current()
+    context.target_max_block_size, context.enable_progress_bars = BLOCK_BYTES, False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    size = max(1, min(rows_per_file, len(work) // (8 * workers.count)))
+    blocks = [work.slice(first, size) for first in range(0, len(work), size)]
+    captions = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            read_pixels,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"source": source, "preprocessing": bundle[0].preprocessing},
+            # Ray joins steps that ask for the same: on CPUs a worker reads its own pictures, beside a GPU others do.
+            num_cpus=READER_CPUS if workers.gpus else workers.threads,
+        )
+        .map_batches(
+            CaptionPixels,
+            batch_size=workers.batch_size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=workers.count),
+            num_cpus=workers.threads,
+            num_gpus=workers.gpus,
+            # In a list, a reference stays one: the weights go once to each machine, and only this one has their folder.
+            fn_constructor_args=([ray.put(bundle)], options, workers.threads, "cuda" if workers.gpus else "cpu"),
+        )
+    )
+    try:
+        captions.write_parquet(
+            results.path,
+            filesystem=results.filesystem,
+            min_rows_per_file=rows_per_file,
+            concurrency=1,
+            ray_remote_args={"num_cpus": 0},  # a moment's work
+        )
+    except RayError as error:
+        raise BulkError(
+            f"{error}\nThe job broke off; what is written stays. The same command goes on there."
+        ) from error
+
+
+def read_pixels(work: pa.Table, source: Source, preprocessing: Preprocessing) -> Iterator[pa.Table]:
+    """Work → its pictures, ready for the encoder: `pixels`, (3, size, size) as bytes, or an error."""
+    for rows, images in source.read(work):
+        pixels = [_pixels(image, preprocessing) for image in images]
+        errors = [one if isinstance(one, RequestError) else None for one in pixels]
+        rows = rows.append_column(
+            "pixels", pa.array([one if isinstance(one, bytes) else None for one in pixels], pa.binary())
+        )
+        yield _with_errors(rows, errors)
+
+
+def _pixels(image: bytes | RequestError, preprocessing: Preprocessing) -> bytes | RequestError:
+    if isinstance(image, RequestError):
+        return image
+    try:
+        return preprocessing.resize(decode_image(image, enough=preprocessing.enough)).contiguous().numpy().tobytes()
+    except RequestError as error:
+        return error
+    except Exception as error:  # one picture must not end a job of a million
+        return InternalError(f"The picture could not be decoded: {type(error).__name__}: {error}.")
+
+
+def _with_errors(rows: pa.Table, errors: list[RequestError | None]) -> pa.Table:
+    types = pa.array([error and error.type for error in errors], pa.string())
+    messages = pa.array([error and str(error) for error in errors], pa.string())
+    return rows.append_column("error_type", types).append_column("error_message", messages)
+
+
+class CaptionPixels:
+    """The actor: what `read_pixels` gives → captions, or errors.
+
+    Args:
+        bundle: holds one reference, to what `load_bundle` gives.
+        options: for all pictures.
+        threads: of torch.
+        device: where the model runs.
+    """
+
+    def __init__(self, bundle: list[Any], options: SearchOptions, threads: int, device: str):
+        torch.set_num_threads(threads)
+        self.captioner = Captioner(*ray.get(bundle[0]), device=device, backend="auto", precision="fast")
+        self.options = options
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        pixels = [np.frombuffer(one, np.uint8) for one in batch["pixels"].to_pylist() if one is not None]
+        found: Iterator[list[Caption]] = iter(())
+        if pixels:
+            size = self.captioner.config.preprocessing.size
+            stacked = torch.from_numpy(np.stack(pixels)).view(-1, 3, size, size)
+            found = iter(self.captioner.caption_pixels(stacked, [self.options] * len(pixels)))
+        captions = [next(found) if valid else None for valid in batch["pixels"].is_valid().to_pylist()]
+        rows = batch.drop_columns(["pixels", *ERROR.names])
+        rows = rows.append_column("caption", pa.array([c and c[0].caption for c in captions], pa.string()))
+        rows = rows.append_column("score", pa.array([c and c[0].score for c in captions], pa.float64()))
+        if self.options.num_captions > 1:
+            told = [c and [{"caption": one.caption, "score": one.score} for one in c] for c in captions]
+            rows = rows.append_column("captions", pa.array(told, pa.list_(CAPTION)))
+        rows = rows.append_column("model", pa.array([self.captioner.config.digest] * len(rows), pa.string()))
+        for name in ERROR.names:
+            rows = rows.append_column(name, batch[name])
+        return rows
