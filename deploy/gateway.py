@@ -39,6 +39,8 @@ class Gateway:
         self.tls, self.tokens = tls, tokens
         self.config = self.folder / "nginx.conf"
         self.process: subprocess.Popen | None = None
+        if tokens:
+            _tokens(tokens)
         self.inputs, self.complaint = self._inputs(), ""
 
     def start(self) -> None:
@@ -48,7 +50,7 @@ class Gateway:
             ServerError: nginx is missing, or says why it does not start.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._write()
+        self.write()
         # A session of its own: Ctrl-C is for this process, which drains before it ends nginx.
         self.process = subprocess.Popen(self._nginx(self.config), stdin=subprocess.DEVNULL, start_new_session=True)
         while not self._listens():
@@ -65,7 +67,7 @@ class Gateway:
             inputs = self._inputs()
             if inputs == self.inputs:
                 return
-            self._write()
+            self.write()
         except ServerError as error:
             if str(error) != self.complaint:
                 print(f"The gateway goes on as it was. {error}", file=sys.stderr, flush=True)
@@ -106,16 +108,12 @@ class Gateway:
             except subprocess.TimeoutExpired:
                 self.process.kill()
 
-    def _nginx(self, config: Path) -> list[str]:
-        return ["nginx", "-e", "stderr", "-p", str(self.folder), "-c", str(config)]
+    def write(self) -> None:
+        """Writes nginx's configuration, once nginx has taken it.
 
-    def _listens(self) -> bool:
-        host, _, port = self.inside.rpartition(":")
-        with socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET) as probe:
-            return probe.connect_ex((host.strip("[]"), int(port))) == 0
-
-    def _write(self) -> None:
-        """Writes nginx's configuration, if nginx takes it."""
+        Raises:
+            ServerError: nginx does not take it, or is missing.
+        """
         properties = self.server.properties
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - no HTML
         text = environment.from_string(TEMPLATE.read_text()).render(
@@ -143,11 +141,18 @@ class Gateway:
             raise ServerError(f"nginx does not take its configuration:\n{check.stderr.strip()}")
         os.replace(written, self.config)
 
+    def _nginx(self, config: Path) -> list[str]:
+        return ["nginx", "-e", "stderr", "-p", str(self.folder), "-c", str(config)]
+
+    def _listens(self) -> bool:
+        host, _, port = self.inside.rpartition(":")
+        with socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET) as probe:
+            return probe.connect_ex((host.strip("[]"), int(port))) == 0
+
     def _inputs(self) -> str:
         """A digest of what may change while it runs: certificate, key and tokens."""
         paths = [self.tls / "tls.crt", self.tls / "tls.key"] if self.tls else []
         if self.tokens:
-            _tokens(self.tokens)
             paths.append(self.tokens)
         try:
             return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()

@@ -1,4 +1,4 @@
-"""What a container is, without an engine: the image's layout, a file system to read, no root, no capabilities, PID 1."""
+"""What a container is, without an engine: the image's layout, nothing to write but /tmp, no rights, its own PID 1."""
 
 import json
 import os

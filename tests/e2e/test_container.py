@@ -5,11 +5,13 @@ import ssl
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import grpc
 import psutil
 import pytest
 import requests
+import yaml
 
 from eval.protos import inference_protos
 from sandbox import TOKEN, USER, Sandbox, make_certificate, sandbox
@@ -166,9 +168,8 @@ def test_the_inner_address_is_for_probes_and_prometheus(container):
     for path in ("/models", "/predictions/captioner", "/nginx.conf", "/../run/key_file.json", "/ready/../nginx.conf"):
         assert container.get_inside(path) == 404
     caption(container)
-    eventually(
-        lambda: "ts_queue_latency_microseconds{" in container.http.get(container.inside + "/metrics", timeout=5).text
-    )
+    names = {"captioner_pictures_total{", "ts_queue_latency_microseconds{", "ts_inference_requests_total{"}
+    eventually(lambda: all(name in container.http.get(container.inside + "/metrics", timeout=5).text for name in names))
 
 
 def test_tokens_and_certificate_change_without_a_restart(container):
@@ -236,10 +237,10 @@ def test_all_but_the_gateway_is_on_loopback(container):
 def test_no_root_no_rights_and_one_folder_to_write(container):
     for process in [container.first(), *container.first().children(recursive=True)]:
         assert set(process.uids()) == {USER}
-        status = dict(line.split(":\t", 1) for line in open(f"/proc/{process.pid}/status") if ":\t" in line)
-        assert {int(status[f"Cap{kind}"], 16) for kind in ("Eff", "Prm", "Bnd", "Amb")} == {0}
-        assert status["NoNewPrivs"].strip() == "1"
-    mounts = [line.split() for line in open(f"/proc/{container.first().pid}/mounts")]
+        status = yaml.safe_load(Path(f"/proc/{process.pid}/status").read_text().replace("\t", " "))
+        assert {status[f"Cap{kind}"] for kind in ("Eff", "Prm", "Bnd", "Amb")} == {0}
+        assert status["NoNewPrivs"] == 1
+    mounts = [line.split() for line in Path(f"/proc/{container.first().pid}/mounts").read_text().splitlines()]
     writable = {target for _, target, kind, options, *_ in mounts if "rw" in options.split(",")} - {"/proc"}
     assert {target for target in writable if not target.startswith("/dev")} == {"/tmp"}  # noqa: S108
     for path in ("run/key_file.json", "gateway/nginx.conf"):
@@ -251,7 +252,7 @@ def test_nothing_is_fetched_even_where_registration_is_on(tmp_path, store):
     template = ROOT / "deploy" / "production" / "config.properties"
     server = private_server(tmp_path, store, tmp_path, template, enable_model_api="true")
     listener = socket.create_server(("127.0.0.1", 0))
-    outside = "127.0.0.1:{}".format(listener.getsockname()[1])
+    outside = f"127.0.0.1:{listener.getsockname()[1]}"
     wishes = [
         f"http://{outside}/evil.mar",
         f"HTTP://{outside}/evil.mar",
@@ -289,10 +290,8 @@ def test_a_worker_that_dies_is_seen_and_replaced(container):
 def test_sigterm_under_load_loses_nothing(tmp_path, store):
     """Clients go on until `/ready` sends them elsewhere; one of them is still sending when the door closes."""
     with sandbox(tmp_path, store) as container:
-        statuses, load = (
-            [],
-            [threading.Thread(target=ask_while_ready, args=(container, statuses := [])) for _ in range(4)],
-        )
+        statuses: list[int] = []
+        load = [threading.Thread(target=ask_while_ready, args=(container, statuses)) for _ in range(4)]
         for thread in load:
             thread.start()
         eventually(lambda: len(statuses) > 20)

@@ -1,211 +1,102 @@
-"""Decoding of image bytes: what goes in, and the pixels that have to come out."""
+"""The image's recipe, without an engine: hadolint's word, and its steps on the files that it would be given."""
 
-import io
-import struct
-import zlib
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
+from support import ROOT
+from training.archive import build_archive
 
-from handler.errors import EmptyBody, InvalidImage, TooManyPixels
-from handler.image import decode_image, upright_rgb
-
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-
-
-def encoded(image: Image.Image, fmt: str, **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, fmt, **options)
-    return stream.getvalue()
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+SCRIPTS = Path(sys.executable).parent
 
 
-def halves(mode: str, left, right) -> Image.Image:
-    """A picture of 32 × 16, one colour on the left half and one on the right."""
-    image = Image.new(mode, (32, 16), left)
-    image.paste(right, (16, 0, 32, 16))
-    return image
+def copied() -> list[str]:
+    """What is copied out of the checkout, with the bundle that is the default."""
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
+    return [source.replace("${MODEL}", "pretrained") for line in lines for source in line.split()]
 
 
-def palette(**options) -> bytes:
-    return encoded(halves("RGB", RED, BLUE).quantize(4), **options)
+def hadolint(path: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([SCRIPTS / "hadolint", path], capture_output=True, text=True, check=False)
 
 
-def transparent_palette() -> bytes:
-    image = Image.new("P", (32, 16), 0)
-    image.putpalette([*RED, *BLUE])
-    image.paste(1, (16, 0, 32, 16))
-    return encoded(image, "PNG", transparency=1)
+def test_hadolint_has_nothing_to_say(tmp_path):
+    done = hadolint(DOCKERFILE)
+    assert done.returncode == 0, done.stdout
+    worse = tmp_path / "Dockerfile"
+    worse.write_text(DOCKERFILE.read_text().replace("# hadolint ignore=DL3008\n", ""))
+    assert "DL3008" in hadolint(worse).stdout  # it does look
 
 
-def grey16(left: int, right: int) -> bytes:
-    pixels = np.full((16, 32), left, dtype=np.uint16)
-    pixels[:, 16:] = right
-    return encoded(Image.fromarray(pixels), "PNG")
+def test_what_is_copied_is_let_through():
+    """.dockerignore lets nothing through but what it names."""
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert rules[0] == "*"
+    allowed = [rule[1:] for rule in rules if rule[0] == "!"]
+    for source in copied():
+        assert list(ROOT.glob(source)), source
+        assert any(source == rule or source.startswith(f"{rule}/") for rule in allowed), source
+    for secret in ("key_file.json", ".git/config", ".venv/pyvenv.cfg", "logs/ts_log.log", "shared/data"):
+        assert not any(fnmatch(secret, f"{rule}*") for rule in allowed), secret
 
 
-def animation(fmt: str) -> bytes:
-    first, second = halves("RGB", RED, BLUE), halves("RGB", GREEN, GREEN)
-    options = {"lossless": True} if fmt == "WEBP" else {}
-    return encoded(first, fmt, save_all=True, append_images=[second], duration=100, **options)
+def test_the_archive_is_built_of_what_is_copied(tmp_path):
+    """The command of the build stage, in a folder with its files alone; what it makes is what `make archive` makes."""
+    for source in copied():
+        for path in ROOT.glob(source):
+            target = tmp_path / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target)
+    [command] = re.findall(r"^RUN python (-m training\.archive .+)$", DOCKERFILE.read_text(), re.MULTILINE)
+    words = command.replace('"${MODEL}"', "pretrained").replace("/opt/captioner", str(tmp_path)).split()
+    subprocess.run([sys.executable, *words], cwd=tmp_path, check=True, capture_output=True)
+    theirs = build_archive(ROOT / "pretrained", tmp_path / "theirs")
+    assert (tmp_path / "model_store" / "captioner.mar").read_bytes() == theirs.read_bytes()
 
 
-def png_rgb16() -> bytes:
-    """A PNG of 16 bits a channel, which Pillow reads and does not write: red 65535 left, blue 65535 right."""
-    row = b"\0" + struct.pack(">3H", 65535, 0, 0) * 16 + struct.pack(">3H", 0, 0, 65535) * 16
+def test_it_runs_as_its_sandbox_in_the_tests_does():
+    """The user, the ports, the folders and the command that tests/sandbox.py takes for the image's."""
+    from deploy.container import PRODUCTION
+    from deploy.server import load_properties
+    from sandbox import USER
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", 32, 16, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b"")
-
-
-RED_BLUE = halves("RGB", RED, BLUE)
-
-PICTURES = {
-    "jpeg": (encoded(RED_BLUE, "JPEG", quality=95), RED, BLUE),
-    "jpeg progressive": (encoded(RED_BLUE, "JPEG", quality=95, progressive=True), RED, BLUE),
-    "jpeg grey": (encoded(halves("L", 0, 128), "JPEG"), (0, 0, 0), (128, 128, 128)),
-    "jpeg cmyk": (encoded(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "JPEG", quality=95), RED, BLUE),
-    "png": (encoded(RED_BLUE, "PNG"), RED, BLUE),
-    "png bilevel": (encoded(halves("1", 0, 1), "PNG"), (0, 0, 0), WHITE),
-    "png grey": (encoded(halves("L", 10, 200), "PNG"), (10, 10, 10), (200, 200, 200)),
-    "png palette": (palette(fmt="PNG"), RED, BLUE),
-    "png palette, transparent": (transparent_palette(), RED, WHITE),
-    "png grey and alpha": (encoded(halves("LA", (10, 255), (200, 0)), "PNG"), (10, 10, 10), WHITE),
-    "png rgb, one colour transparent": (encoded(RED_BLUE, "PNG", transparency=BLUE), RED, WHITE),
-    "png rgba": (encoded(halves("RGBA", (*RED, 255), (*BLUE, 0)), "PNG"), RED, WHITE),
-    "png rgba, half transparent": (encoded(halves("RGBA", (*RED, 255), (0, 0, 0, 128)), "PNG"), RED, (127, 127, 127)),
-    "png grey 16 bits": (grey16(0x8000, 0xFFFF), (128, 128, 128), WHITE),
-    "png rgb 16 bits": (png_rgb16(), RED, BLUE),
-    "webp": (encoded(RED_BLUE, "WEBP", lossless=True), RED, BLUE),
-    "webp animated": (animation("WEBP"), RED, BLUE),
-    "gif": (palette(fmt="GIF"), RED, BLUE),
-    "gif animated": (animation("GIF"), RED, BLUE),
-    "bmp": (encoded(RED_BLUE, "BMP"), RED, BLUE),
-}
+    text = DOCKERFILE.read_text()
+    assert f"USER {USER}:{USER}\n" in text
+    assert "EXPOSE 8443 9000\n" in text
+    assert 'ENTRYPOINT ["python", "-m", "deploy.container"]\n' in text
+    assert "WORKDIR /opt/captioner\nCOPY" not in text
+    assert "/opt/captioner/model_store /opt/captioner/model_store\n" in text
+    assert load_properties(str(PRODUCTION / "config.properties"))["model_store"] == "/opt/captioner/model_store"
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_decoding_table(name):
-    data, left, right = PICTURES[name]
-    image = decode_image(data)
-    assert image.mode == "RGB"
-    assert image.size == (32, 16)
-    assert image.getpixel((4, 8)) == pytest.approx(left, abs=3)
-    assert image.getpixel((27, 8)) == pytest.approx(right, abs=3)
+def test_its_health_is_true_readiness():
+    """The command of HEALTHCHECK, run against an address that answers as the gateway does."""
+    import json
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
 
+    class Gateway(BaseHTTPRequestHandler):
+        status = 200
 
-# Where the stored picture's top left corner is shown, by EXIF orientation.
-CORNERS = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left"} | {
-    5: "top left", 6: "top right", 7: "bottom right", 8: "bottom left"
-}  # fmt: skip
+        def do_GET(self):
+            self.send_response(self.status if self.path == "/ready" else 404)
+            self.end_headers()
 
+        def log_message(self, *_):
+            pass
 
-@pytest.mark.parametrize("orientation", CORNERS)
-def test_exif_orientation(orientation):
-    stored = Image.new("RGB", (64, 32), BLUE)
-    stored.paste(RED, (0, 0, 16, 16))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    shown = decode_image(encoded(stored, "JPEG", quality=95, exif=exif))
-    assert shown.size == ((64, 32) if orientation < 5 else (32, 64))
-    vertical, horizontal = CORNERS[orientation].split()
-    x = 4 if horizontal == "left" else shown.width - 5
-    y = 4 if vertical == "top" else shown.height - 5
-    assert shown.getpixel((x, y)) == pytest.approx(RED, abs=6)
-
-
-@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_truncated_pictures_are_refused(fmt):
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    data = encoded(noise, fmt)
-    for share in (0.1, 0.5, 0.9):
-        with pytest.raises(InvalidImage):
-            decode_image(data[: int(len(data) * share)])
-
-
-@pytest.mark.parametrize(
-    "data", [b"not a picture", b"<html></html>", b"\xff\xd8\xff", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"%PDF-1.4"]
-)
-def test_other_bytes_are_refused(data):
-    with pytest.raises(InvalidImage):
-        decode_image(data)
-
-
-def test_a_format_that_is_not_named_is_refused():
-    with pytest.raises(InvalidImage, match="JPEG, PNG, WEBP, GIF, BMP"):
-        decode_image(encoded(RED_BLUE, "TIFF"))
-
-
-def test_no_bytes():
-    with pytest.raises(EmptyBody):
-        decode_image(b"")
-
-
-def test_the_cap_on_pixels_is_exact_and_comes_before_decoding():
-    data = encoded(RED_BLUE, "PNG")
-    assert decode_image(data, max_pixels=512).size == (32, 16)
-    with pytest.raises(TooManyPixels, match="32 × 16"):
-        decode_image(data, max_pixels=511)
-    header_only = encoded(Image.new("L", (5000, 5000)), "PNG")[:100]  # decoding it would fail: it is cut off
-    with pytest.raises(TooManyPixels, match="5000 × 5000"):
-        decode_image(header_only, max_pixels=24_000_000)
-
-
-def test_the_cap_on_a_side():
-    """49 million by 1 is within the cap on pixels, and resizing it would take gigabytes."""
-    for size in ((49_000_000, 1), (1, 70_000)):
-        with pytest.raises(TooManyPixels, match="a side has 65535 at most"):
-            decode_image(encoded(Image.new("1", size), "PNG"))
-    assert decode_image(encoded(Image.new("1", (65_535, 1)), "PNG")).size == (65_535, 1)
-
-
-def test_a_jpeg_of_endless_scans_is_refused():
-    """A scan costs a pass over all pixels and few bytes: without a cap such a file keeps a worker busy for minutes."""
-    data = encoded(Image.new("RGB", (2000, 2000)), "JPEG", progressive=True)
-    assert decode_image(data).size == (2000, 2000)
-    last = data.rindex(b"\xff\xda")
-    scan = data[last:-2]
-    with pytest.raises(InvalidImage, match="has 110 scans, too many for its 2000 × 2000 pixels"):
-        decode_image(data[:last] + scan * 101 + data[-2:])
-    # The larger the picture, the fewer: 4 megapixels of 30 scans cost what 10 of 12 do.
-    some = data[:last] + scan * 21 + data[-2:]
-    assert decode_image(some, max_pixels=10_000_000).size == (2000, 2000)
-    with pytest.raises(InvalidImage, match="has 30 scans"):
-        decode_image(some, max_pixels=9_000_000)
-
-
-def test_damaged_metadata_spoils_no_pixel():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = encoded(RED_BLUE, "JPEG", quality=95, exif=exif)
-    assert decode_image(turned).size == (16, 32)
-    garbage = turned.replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??")
-    assert garbage != turned
-    assert decode_image(garbage).size == (32, 16)  # what can't be read turns nothing
-    odd = Image.Exif()
-    odd[0x0112] = 6
-    odd[0x010F] = "no number"  # the maker's name, made to stand where XResolution's number has to
-    named = encoded(RED_BLUE, "JPEG", exif=odd)
-    wrong = named.replace(b"\x01\x0f\x00\x02", b"\x01\x1a\x00\x02").replace(b"\x0f\x01\x02\x00", b"\x1a\x01\x02\x00")
-    assert wrong != named
-    assert decode_image(wrong).size == (16, 32)
-
-
-def test_pillows_own_images_are_turned_too():
-    exif = Image.Exif()
-    exif[0x0112] = 8
-    data = encoded(RED_BLUE, "JPEG", quality=95, exif=exif)
-    assert upright_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data).tobytes()
-    with pytest.raises(InvalidImage):
-        upright_rgb(Image.open(io.BytesIO(data[:-20])))
-
-
-def test_a_header_that_promises_a_bomb_is_refused():
-    bomb = bytearray(encoded(RED_BLUE, "PNG"))
-    bomb[16:24] = struct.pack(">II", 60_000, 60_000)
-    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
-    with pytest.raises(TooManyPixels):
-        decode_image(bytes(bomb))
+    [check] = re.findall(r"^HEALTHCHECK .+\\\n +CMD (\[.+\])$", DOCKERFILE.read_text(), re.MULTILINE)
+    server = HTTPServer(("127.0.0.1", 0), Gateway)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        command = [sys.executable, *json.loads(check.replace(":9000", f":{server.server_port}"))[1:]]
+        assert subprocess.run(command, check=False).returncode == 0
+        Gateway.status = 503
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 1
+    finally:
+        server.shutdown()
+        server.server_close()
