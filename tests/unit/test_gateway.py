@@ -64,7 +64,7 @@ def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path):
         gateway.write()
         text = gateway.config.read_text()
         assert ("ssl_certificate" in text) == (gateway.tls is not None)
-        assert ("return 401" in text) == (gateway.tokens is not None)
+        assert ("if ($known" in text) == (gateway.tokens is not None)
         assert 'Authorization "Bearer inference-key"' in text
         assert "management-key" not in text
         assert gateway.config.stat().st_mode & 0o077 == 0
