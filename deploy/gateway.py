@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -133,16 +134,16 @@ class Gateway:
         written = self.config.with_suffix(".new")
         written.touch(mode=0o600)
         written.write_text(text)
-        try:
-            check = subprocess.run([*self._nginx(written), "-t"], capture_output=True, text=True)
-        except FileNotFoundError as error:
-            raise ServerError("nginx is missing: install it, it is the gateway.") from error
+        check = subprocess.run([*self._nginx(written), "-t"], capture_output=True, text=True)
         if check.returncode:
             raise ServerError(f"nginx does not take its configuration:\n{check.stderr.strip()}")
         os.replace(written, self.config)
 
     def _nginx(self, config: Path) -> list[str]:
-        return ["nginx", "-e", "stderr", "-p", str(self.folder), "-c", str(config)]
+        nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+        if nginx is None:
+            raise ServerError("nginx is missing: install it, it is the gateway.")
+        return [nginx, "-e", "stderr", "-p", str(self.folder), "-c", str(config)]
 
     def _listens(self) -> bool:
         host, _, port = self.inside.rpartition(":")

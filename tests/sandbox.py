@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 import requests
 
-from support import ROOT, eventually, free_ports, private_server
+from support import ROOT, eventually, free_ports, installed, private_server
 
 USER = 10001
 TOKEN = "a-token.of_two~and+thirty/letters-or-more="  # noqa: S105
@@ -70,10 +71,23 @@ class Sandbox:
         user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", *rights]
         serve = [str(environment / "bin" / "python"), "-B", "-m", "deploy.container", "--config", "config.properties"]
         ports = ["--listen", self.address, "--inside", self.inside.removeprefix("http://")]
-        return ["bwrap", *binds, *links, *machine, *own, *user, *serve, *ports, *self.arguments]
+        return [
+            installed("bwrap", "bubblewrap"),
+            *binds,
+            *links,
+            *machine,
+            *own,
+            *user,
+            *serve,
+            *ports,
+            *self.arguments,
+        ]
 
     def start(self) -> None:
-        """Starts it, and no more."""
+        """Starts it, and no more. Only root can hand it over to another user."""
+        installed("nginx", "nginx-light")
+        if os.getuid() != 0:
+            pytest.skip("needs root, to become another user")
         for name in ("stdout", "stderr"):
             (self.folder / name).touch()
             (self.folder / name).chmod(0o666)  # an engine gives these to the container's user
@@ -90,6 +104,10 @@ class Sandbox:
             return self.http.get(self.inside + path, timeout=5, verify=False).status_code
         except requests.ConnectionError:
             return 0
+
+    def started(self) -> bool:
+        """Whether its first process is there."""
+        return bool(psutil.Process(self.process.pid).children())
 
     def first(self) -> psutil.Process:
         """The process that has PID 1 in there."""
@@ -137,7 +155,9 @@ def sandbox(folder: Path, store: Path, *arguments: str) -> Iterator[Sandbox]:
 def make_certificate(folder: Path) -> None:
     """A certificate for 127.0.0.1 that signs itself."""
     folder.mkdir(exist_ok=True)
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {folder}/tls.key -out {folder}/tls.crt"
+    command = installed("openssl", "openssl") + " req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    command += (
+        f" -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {folder}/tls.key -out {folder}/tls.crt"
+    )
     subprocess.run(command.split(), check=True, capture_output=True)
     os.chmod(folder / "tls.key", 0o644)  # for the container's user

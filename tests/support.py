@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import socket
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -43,6 +45,15 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
     bundle = BundleConfig("test_efficientnet", preprocessing, config, SearchOptions(beam_size=3, max_length=8))
     save_bundle(folder, bundle, weights, vocabulary)
     return folder
+
+
+def installed(program: str, package: str) -> str:
+    """The path of a program that Debian has in a package; without it a test is skipped, but in CI it fails."""
+    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
+        missing = f"needs {program}: apt-get install {package}"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return path
 
 
 def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0.02) -> None:

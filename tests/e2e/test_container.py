@@ -1,5 +1,6 @@
 """The production settings for real, as in the image: what is refused, what is written, how it starts and ends."""
 
+import re
 import socket
 import ssl
 import subprocess
@@ -198,6 +199,17 @@ def new_certificate_serves(container: Sandbox) -> bool:
         return False
 
 
+def test_the_pages_command(container):
+    """docs/production.md's, with the sandbox's address."""
+    [command] = re.findall(r"^curl .+$", (ROOT / "docs" / "production.md").read_text(), re.MULTILINE)
+    command = command.replace("tls/tls.crt", str(container.tls / "tls.crt")).replace(
+        "127.0.0.1:8443", container.address
+    )
+    command = f"CAPTIONER_TOKEN='{TOKEN}'; {command}"
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert '"caption"' in done.stdout, done.stderr
+
+
 # What somebody meets who is inside already
 
 
@@ -323,6 +335,15 @@ def test_a_dead_jvm_ends_the_container(tmp_path, store):
         jvm.kill()
         assert container.process.wait(60) == 1
         assert container.said().splitlines()[-1] == "TorchServe has died."
+
+
+def test_sigterm_while_it_starts(tmp_path, store):
+    container = Sandbox(tmp_path, store)
+    container.start()
+    eventually(lambda: container.started() and container.processes("ModelServer"))
+    container.terminate()
+    assert container.process.wait(60) == 0
+    assert container.said().endswith("Stopped; every request was answered.\n")
 
 
 def test_a_certificate_without_its_key(tmp_path, store):

@@ -8,7 +8,7 @@ from deploy.container import serve
 from deploy.gateway import Gateway
 from deploy.server import ServerError
 from sandbox import TOKEN, make_certificate
-from support import ROOT, private_server
+from support import ROOT, installed, private_server
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def test_files_that_are_not_there(build, tmp_path):
 
 
 def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path):
+    installed("nginx", "nginx-light")
     make_certificate(tmp_path / "tls")
     for tokens, tls in ((TOKEN, tmp_path / "tls"), (None, None)):
         gateway = build(tokens, tls)
@@ -71,6 +72,7 @@ def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path):
 
 
 def test_what_nginx_says_is_told(build, tmp_path):
+    installed("nginx", "nginx-light")
     (tmp_path / "tls").mkdir()
     for name in ("tls.crt", "tls.key"):
         (tmp_path / "tls" / name).write_text("no certificate")

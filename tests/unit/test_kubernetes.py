@@ -15,7 +15,7 @@ import yaml
 
 from deploy.gateway import ANSWER_SECONDS
 from sandbox import USER
-from support import ROOT
+from support import ROOT, installed
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ["1.30", "1.37"]
@@ -25,7 +25,9 @@ NAME = {"app.kubernetes.io/name": "captioner"}
 
 def rendered(folder: Path) -> dict[str, dict]:
     """What `kubectl apply -k` would send, by kind and name."""
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [installed("kubectl", "kubectl"), "kustomize", folder], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return {f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(done.stdout)}
 
