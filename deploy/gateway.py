@@ -37,7 +37,7 @@ class Gateway:
 
     def __init__(self, server: Server, folder: Path, listen: str, inside: str, tls: Path | None, tokens: Path | None):
         self.server, self.folder, self.listen, self.inside = server, folder.resolve(), listen, inside
-        self.tls, self.tokens = tls, tokens
+        self.tls, self.tokens = tls and tls.absolute(), tokens  # not resolved: Kubernetes changes where links lead
         self.config = self.folder / "nginx.conf"
         self.process: subprocess.Popen | None = None
         if tokens:

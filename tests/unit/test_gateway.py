@@ -1,6 +1,7 @@
 """The gateway's configuration: what it is made of, what nginx takes, what is refused with one sentence."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -56,10 +57,11 @@ def test_files_that_are_not_there(build, tmp_path):
         build(tls=tmp_path / "nowhere")
 
 
-def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path):
+def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path, monkeypatch):
     installed("nginx", "nginx-light")
     make_certificate(tmp_path / "tls")
-    for tokens, tls in ((TOKEN, tmp_path / "tls"), (None, None)):
+    monkeypatch.chdir(tmp_path)
+    for tokens, tls in ((TOKEN, Path("tls")), (None, None)):
         gateway = build(tokens, tls)
         gateway.folder.mkdir(exist_ok=True)
         gateway.write()

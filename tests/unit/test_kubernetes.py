@@ -155,6 +155,26 @@ def test_pods_are_added_by_the_seconds_that_requests_wait(production):
     }  # that TorchServe has these, test_container.py asks it
 
 
+def test_the_seconds_are_those_of_one_request(tmp_path):
+    """promtool's word: ten requests that waited five seconds together in each quarter of a minute."""
+    [rule] = yaml.safe_load((FOLDER / "autoscaling" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    pod = 'namespace="captioner",pod="captioner-1"'
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "namespace,pod").replace("<<.LabelMatchers>>", pod)
+    series = {"ts_queue_latency_microseconds": "0+5000000x40", "ts_inference_requests_total": "0+10x40"}
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": f"{name}{{{pod}}}", "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {"expr": query, "eval_time": "8m", "exp_samples": [{"labels": f"{{{pod}}}", "value": 0.5}]},
+            {"expr": query, "eval_time": "1h", "exp_samples": []},  # nothing is asked of a pod that is gone
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    command = [installed("promtool", "prometheus"), "test", "rules", tmp_path / "test.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_gpu_is_asked_for(own):
     [container] = pod(rendered(own))["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
