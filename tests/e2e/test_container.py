@@ -113,6 +113,28 @@ def test_a_body_beyond_the_limit(container):
     assert answer.json() == {"code": 413, "type": "TooLarge", "message": "A request may have 41943040 bytes."}
 
 
+def test_more_large_bodies_than_there_is_room_for(container):
+    """What would fill the JVM's memory is refused; the JVM lives, and small pictures have their room all the while."""
+    statuses: list[int] = []
+    large = b"\xff\xd8" + bytes(39_000_000)
+
+    def ask() -> None:
+        answer = container.http.post(f"{container.url}/predictions/captioner", data=large, timeout=120)
+        statuses.append(answer.status_code)
+        assert answer.status_code != 503 or answer.headers["Retry-After"] == "1"
+
+    jvm = container.processes("ModelServer")
+    threads = [threading.Thread(target=ask) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert caption(container).status_code == 200
+    assert len(statuses) == len(threads)
+    assert set(statuses) <= {413, 503}
+    assert 413 in statuses
+    assert container.processes("ModelServer") == jvm
+
+
 def test_an_answer_holds_nothing_of_the_clients_in_its_headers(container):
     names = [
         "X-Request-Id",
@@ -138,6 +160,7 @@ def test_a_client_cannot_pass_for_torchserves_own_calls(container):
     assert set(answer.json()) == {"caption", "captions", "model", "request_id"}
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_tls_and_nothing_older_than_1_2(container):
     host, port = container.address.split(":")
     context = ssl.create_default_context(cafile=container.tls / "tls.crt")
