@@ -352,8 +352,12 @@ def ask_while_ready(container: Sandbox, statuses: list[int]) -> None:
         statuses.append(caption(container).status_code)
 
 
-def test_a_dead_jvm_ends_the_container(tmp_path, store):
-    with sandbox(tmp_path, store) as container:
+def test_behind_anothers_tls_and_a_dead_jvm_ends_it(tmp_path, store):
+    """As KServe runs it, with plain HTTP and tokens; and what happens when TorchServe is killed."""
+    with sandbox(tmp_path, store, "--tls", "off") as container:
+        container.url = container.url.replace("https", "http")
+        assert caption(container).status_code == 200
+        assert caption(container, headers=bearer("wrong")).status_code == 401
         [jvm] = container.processes("ModelServer")
         jvm.kill()
         assert container.process.wait(60) == 1
