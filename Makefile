@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench versus tune bulk demo test lint clean
+.PHONY: help serve stop archive data train validate eval compare score bench versus tune bulk demo test lint sbom audit clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -65,6 +65,12 @@ test: .venv/test.stamp ## run all tests
 lint: .venv/test.stamp ## check style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+sbom: .venv/audit.stamp ## write sbom.json, CycloneDX's bill of what is installed in .venv
+	@$(BIN)/cyclonedx-py environment --no-validate --pyproject pyproject.toml --output-reproducible -o sbom.json $(BIN)/python
+
+audit: .venv/audit.stamp ## ask OSV whether a pinned version is known to be vulnerable; 3 where it can't be asked
+	@$(BIN)/python -m deploy.audit $(ARGS)
+
 .venv/%.stamp: requirements/%.txt requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "captioner needs Python 3.11 or newer; name one with make PYTHON=…")'
 	@echo "Installing requirements/$*.txt (a few minutes the first time: PyTorch is several GB)"
@@ -74,7 +80,7 @@ lint: .venv/test.stamp ## check style and format
 
 .venv/bulk.stamp: requirements/serve.txt
 .venv/train.stamp: requirements/serve.txt requirements/eval.txt
-.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt requirements/bulk.txt
+.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt requirements/bulk.txt requirements/audit.txt
 
 clean: stop ## remove what was made: environment, archive, logs
 	rm -rf .venv model_store logs

@@ -20,8 +20,10 @@ def free_ports(count: int) -> list[int]:
     return free
 
 
-def private_server(folder: Path, store: Path, root: Path = ROOT, **properties: str) -> Server:
-    """The project's own configuration with private ports, logs and archive, and what else of it is changed."""
+def private_server(
+    folder: Path, store: Path, root: Path = ROOT, template: Path = ROOT / "config.properties", **properties: str
+) -> Server:
+    """A configuration of the project's with private ports, logs and archive, and what else of it is changed."""
     inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
     changed = {
         "inference_address": f"http://127.0.0.1:{inference}",
@@ -31,9 +33,7 @@ def private_server(folder: Path, store: Path, root: Path = ROOT, **properties: s
         "grpc_management_port": grpc_management,
         "model_store": store,
     } | properties
-    kept = [
-        line for line in (ROOT / "config.properties").read_text().splitlines() if line.split("=", 1)[0] not in changed
-    ]
+    kept = [line for line in template.read_text().splitlines() if line.split("=", 1)[0] not in changed]
     config = folder / "config.properties"
     config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
     return Server(config, root, folder / "logs")

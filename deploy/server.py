@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,15 +55,17 @@ class Server:
         config: TorchServe's properties; its ports, `model_store` and `load_models` are read from there.
         root: the folder TorchServe runs in; `model_store` may be relative to it.
         logs: where it logs.
+        log_config: log4j2's configuration; with one, what TorchServe prints goes where this process's output goes.
 
     Raises:
         ServerError: there is no such configuration.
     """
 
-    def __init__(self, config: Path, root: Path, logs: Path):
+    def __init__(self, config: Path, root: Path, logs: Path, log_config: Path | None = None):
         if not config.is_file():
             raise ServerError(f"{config} is missing: it has to hold TorchServe's properties.")
         self.config, self.root, self.logs = config.resolve(), root.resolve(), logs.resolve()
+        self.log_config = log_config
         self.properties = DEFAULTS | load_properties(str(config))
         store = self.root / self.properties["model_store"]
         self.archives = [store / name.strip() for name in self.properties["load_models"].split(",")]
@@ -139,10 +141,18 @@ class Server:
         torchserve = Path(sys.executable).parent / "torchserve"
         command = [torchserve, "--start", "--ncs", "--model-store", self.archive.parent, "--models"]
         command += [archive.name for archive in self.archives]
+        if self.log_config:
+            command += ["--log-config", self.log_config]
         # What TorchServe prints has to go to a file: it would hold the caller's terminal or pipe open for ever.
-        with (self.logs / "console.log").open("w") as console:
+        with nullcontext() if self.log_config else (self.logs / "console.log").open("w") as console:
             subprocess.run(
-                command, cwd=self.root, env=environment, stdout=console, stderr=console, stdin=subprocess.DEVNULL
+                command,
+                cwd=self.root,
+                env=environment,
+                stdout=console,
+                stderr=console,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the caller, which stops it in good order
             )
         try:
             self._wait()
@@ -184,6 +194,10 @@ class Server:
             except psutil.Error:  # ended meanwhile, or another user's
                 continue
         return found
+
+    def running(self) -> bool:
+        """Whether the JVM runs, which is TorchServe itself."""
+        return any(is_jvm(process) for process in self.processes())
 
     def ready(self) -> bool:
         """Whether a worker of each version is READY: the management API's word, as `/ping` answers long before."""
@@ -273,7 +287,7 @@ class Server:
         """
         server_log, deadline = self.logs / "ts_log.log", time.monotonic() + START_SECONDS
         while not self.ready():
-            if not any(is_jvm(process) for process in self.processes()):
+            if not self.running():
                 raise ServerError(f"TorchServe did not come up.\n{self.last_lines()}")
             # A worker that can't load is started again and again, and requests would hang meanwhile.
             if server_log.exists() and "Backend worker process died" in server_log.read_text(errors="replace"):

@@ -14,7 +14,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from support import PHOTOS, ROOT, private_server, write_tiny_bundle
+from deploy.private import private_server
+from support import PHOTOS, ROOT, write_tiny_bundle
 from training.archive import build_archive
 
 CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", "photographer.jpg"))

@@ -14,8 +14,9 @@ import pytest
 import requests
 
 from deploy.java import find_java, java_version
+from deploy.private import private_server
 from deploy.server import Server, ServerError
-from support import ROOT, eventually, private_server, write_tiny_bundle
+from support import ROOT, eventually, write_tiny_bundle
 from training.archive import build_archive
 
 
