@@ -6,8 +6,9 @@ import secrets
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import torch
 from PIL import Image
@@ -29,6 +30,7 @@ from handler.threads import in_threads
 logger = logging.getLogger(__name__)
 
 FIGURE = 480  # pixels, the longer side of the picture that a figure is drawn from
+LARGE = 4_000_000  # pixels; of such pictures one at a time is decoded: 50 megapixels take 350 MB meanwhile
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class Endpoint:
     def __init__(self, captioner: Captioner, model: dict[str, str], settings: Settings = Settings()):
         self.captioner, self.model, self.settings = captioner, model, settings
         self.cache = ResultCache(settings.cache_entries)
+        self._one_at_a_time = Lock()
         card, defaults = captioner.config.card, captioner.config.decoding
         self.page = render_page(model, card, defaults, settings.limits)
         self.captions = Asking(defaults, settings.limits)
@@ -224,7 +227,7 @@ class Endpoint:
     def _decode(self, work: Work) -> None:
         """A picture's pixels, as the encoder takes them; other pictures' are decoded in other threads meanwhile."""
         preprocessing = self.captioner.config.preprocessing
-        with self._preparing(work):
+        with self._one_at_a_time if work.size > LARGE else nullcontext(), self._preparing(work):
             opened, work.picture = work.picture, None
             explain = work.item.explain
             image = upright_rgb(opened, max(preprocessing.enough, FIGURE) if explain else preprocessing.enough)
