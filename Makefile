@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench versus tune bulk demo test lint sbom audit clean
+.PHONY: help serve stop archive data train validate eval compare score bench versus tune stages bulk demo test lint sbom audit clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -54,6 +54,9 @@ versus: .venv/serve.stamp .venv/eval.stamp ## serve MODEL in several ways side b
 
 tune: .venv/serve.stamp .venv/eval.stamp ## find this machine's best workers, threads, batch and delay for MODEL
 	@$(BIN)/python -m deploy.benchmark --tune --name tune --model "$(MODEL)" $(OPTIONS) $(ARGS)
+
+stages: .venv/serve.stamp .venv/eval.stamp ## where a picture's time goes in one process, beside its limits
+	@$(BIN)/python -m deploy.benchmark.stages --model "$(MODEL)" $(ARGS)
 
 bulk: .venv/bulk.stamp ## caption all of PICTURES into Parquet in OUTPUT; the same again goes on where it stopped; OPTIONS, ARGS
 	@: $(if $(PICTURES),,$(error name a folder, or Parquet files: PICTURES=…)) $(if $(OUTPUT),,$(error name a folder: OUTPUT=…))

@@ -1,4 +1,4 @@
-"""Servers of several variants, measured side by side for real."""
+"""Servers of several variants, measured side by side for real; and the stages in one process."""
 
 import json
 import subprocess
@@ -23,3 +23,22 @@ def test_the_baseline_and_the_default_side_by_side(tmp_path):
         assert [loads[0]["answered"] > 0 for loads in variant["loads"].values()] == [True, True]
     assert content["variants"][1]["loads"]["4"][0]["stages_ms"].keys() == {"decode", "encode", "search"}
     assert done.stdout == (tmp_path / "results" / "variants.md").read_text()
+
+
+def test_where_a_pictures_time_goes(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    command = [
+        sys.executable, "-m", "deploy.benchmark.stages", "--model", bundle, "--backend", "eager",
+        "--batches", "1", "2", "--beams", "1", "3", "--threads", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    head, _, *table = done.stdout.splitlines()
+    assert head == "eager, fast, 1 threads"
+    stages = [line.split(" | ")[0].strip("| ") for line in table[2:]]
+    pairs = [(beam, batch) for batch in (1, 2) for beam in (1, 3)]
+    assert stages == [
+        "the picture's file, pixels alone", "decoded, upright, resized", "encoder, batch 1", "encoder, batch 2",
+        *(f"search, beam {beam}, batch {batch}" for beam, batch in pairs),
+        *(f"all together, beam {beam}, batch {batch}" for beam, batch in pairs),
+    ]  # fmt: skip

@@ -3,10 +3,12 @@
 import zipfile
 
 import pytest
+import torch
 import yaml
 
 from deploy.benchmark.__main__ import recommended
 from deploy.benchmark.measure import Measured, table
+from deploy.benchmark.stages import count_operations
 from deploy.benchmark.variants import BASELINE, VARIANTS, Variant, grid, repack
 from eval.load import Load
 from handler.threads import cores, in_threads
@@ -73,3 +75,9 @@ def test_threads_keep_the_order_and_the_first_error(monkeypatch):
     assert in_threads(lambda n: n * n, range(20)) == [n * n for n in range(20)]
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda n: 1 // (n - 4), range(20))
+
+
+def test_an_encoders_work():
+    """A convolution of 3 → 8 channels, 3 × 3, with stride 2 on 64 × 64 takes 2 · 27 · 8 · 32² = 442,368 operations."""
+    counted = count_operations(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.zeros(1, 3, 64, 64))
+    assert counted == 442_368
