@@ -230,7 +230,7 @@ class Endpoint:
         with self._one_at_a_time if work.size > LARGE else nullcontext(), self._preparing(work):
             opened, work.picture = work.picture, None
             explain = work.item.explain
-            image = upright_rgb(opened, max(preprocessing.enough, FIGURE) if explain else preprocessing.enough)
+            image = upright_rgb(opened, preprocessing.enough)  # what is explained is what would be captioned
             if lies(opened):
                 work.shape = work.shape[::-1]
             work.pixels = preprocessing.resize(image)

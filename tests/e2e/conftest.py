@@ -1,9 +1,12 @@
 """Real TorchServes with the project's archive, on private ports, in private folders, always stopped."""
 
+import zipfile
+
 import grpc
 import pytest
 
 from eval.protos import inference_protos
+from handler.captioner import Captioner
 from support import ROOT, running, write_tiny_bundle
 
 
@@ -12,6 +15,14 @@ def server(tmp_path_factory):
     """The shipped model, as it is shipped."""
     with running(tmp_path_factory.mktemp("server"), ROOT / "pretrained") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def served(server, tmp_path_factory) -> Captioner:
+    """What that server's worker runs, in this process."""
+    with zipfile.ZipFile(server.archive) as archive:
+        archive.extractall(folder := tmp_path_factory.mktemp("archive"))
+    return Captioner.load(folder / "model", backend="auto", precision="fast")
 
 
 @pytest.fixture(scope="module")

@@ -25,19 +25,19 @@ def ask(endpoint, **arguments):
     return requests.post(endpoint, timeout=60, **arguments)
 
 
-def test_a_raw_body(endpoint, pretrained):
+def test_a_raw_body(endpoint, served):
     answer = ask(endpoint, data=IMAGE)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
     assert body.keys() == {"caption", "captions", "model", "request_id"}
-    [[expected]] = pretrained.caption([IMAGE])
+    [[expected]] = served.caption([IMAGE])
     assert body["caption"] == expected.caption
     [found] = body["captions"]
     assert found["tokens"] == expected.tokens
     assert found["score"] == pytest.approx(expected.score, abs=1e-4)
     assert found["token_logprobs"] == pytest.approx(expected.token_logprobs, abs=1e-3)
-    assert body["model"] == {"name": "captioner", "version": "1.0", "digest": pretrained.config.digest}
+    assert body["model"] == {"name": "captioner", "version": "1.0", "digest": served.config.digest}
     assert body["request_id"] == answer.headers["x-request-id"]
 
 
@@ -48,11 +48,11 @@ def test_curls_put_and_a_typed_body(endpoint):
     assert typed.json()["caption"] == expected
 
 
-def test_a_form_with_options(endpoint, pretrained):
+def test_a_form_with_options(endpoint, served):
     fields = {"beam_size": "4", "num_captions": "3", "max_length": "8", "attention": "true"}
     body = ask(endpoint, files={"image": ("x.jpg", IMAGE)}, data=fields).json()
     options = SearchOptions(beam_size=4, num_captions=3, max_length=8)
-    [expected] = pretrained.caption([IMAGE], options)
+    [expected] = served.caption([IMAGE], options)
     assert [found["caption"] for found in body["captions"]] == [caption.caption for caption in expected]
     for found in body["captions"]:
         assert len(found["attention"]) == len(found["tokens"])
@@ -113,10 +113,10 @@ def test_pictures_made_to_exhaust_a_worker(endpoint):
         assert answer.elapsed.total_seconds() < 10
 
 
-def test_a_broken_picture_harms_no_neighbour(endpoint, pretrained):
+def test_a_broken_picture_harms_no_neighbour(endpoint, served):
     """Sent at once, so that TorchServe batches them: each gets what it would have got alone."""
     bodies = [photo.read_bytes() for photo in PHOTOS]
-    expected = [captions[0].caption for captions in pretrained.caption(bodies)]
+    expected = [captions[0].caption for captions in served.caption(bodies)]
     requests_at_once = []
     for body, caption in zip(bodies, expected, strict=True):
         requests_at_once += [(body, 200, caption), (body[:500], 422, None), (b"x", 422, None)]
@@ -158,10 +158,10 @@ def test_grpc_errors_are_in_the_body(grpc_client):
     assert (body["code"], body["type"]) == (422, "InvalidImage")
 
 
-def test_the_model_card(server, pretrained):
+def test_the_model_card(server, served):
     url = f"{server.management}/models/captioner?customized=true"
     [described] = requests.get(url, timeout=30).json()
     card = described["customizedMetadata"]
     card = json.loads(card) if isinstance(card, str) else card
-    assert card["model"]["digest"] == pretrained.config.digest
+    assert card["model"]["digest"] == served.config.digest
     assert {"data", "terms", "limits", "scores", "training"} <= card["card"].keys()

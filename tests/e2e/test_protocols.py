@@ -102,12 +102,12 @@ def test_all_ways_give_the_same_caption_and_score(server, endpoint, rest, grpc, 
         Draft202012Validator(schema | {"components": document["components"]}).validate(answer)
 
 
-def test_eight_pictures_of_which_three_are_bad(endpoint, grpc_client, pretrained):
+def test_eight_pictures_of_which_three_are_bad(endpoint, grpc_client, served):
     """In one request, over REST and gRPC: five captions in their order, three errors that say what is wrong."""
     stream = BytesIO()
     Image.new("1", (10_000, 6_000)).save(stream, "PNG")
     good = PICTURES[:5]
-    expected = [captions[0].caption for captions in pretrained.caption(good)]
+    expected = [captions[0].caption for captions in served.caption(good)]
     pictures = [good[0], b"no picture", good[1], good[2], stream.getvalue(), good[3], good[4][:900], good[4]]
     body = {"images": [base64.b64encode(picture).decode() for picture in pictures]}
     over_rest = requests.post(endpoint, json=body, timeout=60)
@@ -130,7 +130,7 @@ def random_options(source: random.Random) -> dict:
     return options | {"beam_size": source.randint(3, 10), "length_penalty": round(source.uniform(0, 1.5), 2)}
 
 
-def test_two_hundred_at_once_give_to_the_token_what_each_gives_alone(rest, grpc, pretrained):
+def test_two_hundred_at_once_give_to_the_token_what_each_gives_alone(rest, grpc, served):
     source = random.Random(4)
     asked = [
         (source.choice(PICTURES), random_options(source), source.choice(["rest", "grpc", "stream"])) for _ in range(200)
@@ -147,7 +147,7 @@ def test_two_hundred_at_once_give_to_the_token_what_each_gives_alone(rest, grpc,
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, asked))
     for (picture, options, _), answer in zip(asked, answers, strict=True):
-        [alone] = pretrained.caption([picture], SearchOptions(**options))
+        [alone] = served.caption([picture], SearchOptions(**options))
         assert [c["tokens"] for c in answer["captions"]] == [c.tokens for c in alone], options
 
 

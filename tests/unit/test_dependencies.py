@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import distributions
 
 import pytest
+from packaging.requirements import Requirement
 
 from deploy.audit import PINNED, audit
 from deploy.private import free_ports
@@ -71,7 +72,7 @@ def test_all_that_the_requirements_bring_is_pinned():
     pins = {normal(line.partition("==")[0]) for line in lines if line and not line.startswith("#")}
     assert all("==" in line for line in lines if line and not line.startswith("#"))
     needs = {
-        normal(one.name): [requirement for requirement in one.requires or [] if "extra ==" not in requirement]
+        normal(one.name): {normal(need.name) for need in map(Requirement, one.requires or []) if wanted(need)}
         for one in distributions()
     }
     todo = {
@@ -84,9 +85,12 @@ def test_all_that_the_requirements_bring_is_pinned():
     while todo:
         seen.add(name := todo.pop())
         assert name in pins or name in ("pip", "setuptools", "wheel"), name
-        todo |= {
-            other for need in needs.get(name, []) if (other := normal(re.match(r"[\w.-]+", need)[0])) in needs
-        } - seen
+        todo |= (needs.get(name, set()) & needs.keys()) - seen
+
+
+def wanted(need: Requirement) -> bool:
+    """Whether it is needed here: by this Python, on this system, without an extra."""
+    return need.marker is None or need.marker.evaluate({"extra": ""})
 
 
 def normal(name: str) -> str:

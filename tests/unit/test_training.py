@@ -41,7 +41,7 @@ def whole(tmp_path_factory):
 def start_until(arguments, ready):
     """Starts a training and waits until `ready()`."""
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not ready():
         assert process.poll() is None, "the run ended before it could be stopped: " + process.stderr.read()
         assert time.monotonic() < deadline
