@@ -1,5 +1,8 @@
 """OpenVINO, for CPUs: the encoder as one graph, its weights laid out for the processor.
 
+Pictures are encoded one after another, each by all threads: that is as fast as any batch, takes the least memory, and
+gives a picture the same grid, to the bit, whatever is beside it.
+
 An encoder has to be converted first, which takes some seconds, timm and twice the memory: packing an archive does it,
 and what it wrote lies beside the bundle. Where nothing lies there it is done at the start.
 """
@@ -12,7 +15,6 @@ from types import ModuleType
 import torch
 
 from handler.backends.base import Encode, Source
-from handler.backends.buckets import by_buckets
 from handler.bundle import WEIGHTS
 
 FOLDER = "openvino"
@@ -42,10 +44,13 @@ def build(source: Source) -> tuple[Encode, int]:
     request = compiled.create_infer_request()
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        [grid] = request.infer([pixels.contiguous().numpy()], share_inputs=True).values()
-        return torch.from_numpy(grid)
+        grids = []
+        for picture in pixels.contiguous().numpy():
+            [grid] = request.infer([picture[None]], share_inputs=True).values()
+            grids.append(torch.from_numpy(grid))
+        return torch.cat(grids)
 
-    return by_buckets(encode), compiled.output(0).get_partial_shape()[2].get_length()
+    return encode, compiled.output(0).shape[2]
 
 
 def converted(source: Source) -> Path:
@@ -54,7 +59,7 @@ def converted(source: Source) -> Path:
 
 
 def convert(source: Source):
-    """The encoder as OpenVINO's model, of batches of any size.
+    """The encoder as OpenVINO's model, of one picture.
 
     The same bundle gives the same model, to the byte: names that count what was made before are replaced.
     """
@@ -64,8 +69,8 @@ def convert(source: Source):
         warnings.simplefilter("ignore")  # that tracing is old; what replaces it is slower and takes one size alone
         model = openvino.convert_model(
             source.encoder(),
-            example_input=torch.zeros(2, 3, size, size, dtype=torch.uint8),
-            input=[openvino.PartialShape([-1, 3, size, size])],
+            example_input=torch.zeros(1, 3, size, size, dtype=torch.uint8),
+            input=[openvino.PartialShape([1, 3, size, size])],
         )
     model.set_friendly_name("encoder")
     for number, operation in enumerate(model.get_ordered_ops()):
