@@ -24,8 +24,8 @@ class Call(NamedTuple):
 
     @property
     def http(self) -> bool:
-        """Whether it came over HTTP and not gRPC."""
-        return "host" in self.headers or self.explains
+        """Whether it came over HTTP and not gRPC: that has no headers, and of HTTP/1.0's `Host` may be missing."""
+        return bool(self.headers)
 
     @property
     def explains(self) -> bool:
