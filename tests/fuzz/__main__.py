@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (corpus / name).write_bytes(data)
     options = [
         f"-max_total_time={round(args.minutes * 60)}", f"-runs={args.runs}", f"-seed={args.seed}",
-        f"-artifact_prefix={found}/", f"-max_len={MAX_BYTES}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
+        f"-artifact_prefix={found}/", f"-max_len={MAX_BYTES}", "-timeout=60",
+        "-rss_limit_mb=2048", "-print_final_stats=1",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], str(corpus), *options], target)
     atheris.Fuzz()

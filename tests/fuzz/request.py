@@ -10,14 +10,35 @@ from handler.options import FLAGS, RANGES
 from handler.request import Asking, Limits, parse_request
 from handler.search import SearchOptions
 
+from ..hostile.asks import as_torchserve_reads
+
 LIMITS = Limits(max_bytes=1000, max_images=8)
 ASKED = [Asking(SearchOptions(), LIMITS), Asking(SearchOptions(), LIMITS, ("attention", "gradient"))]
-TYPES = ["application/json", "Application/JSON; charset=x", "multipart/form-data; boundary=x", "image/png", "text/plain", ""]
+TYPES = [
+    "application/json",
+    "Application/JSON; charset=x",
+    "multipart/form-data; boundary=x",
+    "image/png",
+    "text/plain",
+    "",
+]
 NAMES = [
     "image", "images", "instances", "inputs", "outputs", "parameters", "body", "data", "b64", "id", "stream", "method",
     "overlay", "name", "shape", "datatype", *RANGES, *FLAGS,
 ]  # fmt: skip
-TEXTS = ["true", "false", "BYTES", "caption", "response", "attention", "aGk=", "data:image/png;base64,aGk=", "1", "0.5", ""]
+TEXTS = [
+    "true",
+    "false",
+    "BYTES",
+    "caption",
+    "response",
+    "attention",
+    "aGk=",
+    "data:image/png;base64,aGk=",
+    "1",
+    "0.5",
+    "",
+]
 
 
 def target(data: bytes) -> None:
@@ -47,18 +68,6 @@ def target(data: bytes) -> None:
     json.dumps(answer).encode()
 
 
-def as_torchserve_reads(body: bytearray, content_type: str) -> object:
-    """What its worker makes of a body by the content type; see `otf_message_handler.py`."""
-    try:
-        if content_type == "application/json":
-            return json.loads(body.decode())
-        if content_type.startswith("text"):
-            return body.decode()
-    except Exception:
-        return body
-    return body
-
-
 def name(source: FuzzedDataProvider) -> str:
     """A field's: mostly one that means something."""
     known = source.ConsumeIntInRange(0, 9)
@@ -67,7 +76,11 @@ def name(source: FuzzedDataProvider) -> str:
 
 def text(source: FuzzedDataProvider) -> str:
     """One that means something, or any, lone surrogates among them."""
-    return source.PickValueInList(TEXTS) if source.ConsumeBool() else source.ConsumeUnicode(source.ConsumeIntInRange(0, 60))
+    return (
+        source.PickValueInList(TEXTS)
+        if source.ConsumeBool()
+        else source.ConsumeUnicode(source.ConsumeIntInRange(0, 60))
+    )
 
 
 def field(source: FuzzedDataProvider) -> object:

@@ -14,6 +14,4 @@ def seeds(target: str) -> dict[str, bytes]:
         bodies = {str(ask): ask.make() for ask in ASKS}
         # What is picked comes from an input's end: the content type, what is asked for, and that it is a body.
         made = {name: body + b"\0\0\0" for name, body in bodies.items() if isinstance(body, bytes)}
-    return {
-        f"seed-{number:03}": data for number, data in enumerate(made.values()) if 0 < len(data) <= MAX_BYTES
-    }
+    return {f"seed-{number:03}": data for number, data in enumerate(made.values()) if 0 < len(data) <= MAX_BYTES}

@@ -30,6 +30,16 @@ def asks(kind: str, answer: str, made: Mapping[str, Callable], *more: str) -> li
     return [Ask(kind, name, make, frozenset({answer}), *more) for name, make in made.items()]
 
 
+def as_torchserve_reads(body: bytes, content_type: str) -> object:
+    """What its worker makes of a body by the content type; see `otf_message_handler.py`."""
+    try:
+        if content_type == "application/json":
+            return json.loads(body.decode())
+        return body.decode() if content_type.startswith("text") else bytearray(body)
+    except Exception:
+        return bytearray(body)
+
+
 JSON = [
     *asks("JSON", "MalformedJSON", {
         "100,000 lists deep": lambda: b"[" * 100_000 + b"]" * 100_000,

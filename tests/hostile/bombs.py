@@ -7,8 +7,21 @@ from PIL import Image
 
 from .case import EITHER, cases
 from .parts import (
-    before_image, bits_of_webp, bmp, chunk, deflated_zeros, encoded, exif, ifd, noise, of, png, segment, webp,
-    with_chunks, with_segments,
+    before_image,
+    bits_of_webp,
+    bmp,
+    chunk,
+    deflated_zeros,
+    encoded,
+    exif,
+    ifd,
+    noise,
+    of,
+    png,
+    segment,
+    webp,
+    with_chunks,
+    with_segments,
 )  # fmt: skip
 
 MILLIONS = 5_000_000

@@ -8,7 +8,18 @@ from PIL import Image, ImageCms
 
 from .case import CAPTION, cases
 from .parts import (
-    before_image, bmp, chunk, encoded, exif, ifd, noise, of, png, segment, with_chunks, with_segments,
+    before_image,
+    bmp,
+    chunk,
+    encoded,
+    exif,
+    ifd,
+    noise,
+    of,
+    png,
+    segment,
+    with_chunks,
+    with_segments,
 )  # fmt: skip
 
 
@@ -41,7 +52,9 @@ def transparent() -> bytes:
     return encoded(noise().quantize(16), "PNG", transparency=bytes(range(16)))
 
 
-FINE = cases("fine", CAPTION, {f"small {fmt}": lambda fmt=fmt: of(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP")})
+FINE = cases(
+    "fine", CAPTION, {f"small {fmt}": lambda fmt=fmt: of(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP")}
+)
 FINE += cases(
     "fine",
     CAPTION,

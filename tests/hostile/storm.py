@@ -83,7 +83,9 @@ def storm(server: Server, good: bytes, over_grpc: Sequence[Case | Ask] = (), cas
 
         def ask_grpc(case) -> tuple[int, bytes]:
             made = case.make()
-            fields = {name: bytes(value) for name, value in (made if isinstance(made, dict) else {"body": made}).items()}
+            fields = {
+                name: bytes(value) for name, value in (made if isinstance(made, dict) else {"body": made}).items()
+            }
             message = messages.PredictionsRequest(model_name="captioner", input=fields)
             answer = stub.Predictions(message, timeout=TIMEOUT).prediction
             return json.loads(answer).get("code", 200), answer
