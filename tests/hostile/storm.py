@@ -93,7 +93,11 @@ def storm(server: Server, good: bytes, over_grpc: Sequence[Case | Ask] = (), cas
         for case, ask in [*((case, ask_rest) for case in cases), *((case, ask_grpc) for case in over_grpc)]:
             neighbour = beside.submit(_caption, server.inference, good)
             began = time.perf_counter()
-            code, body = ask(case)
+            try:
+                code, body = ask(case)
+            except (requests.RequestException, grpc.RpcError) as error:  # no answer, or none in time
+                error.add_note(f"It was sent: {case}.")
+                raise
             seconds = time.perf_counter() - began
             leaks = any(trace in body for trace in TRACES)
             found.came.append(Came(case, code, _outcome(code, body), seconds, leaks, neighbour.result()))

@@ -22,6 +22,7 @@ from support import ROOT
 # The longest and largest are fine pictures of 49 megapixels, with 2 seconds and 330 MB on this repository's machine.
 SECONDS = 6  # of the processor's time, for a request with one picture
 MEMORY = 500  # MB more than before
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, by the thousand
 FOUND = sorted((ROOT / "tests" / "fuzz" / "found").glob("*/*"))
 
 
