@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench versus tune stages bulk demo test lint sbom audit clean
+.PHONY: help serve stop archive data train validate eval compare score bench versus tune stages bulk demo soak test hostile fuzz lint sbom audit clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -64,6 +64,13 @@ bulk: .venv/bulk.stamp ## caption all of PICTURES into Parquet in OUTPUT; the sa
 
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+hostile: .venv/test.stamp ## send a server of its own all that is hostile, and print what came of it
+	@$(BIN)/python -m tests.hostile
+
+fuzz: .venv/test.stamp ## feed TARGET (image, request) with ever new inputs: ARGS="--minutes 10"
+	@: $(if $(TARGET),,$(error name what to fuzz: TARGET=image or TARGET=request))
+	@$(BIN)/python -m tests.fuzz "$(TARGET)" $(ARGS)
 
 lint: .venv/test.stamp ## check style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -245,7 +245,7 @@ class Endpoint:
         try:
             yield
         except RequestError as error:
-            work.result = error
+            work.result = type(error)(error.message)  # its traceback would keep what was decoded in memory
         except Exception:
             logger.exception("A picture could not be prepared.")
             work.result = InternalError("The picture could not be prepared: the server's log says why.")

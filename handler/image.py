@@ -10,10 +10,15 @@ from handler.errors import EmptyBody, InvalidImage, TooManyPixels
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000  # a 48-megapixel phone photo still fits; decoded it takes 150 MB
 MAX_SIDE = 65_535  # JPEG's own; resizing takes memory by the longer side
-MAX_SCANS = 100  # of a small JPEG; each costs a pass over all pixels, and only bytes to write
+MAX_SCANS = 30  # of a small JPEG; each costs a pass over all pixels, and only bytes to write
 SCANS = 12  # of the largest one; progressive JPEGs have about ten
+MAX_READS = 50_000  # of a file; the largest PNG in pieces of 8 KB takes 8,000
+MAX_RLE = 512 * 512  # pixels of a run-length encoded BMP, which Pillow decodes in Python, a pixel at a time
+MAX_EXIF = 65_535  # bytes; a JPEG's segment has no more
 
+EXIF = b"Exif\0\0"  # how its segment begins
 ORIENTATION = 0x0112  # EXIF's tag
+HEX_EXIF = "Raw profile type exif"  # ImageMagick's field in a PNG
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,6 +28,20 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class PictureFile(BytesIO):
+    """A file's bytes that can be read so many times: a small file can have Pillow's parsers read for minutes."""
+
+    def __init__(self, data: bytes, reads: int = MAX_READS):
+        super().__init__(data)
+        self.reads = reads
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads -= 1
+        if self.reads < 0:
+            raise InvalidImage("The picture is in too many pieces.")
+        return super().read(size)
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Image.Image:
@@ -52,7 +71,9 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise EmptyBody("The picture is empty: send the bytes of an image file.")
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(PictureFile(_with_one_exif(data)), formats=FORMATS)
+    except InvalidImage:
+        raise
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"The picture has more than the {max_pixels} pixels allowed.") from error
     except Image.UnidentifiedImageError as error:
@@ -69,7 +90,15 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS or scans * image.width * image.height > SCANS * max_pixels:
             raise InvalidImage(f"The JPEG has {scans} scans, too many for its {size}.")
+    if image.tile and image.tile[0].codec_name == "bmp_rle" and image.width * image.height > MAX_RLE:
+        raise InvalidImage(f"The BMP is run-length encoded and has {size}, more than the {MAX_RLE} allowed for such.")
     return image
+
+
+def _with_one_exif(data: bytes) -> bytes:
+    """A JPEG with its first EXIF only: Pillow puts several together, at the cost of a copy of all for each."""
+    head, mark, rest = data.partition(EXIF)
+    return head + mark + rest.replace(EXIF, bytes(len(EXIF))) if data[:2] == b"\xff\xd8" and EXIF in rest else data
 
 
 def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
@@ -89,6 +118,8 @@ def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
         image.load()
         turn = UPRIGHT.get(_orientation(image))
         return _rgb(image if turn is None else image.transpose(turn))
+    except InvalidImage:
+        raise
     except Exception as error:  # damaged pixels: whatever the decoder ran into
         raise InvalidImage("The picture is damaged or incomplete and could not be decoded.") from error
 
@@ -101,6 +132,9 @@ def lies(image: Image.Image) -> bool:
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; 1 where there is none, or EXIF that can't be read, which spoils no pixel."""
     try:
+        # Entries may overlap, and Pillow copies each: a megabyte can be made to take gigabytes.
+        if max(len(image.info.get("exif", b"")), len(image.info.get(HEX_EXIF, "")) // 2) > MAX_EXIF:
+            return 1
         return image.getexif().get(ORIENTATION, 1)
     except Exception:
         return 1

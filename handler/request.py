@@ -31,6 +31,10 @@ from handler.search import SearchOptions
 PICTURE_FIELDS = ("image", "body", "data")
 MAX_DIMENSIONS = 8  # of a tensor
 URL_SAFE = str.maketrans("-_", "+/")  # base64's other alphabet
+NO_PICTURE = (
+    "There is no picture: send an image file's bytes (curl -T photo.jpg), a form with the field 'image', "
+    "or JSON with the field 'image' in base64."
+)
 
 
 @dataclass(frozen=True)
@@ -223,10 +227,7 @@ def _explain(fields: dict[str, Any], methods: Sequence[str]) -> Explain:
 
 def _image_bytes(image: object, limits: Limits) -> bytes:
     if not image or not isinstance(image, str | bytes | bytearray):
-        raise EmptyBody(
-            "There is no picture: send an image file's bytes (curl -T photo.jpg), a form with the field 'image', "
-            "or JSON with the field 'image' in base64."
-        )
+        raise EmptyBody(NO_PICTURE)
     if len(image) > limits.max_bytes * (4 / 3 if isinstance(image, str) else 1) * 1.05:  # base64 may have line breaks
         raise TooLarge(f"The picture has more than the {limits.max_bytes} bytes allowed.")
     if isinstance(image, str):
@@ -239,6 +240,8 @@ def _image_bytes(image: object, limits: Limits) -> bytes:
             image = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
         except (binascii.Error, ValueError) as error:
             raise MalformedJSON("The picture is not in base64.") from error
+        if not image:  # blanks only, or `data:;base64,` with nothing behind
+            raise EmptyBody(NO_PICTURE)
     if len(image) > limits.max_bytes:
         raise TooLarge(f"The picture has {len(image)} bytes, more than the {limits.max_bytes} allowed.")
     return bytes(image)

@@ -240,3 +240,37 @@ def test_a_picture_that_lies():
         image = Image.open(io.BytesIO(encoded(RED_BLUE, "JPEG", exif=exif)))
         assert upright_rgb(image).size == ((16, 32) if does else (32, 16))
         assert lies(image) == does
+
+
+def test_a_file_can_be_read_so_many_times():
+    """Fill bytes before a JPEG's segment are read one by one; PNGs in pieces of 8 KB are far from the cap."""
+    data = encoded(RED_BLUE, "JPEG")
+    assert decode_image(data[:2] + b"\xff" * 10_000 + data[2:]).size == (32, 16)
+    with pytest.raises(InvalidImage, match="too many pieces"):
+        decode_image(data[:2] + b"\xff" * 60_000 + data[2:])
+
+
+def test_run_length_encoded_bmps_have_a_cap_of_their_own():
+    """Pillow's decoder of these is Python: 50 megapixels would take it half a minute."""
+    header = struct.pack("<IiiHHIIiiII", 40, 512, 512, 1, 8, 1, 0, 0, 0, 256, 0)
+    palette = b"".join(bytes([value, 0, 0, 0]) for value in range(256))
+    offset = 14 + len(header) + len(palette)
+    rows = b"\xff\x07\xff\x07\x02\x07\0\0" * 512
+    data = b"BM" + struct.pack("<IHHI", 0, 0, 0, offset) + header + palette + rows + b"\0\1"
+    assert decode_image(data).getpixel((511, 511)) == (0, 0, 7)
+    taller = bytearray(data)
+    taller[22:26] = struct.pack("<i", 513)
+    with pytest.raises(InvalidImage, match="run-length encoded and has 512 × 513 pixels"):
+        decode_image(bytes(taller))
+
+
+def test_of_several_exifs_the_first_one_counts():
+    """Put together, each would cost a copy of those before it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(RED_BLUE, "JPEG", exif=exif)
+    more = b"\xff\xe1" + struct.pack(">H", 2 + 6 + 60_000) + b"Exif\0\0" + bytes(60_000)
+    at = data.index(b"\xff\xdb")
+    image = Image.open(io.BytesIO(data[:at] + more * 3 + data[at:]))
+    assert len(image.info["exif"]) > 180_000
+    assert decode_image(data[:at] + more * 3 + data[at:]).size == (16, 32)

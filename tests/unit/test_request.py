@@ -256,3 +256,9 @@ def test_an_unknown_option_names_those_there_are():
         UnknownOption, match=r"no option 'beams': choose among beam_size, .* a picture's field is 'image'"
     ):
         parse_options({"beams": 3}, DEFAULTS)
+
+
+@pytest.mark.parametrize("image", ["data:;base64,", "data:image/png;base64, \n", " \n\t"])
+def test_base64_of_nothing_is_no_picture(image):
+    [item] = parse_request({"body": {"image": image}}, "application/json", Asking(DEFAULTS)).items
+    assert isinstance(item, EmptyBody)

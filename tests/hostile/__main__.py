@@ -1,0 +1,31 @@
+"""Starts a server, sends it all that is hostile, and prints what came of it.
+
+make hostile
+"""
+
+import tempfile
+from pathlib import Path
+
+from deploy.private import ROOT, private_server
+from training.archive import build_archive
+
+from . import over_grpc
+from .storm import storm
+
+
+def main() -> None:
+    """Prints the table of docs/robustness.md."""
+    good = (ROOT / "samples" / "photos" / "cat.jpg").read_bytes()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_archive(ROOT / "pretrained", folder / "model_store")
+        server = private_server(folder, folder / "model_store")
+        try:
+            server.start()
+            print(storm(server, good, over_grpc()).table())
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Each hostile picture and request through the parser and the decoder, within bounds of time and memory."""
+
+import subprocess
+import sys
+
+import pytest
+
+from handler.call import Call
+from handler.captioner import Captioner
+from handler.endpoint import Endpoint
+from handler.errors import RequestError
+from handler.image import decode_image
+from handler.kinds import Request
+from handler.request import Asking, parse_request
+from handler.search import SearchOptions
+from hostile import ASKS, CAPTION, PICTURES
+from hostile.asks import as_torchserve_reads
+from hostile.bounds import bounded
+from hostile.parts import before_image
+from support import ROOT
+
+# The longest and largest are fine pictures of 49 megapixels, with 2 seconds and 330 MB on this repository's machine.
+SECONDS = 6  # of the processor's time, for a request with one picture
+MEMORY = 500  # MB more than before
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, by the thousand
+FOUND = sorted((ROOT / "tests" / "fuzz" / "found").glob("*/*"))
+
+
+def outcomes(request: Request) -> list[str]:
+    """For each picture of a request `caption`, or the type of its error."""
+    found = []
+    for item in request.items:
+        try:
+            if isinstance(item, RequestError):
+                raise item
+            assert decode_image(item.image).mode == "RGB"
+            found.append(CAPTION)
+        except RequestError as error:
+            found.append(error.type if error.code < 500 else "?")
+    return found
+
+
+@pytest.mark.parametrize("case", PICTURES, ids=str)
+def test_a_picture(case):
+    data = case.make()
+    with bounded(SECONDS) as taken:
+        [found] = outcomes(parse_request({"body": data}, "image/jpeg", Asking(SearchOptions())))
+    assert found in case.answers
+    assert taken.seconds < SECONDS
+    assert taken.memory < MEMORY
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=str)
+def test_a_request(ask):
+    made = ask.make()
+    with bounded(SECONDS) as taken:
+        row = made if isinstance(made, dict) else {"body": as_torchserve_reads(made, ask.content_type)}
+        found = outcomes(parse_request(row, ask.content_type, Asking(SearchOptions())))
+    assert (CAPTION if CAPTION in found else found[0]) in ask.answers
+    assert taken.seconds < SECONDS
+    assert taken.memory < MEMORY
+
+
+def test_the_cases_have_names_of_their_own():
+    names = [str(case) for case in [*PICTURES, *ASKS]]
+    assert len(names) == len(set(names)) > 300
+
+
+def test_refused_pictures_are_not_kept_in_memory(tiny_bundle):
+    """An error knows where it was raised, and the frames there know the picture that Pillow had begun with."""
+    endpoint = Endpoint(Captioner.load(tiny_bundle), {"name": "captioner", "version": "1.0", "digest": "sha256:0"})
+    data = before_image(b"!\xf9\x04\x08\0\0\0\0", (13_000, 13_000))  # 170 MB as soon as it is opened
+    calls = [Call({"body": bytearray(data)}, {"host": "x"}, str(number), print) for number in range(8)]
+    with bounded(SECONDS) as taken:
+        answers, _ = endpoint.answer(calls)
+    assert [answer.code for answer in answers] == [413] * 8
+    assert taken.memory < MEMORY
+
+
+@pytest.mark.parametrize("target", ["image", "request"])
+def test_the_fuzzer_runs(target, tmp_path):
+    """From the same seed, so many inputs: that it starts, reaches the parsers, and finds nothing."""
+    command = [sys.executable, "-m", "tests.fuzz", target, "--runs", "600", "--seed", "1", "--corpus", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stat::number_of_executed_units" in done.stderr
+    assert "Instrumenting PIL.GifImagePlugin" in done.stderr
+    assert len(list(tmp_path.iterdir())) > 40
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_the_fuzzer_found(path):
+    from tests.fuzz import image, request
+
+    {"image": image, "request": request}[path.parent.name].target(path.read_bytes())
