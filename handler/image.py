@@ -43,6 +43,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None =
         EmptyBody: there are no bytes.
         TooManyPixels: width × height is over `max_pixels`, or a side over 65,535.
         InvalidImage: the bytes are of no known format, truncated or damaged.
+        MemoryError: there is too little memory for it.
     """
     return upright_rgb(open_image(data, max_pixels), enough)
 
@@ -55,6 +56,8 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"The picture has more than the {max_pixels} pixels allowed.") from error
+    except MemoryError:  # the picture may be as it should
+        raise
     except Image.UnidentifiedImageError as error:
         raise InvalidImage(f"The bytes are no picture in a known format ({', '.join(FORMATS)}).") from error
     except Exception as error:  # Pillow's parsers answer damaged headers with whatever they ran into
@@ -82,6 +85,7 @@ def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
 
     Raises:
         InvalidImage: its pixels can't be decoded.
+        MemoryError: there is too little memory for them.
     """
     try:
         if enough and image.format in ("JPEG", "MPO"):
@@ -89,6 +93,8 @@ def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
         image.load()
         turn = UPRIGHT.get(_orientation(image))
         return _rgb(image if turn is None else image.transpose(turn))
+    except MemoryError:
+        raise
     except Exception as error:  # damaged pixels: whatever the decoder ran into
         raise InvalidImage("The picture is damaged or incomplete and could not be decoded.") from error
 
