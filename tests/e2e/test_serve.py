@@ -145,8 +145,9 @@ def test_a_model_that_does_not_load(stopped, tmp_path):
     os.replace(damaged, stopped.archive)
     done = serve("start", stopped)
     assert done.returncode == 1
-    assert done.stderr.startswith("TorchServe's worker could not load the model.\n")
-    assert "vocabulary.txt is not the file that captioner.json was written with" in done.stderr
+    sentence = done.stderr.splitlines()[0]
+    assert sentence.startswith("TorchServe's worker could not load the model: ")
+    assert "vocabulary.txt is not the file that captioner.json was written with" in sentence
     assert not stopped.processes()
 
 
