@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench versus tune bulk demo test lint sbom audit clean
+.PHONY: help serve stop archive data train validate eval compare score bench versus tune bulk demo soak test lint sbom audit clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -48,6 +48,9 @@ bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--co
 
 demo: .venv/serve.stamp .venv/eval.stamp ## two servers behind HAProxy under load: one killed, a canary, a rolling upgrade
 	@$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
+
+soak: .venv/serve.stamp .venv/eval.stamp ## a server of MODEL under mixed load for MINUTES (30): what is lost, wrong, or grows
+	@$(BIN)/python -m deploy.soak --model "$(MODEL)" $(if $(MINUTES),--minutes "$(MINUTES)") $(ARGS)
 
 versus: .venv/serve.stamp .venv/eval.stamp ## serve MODEL in several ways side by side, the usual one among them: ARGS="--variants baseline default"
 	@$(BIN)/python -m deploy.benchmark --model "$(MODEL)" $(OPTIONS) $(ARGS)
