@@ -56,7 +56,7 @@ def under_load(server: Server, fault: str, callers: int = 4, protocol: str = "re
     expected = {version: {name: answer["caption"] for name, answer in answered.items()}}
     endpoint = server.inference if protocol == "rest" else server.grpc
     with Traffic(endpoint, PICTURES, expected, callers, protocol) as traffic:
-        traffic.wait(requests=2 * callers)
+        traffic.wait(requests=callers)
         began = time.perf_counter()
         yield traffic
         eventually(lambda: any(one.right and one.began > began for one in list(traffic.answered)), GENEROUS)

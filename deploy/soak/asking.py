@@ -90,6 +90,8 @@ class Soak(Callers[Wish, Answered]):
             if not wish.to.startswith("/"):
                 return self._ask_grpc(wish)
             answer = self.http.post(self.server.inference + wish.to, timeout=SECONDS, **wish.content)
+            if answer.status_code >= 500:  # whatever the body is
+                return answer.status_code, answer.reason
             if answer.headers.get("content-type", "").startswith("text/event-stream"):
                 return _streamed(answer.text)
             return answer.status_code, _said(answer.json())

@@ -1,5 +1,6 @@
 """What a soak came to: counts, growth, latency, what is wrong with it, and the plot."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deploy.soak.asking import Answered
-from deploy.soak.growth import trend
+from deploy.soak.growth import Trend, trend
 from deploy.soak.watch import FIGURES, Sample
 
 WARM_UP = 0.2  # of the time: caches, pools and heaps fill
@@ -41,8 +42,7 @@ def summarize(
     rising = {name: trend(hours, [getattr(sample, name) for sample in kept]) for name in FIGURES}
     span = hours[-1] - hours[0] if hours else 0.0
     growth = {
-        name: {"an_hour": found.slope, "low": found.low, "high": found.high, "rise": found.slope * span}
-        for name, found in rising.items()
+        name: {"an_hour": found.slope, "rise": found.slope * span} | _ends(found) for name, found in rising.items()
     }
     third = (ended - warm) / 3
     first = [one.seconds for one in answered if warm <= one.at < warm + third]
@@ -73,7 +73,7 @@ def faults(content: dict[str, Any]) -> list[str]:
         found.append(f"No worker was READY at {content['unready']} looks.")
     for name, (an_hour, least) in GROWTH.items():
         grown = content["growth"][name]
-        if grown["low"] > an_hour and grown["rise"] > least:
+        if grown["low"] is not None and grown["low"] > an_hour and grown["rise"] > least:
             found.append(f"{name} grows by {grown['an_hour']:.1f} an hour ({grown['low']:.1f} – {grown['high']:.1f}).")
     return found
 
@@ -88,7 +88,7 @@ def table(content: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for name, grown in content["growth"].items():
-        ends = f"{grown['low']:.1f} – {grown['high']:.1f}"
+        ends = "–" if grown["low"] is None else f"{grown['low']:.1f} – {grown['high']:.1f}"
         lines.append(f"| {name} | {grown['an_hour']:.1f} | {ends} | {grown['rise']:.1f} |")
     lines += ["", "| latency, ms | p50 | p95 | max |", "|---|---|---|---|"]
     for part, latency in content["latency_ms"].items():
@@ -118,6 +118,12 @@ def plot(samples: Sequence[Sample], answered: Sequence[Answered], began: float, 
     counts.legend(fontsize=8, ncols=2)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _ends(found: Trend) -> dict[str, float | None]:
+    """An interval as JSON has it, which knows no infinity."""
+    known = math.isfinite(found.low)
+    return {"low": found.low if known else None, "high": found.high if known else None}
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:

@@ -32,7 +32,7 @@ STREAM = b"".join(written(data=WORDY, files={"image": PHOTO}))
 def patient(tmp_path_factory):
     """A server that heeds `stream` over gRPC, too."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-    with running(tmp_path_factory.mktemp("patient"), bundle, grpc_streaming=True) as server:
+    with running(tmp_path_factory.mktemp("patient"), bundle, grpc_streaming=True, threads=1) as server:
         yield server
 
 

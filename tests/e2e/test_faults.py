@@ -25,7 +25,7 @@ def split(tmp_path_factory) -> Path:
 def mortal(tmp_path_factory):
     """A server to kill."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-    with running(tmp_path_factory.mktemp("mortal"), bundle) as server:
+    with running(tmp_path_factory.mktemp("mortal"), bundle, threads=1) as server:
         yield server
 
 

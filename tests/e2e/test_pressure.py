@@ -51,7 +51,7 @@ def small_disk(folder: Path, megabytes: int):
 
 @pytest.fixture(scope="module")
 def cramped(tmp_path_factory):
-    """A server with little room: for eight requests that wait, 16 MB of logs, and 150 MB more in the worker.
+    """A server with little room: for four requests that wait, 16 MB of logs, and 150 MB more in the worker.
 
     Its encoder takes 40 MB for a picture.
     """
@@ -61,7 +61,7 @@ def cramped(tmp_path_factory):
     bundle = write_tiny_bundle(folder / "bundle")
     with (
         small_disk(tmp_path_factory.mktemp("disk"), 16) as disk,
-        running(folder, bundle, {"job_queue_size": "8"}, entry=entry, logs=disk / "logs") as server,
+        running(folder, bundle, {"job_queue_size": "4"}, entry=entry, logs=disk / "logs", threads=1) as server,
     ):
         several(server, list(PICTURES.values()))  # what it allocates once, it has
         process = worker(server)
@@ -89,8 +89,8 @@ def filled(disk: Path, left: int = 0):
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_a_full_queue_turns_callers_away_and_lets_all_of_them_through(cramped, protocol):
     """Who is refused asks again after a pause, until there is a caption."""
-    with under_load(cramped, f"a full queue, {protocol}", callers=40, protocol=protocol) as traffic:
-        traffic.wait(requests=100)
+    with under_load(cramped, f"a full queue, {protocol}", callers=20, protocol=protocol) as traffic:
+        traffic.wait(requests=40)
     assert set(traffic.errors) == {"Busy 503"}
 
 

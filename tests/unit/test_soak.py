@@ -85,6 +85,13 @@ def test_a_soak_without_a_fault():
     assert "| worker_mb |" in table(content)
 
 
+def test_a_soak_too_short_to_tell_calls_nothing_growth():
+    content = summarize([Sample(9.0, *range(7))], [Answered("raw", "caption", 9.0, 0.1, (200, "x"))], 0.0, 10.0, 1, 0)
+    assert faults(content) == []
+    assert "| worker_mb | 0.0 | – | 0.0 |" in table(content)
+    json.dumps(content, allow_nan=False)
+
+
 @pytest.mark.parametrize("name", GROWTH)
 def test_what_grows_is_told(name):
     an_hour, least = GROWTH[name]
