@@ -49,6 +49,9 @@ bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--co
 demo: .venv/serve.stamp .venv/eval.stamp ## two servers behind HAProxy under load: one killed, a canary, a rolling upgrade
 	@$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
 
+soak: .venv/serve.stamp .venv/eval.stamp ## a server of MODEL under mixed load for MINUTES (30): what is lost, wrong, or grows
+	@$(BIN)/python -m deploy.soak --model "$(MODEL)" $(if $(MINUTES),--minutes "$(MINUTES)") $(ARGS)
+
 versus: .venv/serve.stamp .venv/eval.stamp ## serve MODEL in several ways side by side, the usual one among them: ARGS="--variants baseline default"
 	@$(BIN)/python -m deploy.benchmark --model "$(MODEL)" $(OPTIONS) $(ARGS)
 

@@ -5,12 +5,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +28,7 @@ from deploy.java import ensure_java
 MODEL = "captioner"
 KEYS = "key_file.json"  # TorchServe writes its tokens there, in the folder it runs in
 JVM, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"  # what their command lines name
+REASON = re.compile(r"MODEL_LOG - (?:\w+\.)*\w+(?:Error|Exception): (.+)")  # a traceback's last line in model_log.log
 START_SECONDS = 180  # a cold disk has to read torch; a worker that dies is noticed at once
 DEFAULTS = {
     "inference_address": "http://127.0.0.1:8080",
@@ -109,12 +112,11 @@ class Server:
         """Starts the server and waits for READY workers; one that serves these archives already is left as it is.
 
         Raises:
-            ServerError: no archive, a port taken, or a server or worker that does not come up; then nothing is left
-                running.
+            ServerError: no archive or a damaged one, a port taken, or a server or worker that does not come up; then
+                nothing is left running.
         """
         for archive in self.archives:
-            if not archive.is_file():
-                raise ServerError(f"{archive} is missing: run 'make archive' first.")
+            _check_archive(archive)
         with self._alone():
             self._start()
 
@@ -245,6 +247,12 @@ class Server:
                 ends.append("\n".join([f"--- {log}", *lines[-count:]]))
         return "\n".join(ends)
 
+    def _reason(self) -> str:
+        """What the worker's last traceback says; empty where there is none."""
+        log = self.logs / "model_log.log"
+        found = REASON.findall(log.read_text(errors="replace")) if log.is_file() else []
+        return found[-1] if found else ""
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Lets one caller at a time start or stop this server; the next one waits."""
@@ -291,7 +299,8 @@ class Server:
                 raise ServerError(f"TorchServe did not come up.\n{self.last_lines()}")
             # A worker that can't load is started again and again, and requests would hang meanwhile.
             if server_log.exists() and "Backend worker process died" in server_log.read_text(errors="replace"):
-                raise ServerError(f"TorchServe's worker could not load the model.\n{self.last_lines()}")
+                reason = f": {self._reason()}" if self._reason() else "."
+                raise ServerError(f"TorchServe's worker could not load the model{reason}\n{self.last_lines()}")
             if time.monotonic() > deadline:
                 raise ServerError(f"No worker was ready after {START_SECONDS} seconds.\n{self.last_lines()}")
             time.sleep(0.3)
@@ -303,3 +312,20 @@ def is_jvm(process: psutil.Process) -> bool:
         return JVM in process.cmdline()
     except psutil.Error:
         return False
+
+
+def _check_archive(archive: Path) -> None:
+    """Reads an archive through: TorchServe would say of a damaged one what its unpacking ran into, and crash-loop.
+
+    Raises:
+        ServerError: it is missing, cut off, or has bytes that it was not written with.
+    """
+    if not archive.is_file():
+        raise ServerError(f"{archive} is missing: run 'make archive' first.")
+    try:
+        with zipfile.ZipFile(archive) as file:
+            damaged = file.testzip()
+    except Exception as error:  # zipfile answers damage with whatever it ran into
+        raise ServerError(f"{archive} is no whole archive ({error}): run 'make archive' again.") from error
+    if damaged:
+        raise ServerError(f"{archive} is damaged, in {damaged}: run 'make archive' again.")

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class RequestLog:
         model: name, version and digest of the endpoint's model, once it is known; None where it does not say.
 
     Raises:
+        OSError: it can't be written.
         ValueError: the file belongs to another run (the message says where they differ), is damaged, or another process
             holds it.
     """
@@ -44,15 +46,15 @@ class RequestLog:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lines = self._lines()
             self._take_up(lines)
+            if not lines:
+                self._write({"run": run})
+            self._write({"session": self._sessions + 1, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         except BlockingIOError as error:
-            self._file.close()
+            self.close()
             raise ValueError(f"Another process works on {path}: name another RUN, or wait for it.") from error
-        except ValueError:
-            self._file.close()
+        except (OSError, ValueError):
+            self.close()
             raise
-        if not lines:
-            self._write({"run": run})
-        self._write({"session": self._sessions + 1, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         self._began, self._before = time.monotonic(), self.seconds
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -92,6 +94,7 @@ class RequestLog:
         """Writes what came of a picture, at once.
 
         Raises:
+            OSError: the disk is full; the line is not taken, and what of it was written is dropped by the next start.
             ValueError: the endpoint's model is no longer the one that the run was begun with.
         """
         line: dict[str, Any] = {"image_id": outcome.key}
@@ -114,7 +117,8 @@ class RequestLog:
         self.seconds = self._before + line["at"]
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a line that there was no room for, which has been told
+            self._file.close()
 
     def _take(self, line: dict[str, Any]) -> None:
         self.answers[line["image_id"]] = line

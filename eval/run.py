@@ -6,6 +6,7 @@ python -m eval.run ../shared/data/flickr8k val --run new --baseline mine
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -24,11 +25,12 @@ from eval.compare import table as differences_table
 from eval.meteor import Meteor
 from eval.report import write_run
 from eval.request_log import RequestLog
-from eval.summary import RESULTS, name_split, read_training, split_digest, summarize, table, write_results
+from eval.summary import RESULTS, name_split, read_training, split_digest, summarize, table, write_results, write_whole
 
 LOG, CAPTIONS, SCORES, REPORT = "requests.jsonl", "captions.json", "scores.json", "report.html"
 PERCENTILES = (50, 95, 99)
 PAUSE = 2.0  # s, before what broke is asked for again
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, for this user, in one file
 
 
 def ask(client: Client, images: Sequence[CaptionedImage], log: RequestLog, options: dict[str, Any]) -> None:
@@ -149,10 +151,14 @@ def main() -> None:
                 old = measure_run(before, images, meteor)
                 comparison = compare_runs(old, MeasuredRun(captions, measured), meteor)
             worse = regressions(comparison)
-        (run / SCORES).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(run / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except Unreachable as error:
         sys.exit(f"{error} The same command goes on where it stopped.")
-    except (OSError, ModuleNotFoundError, ValueError, RuntimeError) as error:
+    except OSError as error:
+        if error.errno not in FULL:
+            sys.exit(str(error))
+        sys.exit(f"{run} can't be written ({error.strerror}): make room. The same command goes on where it stopped.")
+    except (ModuleNotFoundError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on where it stopped.")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,14 @@ def read_results(path: Path) -> dict[int, str]:
 def write_results(path: Path, captions: Mapping[int, str]) -> None:
     """Writes captions in COCO's results format."""
     entries = [{"image_id": image, "caption": caption} for image, caption in captions.items()]
-    path.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all: a kill or a full disk in between leaves what was there."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def table(content: Mapping[str, Any]) -> str:

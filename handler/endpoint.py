@@ -17,10 +17,11 @@ from handler.backends import check_choice
 from handler.cache import Key, ResultCache
 from handler.call import Answer, Call
 from handler.captioner import Caption, Captioner
-from handler.errors import InternalError, RequestError, TooManyPixels
+from handler.errors import OutOfMemory, RequestError, TooManyPixels
 from handler.figure import draw_figure, to_png
 from handler.image import lies, open_image, upright_rgb
 from handler.kinds import Item, OnePicture, Request, Result
+from handler.memory import by_halves, fault
 from handler.openapi import openapi
 from handler.page import render_page
 from handler.request import Asking, Limits, parse_request
@@ -173,7 +174,7 @@ class Endpoint:
         batch = Batch()
         requests = [self._request(call) for call in calls]
         works = [self._open(request.items, batch) if request else [] for request in requests]
-        in_threads(self._decode, [work for some in works for work in some if work.result is None])
+        self._decode_all([work for some in works for work in some if work.result is None])
         for call, request, some in zip(calls, requests, works, strict=True):
             if request and request.stream and (call.http or self.settings.grpc_streaming):
                 some[0].say = self._teller(call)
@@ -191,9 +192,9 @@ class Endpoint:
         try:
             asking = self.explanations if call.explains else self.captions
             return parse_request(call.row, call.headers.get("content-type", ""), asking)
-        except Exception:
+        except Exception as error:
             logger.exception("Request %s could not be read.", call.id)
-            return OnePicture([InternalError("The request could not be read: the server's log says why.")])
+            return OnePicture([fault(error, "The request could not be read")])
 
     def _open(self, items: Sequence[Item | RequestError], batch: Batch) -> list[Work]:
         """The works of a request's pictures, their headers read."""
@@ -224,11 +225,19 @@ class Endpoint:
                 )
         return work
 
+    def _decode_all(self, works: list[Work]) -> None:
+        """Decodes pictures side by side, and once more alone those that there was no memory for."""
+        in_threads(self._decode, works)
+        for work in works:
+            if isinstance(work.result, OutOfMemory):
+                work.result = None
+                self._decode(work)
+
     def _decode(self, work: Work) -> None:
         """A picture's pixels, as the encoder takes them; other pictures' are decoded in other threads meanwhile."""
         preprocessing = self.captioner.config.preprocessing
         with self._one_at_a_time if work.size > LARGE else nullcontext(), self._preparing(work):
-            opened, work.picture = work.picture, None
+            opened, work.picture = work.picture or open_image(work.item.image, self.settings.max_pixels), None
             explain = work.item.explain
             image = upright_rgb(opened, preprocessing.enough)  # what is explained is what would be captioned
             if lies(opened):
@@ -246,23 +255,17 @@ class Endpoint:
             yield
         except RequestError as error:
             work.result = type(error)(error.message)  # its traceback would keep what was decoded in memory
-        except Exception:
+        except Exception as error:
             logger.exception("A picture could not be prepared.")
-            work.result = InternalError("The picture could not be prepared: the server's log says why.")
+            work.result = fault(error, "The picture could not be prepared")
         work.decode += time.perf_counter() - began
 
     def _caption(self, works: list[Work], batch: Batch) -> None:
         """Captions pictures together, each with its own options; if that fails, by halves, down to who can't be met."""
-        if self._captioned(works, batch):
-            return
-        if len(works) == 1:
-            works[0].result = InternalError("The picture could not be captioned: the server's log says why.")
-            return
-        half = len(works) // 2
-        self._caption(works[:half], batch)
-        self._caption(works[half:], batch)
+        for alone, error in by_halves(works, lambda some: self._captioned(some, batch)):
+            alone.result = error
 
-    def _captioned(self, works: list[Work], batch: Batch) -> bool:
+    def _captioned(self, works: Sequence[Work], batch: Batch) -> RequestError | None:
         """Tries to caption pictures together. When it fails, all that was in memory for it is let go on return."""
         try:
             began = time.perf_counter()
@@ -275,9 +278,9 @@ class Endpoint:
             for place, work in enumerate(works):
                 if work.item.explain and work.item.explain.method == "gradient":
                     found[place] = [self.captioner.add_gradient(caption, grid[place]) for caption in found[place]]
-        except Exception:  # out of memory, most likely
+        except Exception as error:  # out of memory, most likely
             logger.exception("%d pictures could not be captioned together.", len(works))
-            return False
+            return fault(error, "The picture could not be captioned")
         batch.sizes.append(len(works))
         batch.encode.append(encoded - began)
         batch.search.append(time.perf_counter() - encoded)
@@ -285,7 +288,7 @@ class Endpoint:
             work.result = captions
             if work.key:
                 self.cache.put(work.key, captions)
-        return True
+        return None
 
     def _teller(self, call: Call) -> Callable[[list[str]], None]:
         """Sends each word as a part of the answer."""
@@ -332,6 +335,6 @@ def _describe(work: Work, overlay: bool) -> Result:
         if overlay or explain.overlay:
             described["overlay"] = b64encode(to_png(draw_figure(work.picture, work.result[0]))).decode()
         return described
-    except Exception:  # a neighbour of it in the batch has no part in that
+    except Exception as error:  # a neighbour of it in the batch has no part in that
         logger.exception("A caption could not be explained.")
-        return InternalError("The caption could not be explained: the server's log says why.")
+        return fault(error, "The caption could not be explained")

@@ -67,5 +67,11 @@ class InternalError(RequestError):
     code = 500
 
 
+class OutOfMemory(RequestError):
+    """The server has too little memory for this picture, with nothing beside it."""
+
+    code = 507
+
+
 class BundleError(Exception):
     """A model bundle that can't be loaded: a missing, damaged or mismatched file."""

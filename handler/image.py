@@ -62,6 +62,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None =
         EmptyBody: there are no bytes.
         TooManyPixels: width × height is over `max_pixels`, or a side over 65,535.
         InvalidImage: the bytes are of no known format, truncated or damaged.
+        MemoryError: there is too little memory for it.
     """
     return upright_rgb(open_image(data, max_pixels), enough)
 
@@ -72,7 +73,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise EmptyBody("The picture is empty: send the bytes of an image file.")
     try:
         image = Image.open(PictureFile(_with_one_exif(data)), formats=FORMATS)
-    except InvalidImage:
+    except (InvalidImage, MemoryError):  # of too little memory the picture may be innocent
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"The picture has more than the {max_pixels} pixels allowed.") from error
@@ -111,6 +112,7 @@ def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
 
     Raises:
         InvalidImage: its pixels can't be decoded.
+        MemoryError: there is too little memory for them.
     """
     try:
         if enough and image.format in ("JPEG", "MPO"):
@@ -118,7 +120,7 @@ def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
         image.load()
         turn = UPRIGHT.get(_orientation(image))
         return _rgb(image if turn is None else image.transpose(turn))
-    except InvalidImage:
+    except (InvalidImage, MemoryError):
         raise
     except Exception as error:  # damaged pixels: whatever the decoder ran into
         raise InvalidImage("The picture is damaged or incomplete and could not be decoded.") from error

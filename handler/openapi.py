@@ -10,6 +10,7 @@ from handler.errors import (
     InvalidImage,
     MalformedJSON,
     OptionOutOfRange,
+    OutOfMemory,
     RequestError,
     TooLarge,
     TooManyImages,
@@ -25,7 +26,7 @@ from handler.search import COLDEST, SearchOptions
 
 ERRORS: tuple[type[RequestError], ...] = (
     EmptyBody, MalformedJSON, UnknownOption, OptionOutOfRange, TooLarge, TooManyImages, TooManyPixels,
-    UnsupportedMedia, InvalidImage, InternalError,
+    UnsupportedMedia, InvalidImage, InternalError, OutOfMemory,
 )  # fmt: skip
 
 DESCRIPTIONS = {

@@ -20,6 +20,7 @@ PHRASES = {
     415: "Unsupported Media Type",
     422: "Unprocessable Content",
     500: "Internal Server Error",
+    507: "Insufficient Storage",
 }
 JSON, EVENTS = "application/json", "text/event-stream"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from deploy.benchmark.variants import Variant, repack
 from deploy.private import private_server
@@ -84,16 +85,51 @@ def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0
 
 
 @contextmanager
-def running(folder: Path, bundle: Path, **settings) -> Iterator[Server]:
-    """A server with a bundle's archive, the handler's settings changed."""
+def running(
+    folder: Path,
+    bundle: Path,
+    properties: dict[str, str] | None = None,
+    entry: Path | None = None,
+    logs: Path | None = None,
+    **settings,
+) -> Iterator[Server]:
+    """A server with a bundle's archive.
+
+    Changed are TorchServe's properties, the archive's entry, where the logs are, and the handler's settings.
+    """
     archive = build_archive(bundle, folder / "model_store")
-    repack(archive, archive, Variant("changed", {f"handler.{name}": value for name, value in settings.items()}))
-    server = private_server(folder, folder / "model_store")
+    changed = {f"handler.{name}": value for name, value in settings.items()}
+    repack(archive, archive, Variant("changed", changed, entry))
+    server = private_server(folder, folder / "model_store", **(properties or {}))
+    server.logs = logs or server.logs
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+def write_split(root: Path, count: int) -> Path:
+    """The split `many`: so many pictures in COCO's layout, cut from the samples."""
+    (root / "many").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images, annotations = [], []
+    for number in range(count):
+        with Image.open(PHOTOS[number % len(PHOTOS)]) as photo:
+            side = min(photo.size) // 2
+            left = (photo.width - side) * number // count
+            photo.convert("RGB").crop((left, 0, left + side, side)).save(root / "many" / f"{number}.jpg")
+        images.append({"id": number, "file_name": f"{number}.jpg"})
+        annotations.append({"id": number, "image_id": number, "caption": f"a dog runs through the grass {number}"})
+    content = {"images": images, "annotations": annotations}
+    (root / "annotations" / "captions_many.json").write_text(json.dumps(content))
+    return root
+
+
+def eval_command(server: Server, split: Path, results: Path, name: str) -> list[str]:
+    """Captions the split `many` through a server."""
+    arguments = [split, "many", "--endpoint", server.inference, "--results", results, "--run", name, "--concurrency", 4]
+    return [sys.executable, "-m", "eval.run", *map(str, arguments), "--retries", "12"]
 
 
 class FakeEndpoint:

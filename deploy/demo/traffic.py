@@ -1,13 +1,13 @@
 """Callers of an endpoint that compare each answer with what an undisturbed server said of the same picture."""
 
 import itertools
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from deploy.callers import Callers
 from eval.client import Client, EndpointError
 
 AGAIN = 12  # further tries of a caller, with pauses that double
@@ -36,7 +36,7 @@ class Answered(NamedTuple):
         return self.began + self.seconds
 
 
-class Traffic:
+class Traffic(Callers[str, Answered]):
     """So many callers, each with one request at a time, until they are told to stop.
 
     Args:
@@ -55,45 +55,19 @@ class Traffic:
         callers: int = 8,
         protocol: str = "rest",
     ):
-        self.expected, self.answered = expected, list[Answered]()
-        self._names, self._pictures = itertools.cycle(pictures), pictures
+        super().__init__(itertools.cycle(pictures), self._caption, callers)
+        self.expected, self._pictures = expected, pictures
         self._clients = ExitStack()
         self._once, self._patient = (
             self._clients.enter_context(Client(endpoint, protocol=protocol, retries=retries, concurrency=callers))
             for retries in (0, AGAIN)
         )
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(callers)]
-
-    def __enter__(self) -> "Traffic":
-        self.began = time.perf_counter()
-        for thread in self._threads:
-            thread.start()
-        return self
 
     def __exit__(self, *_) -> None:
-        """Stops asking, and waits for what was asked."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        self.ended = time.perf_counter()
+        super().__exit__()
         self._clients.close()
 
-    def wait(self, seconds: float = 0, requests: int = 0) -> None:
-        """Lets the callers go on for so long, and for so many requests from now on."""
-        end, count = time.perf_counter() + seconds, len(self.answered) + requests
-        while time.perf_counter() < end or len(self.answered) < count:
-            time.sleep(0.02)
-
-    def _call(self) -> None:
-        while not self._stop.is_set():
-            with self._lock:
-                name = next(self._names)
-            answered = self._ask(name)
-            with self._lock:
-                self.answered.append(answered)
-
-    def _ask(self, name: str) -> Answered:
+    def _caption(self, name: str) -> Answered:
         began, error = time.perf_counter(), ""
         try:
             try:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,20 +134,40 @@ def test_two_starts_at_once_make_one_server(stopped):
     assert len(stopped.processes()) == 2
 
 
-def test_a_model_that_does_not_load(stopped, tmp_path):
-    """A bundle damaged after packing: one sentence, the log's last lines with the reason, and nothing left running."""
-    import zipfile
+def test_an_archive_that_is_cut_off(stopped):
+    os.truncate(stopped.archive, stopped.archive.stat().st_size // 2)
+    done = serve("start", stopped)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"{stopped.archive} is no whole archive \(.+\): run 'make archive' again.\n", done.stderr)
+    assert not stopped.folder.exists()  # TorchServe was not started
 
+
+def test_an_archive_with_a_byte_flipped(stopped):
+    content = bytearray(stopped.archive.read_bytes())
+    with zipfile.ZipFile(stopped.archive) as archive:
+        weights = archive.getinfo("model/model.safetensors")
+    content[weights.header_offset + weights.file_size // 2] ^= 1
+    stopped.archive.write_bytes(content)
+    done = serve("start", stopped)
+    assert done.returncode == 1
+    assert done.stderr == f"{stopped.archive} is damaged, in model/model.safetensors: run 'make archive' again.\n"
+    assert not stopped.folder.exists()
+
+
+@pytest.mark.parametrize("part", ["vocabulary.txt", "model.safetensors"])
+def test_a_model_that_does_not_load(stopped, tmp_path, part):
+    """A bundle changed after packing: one sentence, the log's last lines with the reason, and nothing left running."""
     damaged = tmp_path / "damaged.mar"
     with zipfile.ZipFile(stopped.archive) as whole, zipfile.ZipFile(damaged, "w") as target:
         for name in whole.namelist():
             content = whole.read(name)
-            target.writestr(name, content[:-1] if name == "model/vocabulary.txt" else content)
+            target.writestr(name, content[:-1] + bytes([content[-1] ^ 1]) if name == f"model/{part}" else content)
     os.replace(damaged, stopped.archive)
     done = serve("start", stopped)
     assert done.returncode == 1
-    assert done.stderr.startswith("TorchServe's worker could not load the model.\n")
-    assert "vocabulary.txt is not the file that captioner.json was written with" in done.stderr
+    sentence = done.stderr.splitlines()[0]
+    assert sentence.startswith("TorchServe's worker could not load the model: ")
+    assert f"{part} is not the file that captioner.json was written with: sha256 " in sentence
     assert not stopped.processes()
 
 

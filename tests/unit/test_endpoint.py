@@ -184,8 +184,8 @@ def test_a_batch_that_fails_is_tried_in_halves_and_one_picture_alone_is_at_fault
     plain = [Asked({"body": picture}) for picture in (SMALL[1], SMALL[2], SMALL[0])]
     answers = ask(Endpoint(captioner, MODEL), *plain[:2], stream, plain[2])
     assert asked_for == [4, 2, 1, 1, 2]
-    assert [code for code, _ in answers] == [200, 500, 200, 200]
-    assert answers[1][1]["type"] == "InternalError"
+    assert [code for code, _ in answers] == [200, 507, 200, 200]
+    assert answers[1][1]["type"] == "OutOfMemory"
     assert len(stream.parts) == len(answers[3][1]["captions"][0]["tokens"])
 
 

@@ -1,0 +1,183 @@
+"""A server and a harness that run out of room: in the queue, on the disk, in memory."""
+
+import base64
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+import handler.captioner_service as service
+from eval.client import Client
+from faults import GENEROUS, PICTURES, answers, tell, under_load, worker
+from support import PHOTOS, ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
+
+MB = 2**20
+COUNT = 60
+ENTRY = Path(service.__file__)
+APPETITE = 40 * MB  # bytes that the encoder of the cramped server takes for each picture
+HUNGRY = f"""
+
+def _eat(self, pixels, encode=Captioner.encode):
+    torch.empty(len(pixels) * {APPETITE}, dtype=torch.uint8)
+    return encode(self, pixels)
+
+
+Captioner.encode = _eat
+"""
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int):
+    """A disk of so many megabytes at a folder."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to mount a small disk")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    if (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
+        pytest.skip(f"can't mount a small disk: {done.stderr}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def cramped(tmp_path_factory):
+    """A server with little room: for four requests that wait, 16 MB of logs, and 150 MB more in the worker.
+
+    Its encoder takes 40 MB for a picture.
+    """
+    folder = tmp_path_factory.mktemp("cramped")
+    entry = folder / "entry.py"
+    entry.write_text(ENTRY.read_text() + HUNGRY)
+    bundle = write_tiny_bundle(folder / "bundle")
+    with (
+        small_disk(tmp_path_factory.mktemp("disk"), 16) as disk,
+        running(folder, bundle, {"job_queue_size": "4"}, entry=entry, logs=disk / "logs", threads=1) as server,
+    ):
+        several(server, list(PICTURES.values()))  # what it allocates once, it has
+        process = worker(server)
+        room = process.memory_info().vms + 150 * MB
+        process.rlimit(psutil.RLIMIT_AS, (room, room))
+        yield server
+
+
+@contextmanager
+def filled(disk: Path, left: int = 0):
+    """Fills a disk but for so many bytes, and makes room again."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        free = os.statvfs(disk)
+        file.write(bytes(max(0, free.f_bavail * free.f_frsize - left)))
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+# The queue
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_a_full_queue_turns_callers_away_and_lets_all_of_them_through(cramped, protocol):
+    """Who is refused asks again after a pause, until there is a caption."""
+    with under_load(cramped, f"a full queue, {protocol}", callers=20, protocol=protocol) as traffic:
+        traffic.wait(requests=40)
+    assert set(traffic.errors) == {"Busy 503"}
+
+
+# The disk
+
+
+def test_the_disk_for_the_servers_logs_is_full(cramped):
+    """It goes on without a log, and with one when there is room again."""
+    log = cramped.logs / "model_log.log"
+    with under_load(cramped, "the disk for logs full") as traffic:
+        with filled(cramped.logs):
+            size = log.stat().st_size
+            traffic.wait(requests=40)
+            assert log.stat().st_size < size + 4096  # a page that it had begun
+            assert answers(cramped)
+            assert cramped.ready()
+        traffic.wait(requests=20)
+    assert log.stat().st_size > size + 4096
+
+
+@pytest.fixture
+def disk(tmp_path_factory):
+    with small_disk(tmp_path_factory.mktemp("results"), 1) as disk:
+        yield disk
+
+
+def test_the_disk_for_a_runs_results_is_full(cramped, tmp_path, disk):
+    split = write_split(tmp_path / "data", COUNT)
+    with Client(cramped.inference) as client:
+        pictures = (tmp_path / "data" / "many").glob("*.jpg")
+        expected = {int(path.stem): client.caption(path.read_bytes())["caption"] for path in pictures}
+    command, log = eval_command(cramped, split, disk, "run"), disk / "run" / "requests.jsonl"
+    with filled(disk, left=4096):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    sentence = f"{disk / 'run'} can't be written (No space left on device): make room. "
+    assert done.stderr.splitlines()[-1] == sentence + "The same command goes on where it stopped."
+    assert "Traceback" not in done.stderr
+    before, began = log.read_text().count('"caption"'), time.perf_counter()
+    assert 0 < before < COUNT
+    again = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: log.read_text().count('"caption"') > before, GENEROUS)
+    seconds = time.perf_counter() - began
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    captions = json.loads((disk / "run" / "captions.json").read_text())
+    asked = Counter(json.loads(line).get("image_id") for line in log.read_text().splitlines())
+    assert all(asked[image] == 1 for image in expected)  # what was written before the disk was full is not asked again
+    wrong = sum(one["caption"] != expected[one["image_id"]] for one in captions)
+    tell("the disk for results full", COUNT, COUNT - len(captions), wrong, seconds)
+
+
+# Memory
+
+
+def several(server, pictures) -> list[dict]:
+    encoded = [base64.b64encode(picture).decode() for picture in pictures]
+    answer = requests.post(f"{server.inference}/predictions/captioner", json={"images": encoded}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["predictions"]
+
+
+def test_one_giant_batch_is_cut_until_it_fits(cramped):
+    """PyTorch itself finds no memory, for all the pictures together."""
+    pictures = list(PICTURES.values())
+    with Client(cramped.inference) as client:
+        alone = [client.caption(picture)["caption"] for picture in pictures]
+    began = time.perf_counter()
+    together = several(cramped, pictures * 2)
+    wrong = sum(one.get("caption") != expected for one, expected in zip(together, alone * 2, strict=True))
+    lost, seconds = sum("code" in one for one in together), time.perf_counter() - began
+    tell("a batch beyond the memory", len(together), lost, wrong, seconds)
+    log = (cramped.logs / "model_log.log").read_text()
+    assert "DefaultCPUAllocator: can't allocate memory" in log
+    assert f"{len(together)} pictures could not be captioned together." in log
+
+
+def test_a_picture_that_does_not_fit_alone(cramped):
+    """It is told so, its neighbours have their captions, and so have other callers in the same batches."""
+    stream = BytesIO()
+    Image.new("RGB", (7000, 7000)).save(stream, "PNG", compress_level=1)
+    before = worker(cramped).pid
+    with under_load(cramped, "a picture beyond the memory") as traffic:
+        found = several(cramped, [PHOTOS[0].read_bytes(), stream.getvalue(), PHOTOS[1].read_bytes()])
+        assert [one.get("type", "caption") for one in found] == ["caption", "OutOfMemory", "caption"]
+        alone = requests.post(f"{cramped.inference}/predictions/captioner", data=stream.getvalue(), timeout=60)
+        assert (alone.status_code, alone.json()["type"], alone.json()["code"]) == (507, "OutOfMemory", 507)
+        traffic.wait(requests=20)
+    assert traffic.errors == {}
+    assert worker(cramped).pid == before

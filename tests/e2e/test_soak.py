@@ -1,0 +1,27 @@
+"""The soak as one command, shortened to half a minute, with a tiny bundle."""
+
+import json
+import subprocess
+import sys
+
+from deploy.soak.watch import FIGURES
+from deploy.soak.wishes import GOOD, REFUSED
+from support import ROOT, write_tiny_bundle
+
+
+def test_half_a_minute_loses_nothing_and_nothing_grows(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    settings = ["--minutes", "0.5", "--every", "1", "--callers", "4", "--wishes", "80", "--results", tmp_path]
+    command = [sys.executable, "-m", "deploy.soak", "--model", bundle, *settings]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "soak" / "soak.json").read_text())
+    assert content["faults"] == content["odd"] == []
+    assert content["outcomes"].keys() == {"caption", "refused"}
+    assert sum(content["outcomes"].values()) == content["requests"] > 80
+    assert content["kinds"].keys() == {*GOOD, *REFUSED}
+    assert content["growth"].keys() == set(FIGURES)
+    assert len(content["samples"]) > 10
+    assert all(sample["worker_mb"] > 50 and sample["children"] >= 1 for sample in content["samples"])
+    assert (tmp_path / "soak" / "soak.png").read_bytes().startswith(b"\x89PNG")
+    assert done.stdout == (tmp_path / "soak" / "soak.md").read_text()
