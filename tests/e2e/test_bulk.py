@@ -17,7 +17,7 @@ from PIL import Image
 from handler import Captioner, SearchOptions
 from support import PHOTOS, ROOT, eventually, write_tiny_bundle
 
-COUNT, GROUP = 600, 20
+COUNT, GROUP = 400, 20
 SLOW = ["beam_size=10", "min_length=40", "max_length=40"]  # leaves time to stop a job
 UNREADABLE = {0: "InvalidImage", 3: "EmptyBody"} | dict.fromkeys(range(GROUP, 2 * GROUP), "InvalidParquet")
 
