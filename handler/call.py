@@ -25,7 +25,7 @@ class Call(NamedTuple):
     @property
     def http(self) -> bool:
         """Whether it came over HTTP and not gRPC: that has no headers, and of HTTP/1.0's `Host` may be missing."""
-        return "host" in self.headers or self.explains
+        return bool(self.headers)
 
     @property
     def explains(self) -> bool:
