@@ -66,8 +66,14 @@ class Storm:
             counts = [sum(one.code // 100 == hundred for one in own) for hundred in (2, 4, 5)]
             longest = max(one.seconds for one in own)
             lines.append(f"| {kind} | {len(own)} | {' | '.join(map(str, counts))} | {longest:.2f} s |")
-        memory = f"{self.before} MB before, {self.peak} MB at most"
-        return "\n".join([*lines, "", f"Workers that ended: {self.deaths}. A worker's memory: {memory}."])
+        longest = max(self.came, key=lambda one: one.seconds)
+        said = " / ".join(sorted({one.neighbour for one in self.came}))
+        return "\n".join([
+            *lines,
+            "",
+            f"The longest answer was that to '{longest.case}'. The good pictures beside them got: {said}.",
+            f"Memory of a worker: {self.before} MB before, {self.peak} MB at most. Workers that ended: {self.deaths}.",
+        ])  # fmt: skip
 
 
 def storm(server: Server, good: bytes, over_grpc: Sequence[Case | Ask] = (), cases=(*PICTURES, *ASKS)) -> Storm:

@@ -17,7 +17,7 @@ from hostile import ASKS, CAPTION, PICTURES
 from hostile.asks import as_torchserve_reads
 from hostile.bounds import bounded
 from hostile.parts import before_image
-from support import ROOT
+from support import PHOTOS, ROOT
 
 # The longest and largest are fine pictures of 49 megapixels, with 2 seconds and 330 MB on this repository's machine.
 SECONDS = 6  # of the processor's time, for a request with one picture
@@ -75,6 +75,22 @@ def test_refused_pictures_are_not_kept_in_memory(tiny_bundle):
         answers, _ = endpoint.answer(calls)
     assert [answer.code for answer in answers] == [413] * 8
     assert taken.memory < MEMORY
+
+
+def test_neighbours_in_one_batch_get_their_captions(tiny_bundle):
+    """A good picture before and one behind, as TorchServe hands them over together."""
+    endpoint = Endpoint(Captioner.load(tiny_bundle), {"name": "captioner", "version": "1.0", "digest": "sha256:0"})
+    good, small = PHOTOS[0].read_bytes(), [case for case in PICTURES if case.kind not in ("too large", "slow", "bombs")]
+
+    def captions(*pictures: bytes) -> list[str]:
+        calls = [Call({"body": data}, {"host": "x"}, str(number), print) for number, data in enumerate(pictures)]
+        answers, _ = endpoint.answer(calls)
+        return [answer.captions[0] for answer in answers]
+
+    [expected] = captions(good)
+    for first in range(0, len(small), 18):  # a third of them
+        found = captions(good, *(case.make() for case in small[first : first + 6]), good)
+        assert found[0] == found[-1] == expected != ""
 
 
 @pytest.mark.parametrize("target", ["image", "request"])
