@@ -137,7 +137,9 @@ class Sandbox:
 
     def stop(self) -> None:
         if self.process.poll() is None:
-            self.process.kill()  # takes all that is in there along
+            for first in psutil.Process(self.process.pid).children():
+                first.kill()  # takes all that is in there along; to become another user has undone --die-with-parent
+            self.process.kill()
             self.process.wait()
 
 
