@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.server import is_jvm
-from faults import tell, wait_for_service
+from faults import GENEROUS, tell, wait_for_service
 from support import ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
 
 COUNT = 160
@@ -54,7 +54,7 @@ def test_the_server_is_killed_and_started_again(mortal, split, undisturbed, tmp_
     for victim in mortal.processes():
         if is_jvm(victim) == (whose == "the server's Java"):
             os.kill(victim.pid, signal.SIGKILL)
-    eventually(lambda: not mortal.ready())
+    eventually(lambda: not mortal.ready(), GENEROUS)
     if whose == "the server's Java":
         mortal.start()
     seconds = wait_for_service(mortal, began)

@@ -51,10 +51,7 @@ def small_disk(folder: Path, megabytes: int):
 
 @pytest.fixture(scope="module")
 def cramped(tmp_path_factory):
-    """A server with little room: for four requests that wait, 16 MB of logs, and 150 MB more in the worker.
-
-    Its encoder takes 40 MB for a picture.
-    """
+    """A server with room for four requests that wait and 16 MB of logs; its encoder takes 40 MB for a picture."""
     folder = tmp_path_factory.mktemp("cramped")
     entry = folder / "entry.py"
     entry.write_text(ENTRY.read_text() + HUNGRY)
@@ -63,10 +60,6 @@ def cramped(tmp_path_factory):
         small_disk(tmp_path_factory.mktemp("disk"), 16) as disk,
         running(folder, bundle, {"job_queue_size": "4"}, entry=entry, logs=disk / "logs", threads=1) as server,
     ):
-        several(server, list(PICTURES.values()))  # what it allocates once, it has
-        process = worker(server)
-        room = process.memory_info().vms + 150 * MB
-        process.rlimit(psutil.RLIMIT_AS, (room, room))
         yield server
 
 
@@ -89,7 +82,7 @@ def filled(disk: Path, left: int = 0):
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_a_full_queue_turns_callers_away_and_lets_all_of_them_through(cramped, protocol):
     """Who is refused asks again after a pause, until there is a caption."""
-    with under_load(cramped, f"a full queue, {protocol}", callers=20, protocol=protocol) as traffic:
+    with under_load(cramped, f"a full queue, {protocol}", callers=16, protocol=protocol) as traffic:
         traffic.wait(requests=40)
     assert set(traffic.errors) == {"Busy 503"}
 
@@ -146,38 +139,49 @@ def test_the_disk_for_a_runs_results_is_full(cramped, tmp_path, disk):
 # Memory
 
 
+@pytest.fixture
+def hungry(cramped):
+    """The server, while its worker can have 150 MB more than it has."""
+    several(cramped, list(PICTURES.values()) * 2)  # what it allocates once, it has
+    process = worker(cramped)
+    before = process.rlimit(psutil.RLIMIT_AS)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 150 * MB, before[1]))
+    yield cramped
+    process.rlimit(psutil.RLIMIT_AS, before)
+
+
 def several(server, pictures) -> list[dict]:
     encoded = [base64.b64encode(picture).decode() for picture in pictures]
-    answer = requests.post(f"{server.inference}/predictions/captioner", json={"images": encoded}, timeout=60)
+    answer = requests.post(f"{server.inference}/predictions/captioner", json={"images": encoded}, timeout=GENEROUS)
     assert answer.status_code == 200, answer.text
     return answer.json()["predictions"]
 
 
-def test_one_giant_batch_is_cut_until_it_fits(cramped):
+def test_one_giant_batch_is_cut_until_it_fits(hungry):
     """PyTorch itself finds no memory, for all the pictures together."""
     pictures = list(PICTURES.values())
-    with Client(cramped.inference) as client:
+    with Client(hungry.inference) as client:
         alone = [client.caption(picture)["caption"] for picture in pictures]
     began = time.perf_counter()
-    together = several(cramped, pictures * 2)
+    together = several(hungry, pictures * 2)
     wrong = sum(one.get("caption") != expected for one, expected in zip(together, alone * 2, strict=True))
     lost, seconds = sum("code" in one for one in together), time.perf_counter() - began
     tell("a batch beyond the memory", len(together), lost, wrong, seconds)
-    log = (cramped.logs / "model_log.log").read_text()
+    log = (hungry.logs / "model_log.log").read_text()
     assert "DefaultCPUAllocator: can't allocate memory" in log
     assert f"{len(together)} pictures could not be captioned together." in log
 
 
-def test_a_picture_that_does_not_fit_alone(cramped):
+def test_a_picture_that_does_not_fit_alone(hungry):
     """It is told so, its neighbours have their captions, and so have other callers in the same batches."""
     stream = BytesIO()
     Image.new("RGB", (7000, 7000)).save(stream, "PNG", compress_level=1)
-    before = worker(cramped).pid
-    with under_load(cramped, "a picture beyond the memory") as traffic:
-        found = several(cramped, [PHOTOS[0].read_bytes(), stream.getvalue(), PHOTOS[1].read_bytes()])
+    before = worker(hungry).pid
+    with under_load(hungry, "a picture beyond the memory") as traffic:
+        found = several(hungry, [PHOTOS[0].read_bytes(), stream.getvalue(), PHOTOS[1].read_bytes()])
         assert [one.get("type", "caption") for one in found] == ["caption", "OutOfMemory", "caption"]
-        alone = requests.post(f"{cramped.inference}/predictions/captioner", data=stream.getvalue(), timeout=60)
+        alone = requests.post(f"{hungry.inference}/predictions/captioner", data=stream.getvalue(), timeout=GENEROUS)
         assert (alone.status_code, alone.json()["type"], alone.json()["code"]) == (507, "OutOfMemory", 507)
         traffic.wait(requests=20)
     assert traffic.errors == {}
-    assert worker(cramped).pid == before
+    assert worker(hungry).pid == before
