@@ -58,14 +58,14 @@ def ask(server, tmp_path_factory):
     def answers() -> bool:
         try:
             return bool(ask("query", query="up == 1 and on() count(up == 1) == 2")["result"])
-        except requests.ConnectionError:
+        except requests.RequestException:  # it does not listen yet, or says in no JSON that it still starts
             return False
 
     try:
         proxy.start()
         with (folder / "prometheus.log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
-        eventually(answers, pause=0.2)
+        eventually(answers, seconds=120, pause=0.2)
         eventually(lambda: proxy.ready("one"))
         with Client(proxy.rest) as client:
             client.caption(PHOTOS[0].read_bytes())
