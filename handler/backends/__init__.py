@@ -1,8 +1,8 @@
 """How a bundle's arithmetic runs: an encoder's back end, one a file, and what the search runs on.
 
 Precision `full` is single precision everywhere: the reference. `fast` is what changes no score: on a GPU float16, on a
-CPU integers in the decoder, which give the same to the bit in any batch. `fastest` adds bfloat16 in the encoder, where
-the processor has instructions for it; that costs some CIDEr, see docs/performance.md.
+CPU integers in the decoder, with which a caption can depend on the beams beside it. `fastest` adds bfloat16 in the
+encoder, where the processor has instructions for it; that costs some CIDEr, see docs/performance.md.
 """
 
 import importlib.util

@@ -1,4 +1,8 @@
-"""A decoder in 8-bit integers, for CPUs: a quarter of the bytes to read, and the same to the bit in any batch."""
+"""A decoder in 8-bit integers, for CPUs: a quarter of the bytes to read; products are the same to the bit in any batch.
+
+A caption is not: a wider beam beside it changes the last bit of sums that are not of integers, in attention, and
+rounding makes that a hundredth of a log-probability. That is why integers are not the default.
+"""
 
 import copy
 import warnings
@@ -19,7 +23,7 @@ class Int8Linear(nn.Module):
     """`input @ weight.T + bias` with integers: weights a scale each row, inputs a scale each row of theirs.
 
     An input's scale is its own row's, so that neighbours in a batch have no part in it; and sums of integers are exact,
-    whatever order they are added up in. So a row's result does not depend on the batch, to the bit.
+    whatever order they are added up in. So a row's product does not depend on the batch, to the bit.
 
     Args:
         weight: (outputs, inputs).
