@@ -307,7 +307,7 @@ def test_the_document_is_true(server, tmp_path):
         [
             sys.executable, "-m", "schemathesis.cli", "--config-file", settings, "run",
             tmp_path / "openapi.json", "--url", server.inference, "--checks", checks, "--max-examples", "50",
-            "--seed", "1", "--workers", "4", "--exclude-method", "PUT", "--suppress-health-check", "all",
+            "--seed", "1", "--workers", "1", "--exclude-method", "PUT", "--suppress-health-check", "all",
             "--continue-on-failure", "--no-color",
         ],
         cwd=tmp_path, capture_output=True, text=True,
