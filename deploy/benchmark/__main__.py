@@ -1,6 +1,6 @@
 """Measures ways to serve a bundle, side by side; or finds the best settings for this machine.
 
-python -m deploy.benchmark --pictures ../shared/data/coco/val2017 --variants baseline default eager-full
+python -m deploy.benchmark --pictures ../shared/data/coco/val2017 --variants baseline default eager fast
 python -m deploy.benchmark --tune
 """
 

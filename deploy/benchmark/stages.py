@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "pretrained", help="the bundle's folder")
     parser.add_argument("--pictures", nargs="+", default=[str(ROOT / "samples" / "photos")], help="files or folders")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fast")
+    parser.add_argument("--precision", choices=PRECISIONS, default="full")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])

@@ -35,9 +35,8 @@ VARIANTS = {
     for variant in (
         BASELINE,
         Variant("default"),
-        Variant("eager-full", {"handler.backend": "eager", "handler.precision": "full"}),
         Variant("eager", {"handler.backend": "eager"}),
-        Variant("openvino-full", {"handler.backend": "openvino", "handler.precision": "full"}),
+        Variant("fast", {"handler.precision": "fast"}),
         Variant("compile", {"handler.backend": "compile", "startupTimeout": 600}),
     )
 }

@@ -34,7 +34,7 @@ def test_where_a_pictures_time_goes(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     head, _, *table = done.stdout.splitlines()
-    assert head == "eager, fast, 1 threads"
+    assert head == "eager, full, 1 threads"
     stages = [line.split(" | ")[0].strip("| ") for line in table[2:]]
     pairs = [(beam, batch) for batch in (1, 2) for beam in (1, 3)]
     assert stages == [
