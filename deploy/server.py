@@ -29,6 +29,7 @@ MODEL = "captioner"
 KEYS = "key_file.json"  # TorchServe writes its tokens there, in the folder it runs in
 JVM, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"  # what their command lines name
 REASON = re.compile(r"MODEL_LOG - (?:\w+\.)*\w+(?:Error|Exception): (.+)")  # a traceback's last line in model_log.log
+REASON_SECONDS = 5
 START_SECONDS = 180  # a cold disk has to read torch; a worker that dies is noticed at once
 DEFAULTS = {
     "inference_address": "http://127.0.0.1:8080",
@@ -248,10 +249,16 @@ class Server:
         return "\n".join(ends)
 
     def _reason(self) -> str:
-        """What the worker's last traceback says; empty where there is none."""
-        log = self.logs / "model_log.log"
-        found = REASON.findall(log.read_text(errors="replace")) if log.is_file() else []
-        return found[-1] if found else ""
+        """What a dead worker's last traceback says; empty where there is none.
+
+        TorchServe takes the worker's lines a little later than its death.
+        """
+        log, deadline = self.logs / "model_log.log", time.monotonic() + REASON_SECONDS
+        while True:
+            found = REASON.findall(log.read_text(errors="replace")) if log.is_file() else []
+            if found or time.monotonic() > deadline:
+                return found[-1] if found else ""
+            time.sleep(0.1)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -299,8 +306,9 @@ class Server:
                 raise ServerError(f"TorchServe did not come up.\n{self.last_lines()}")
             # A worker that can't load is started again and again, and requests would hang meanwhile.
             if server_log.exists() and "Backend worker process died" in server_log.read_text(errors="replace"):
-                reason = f": {self._reason()}" if self._reason() else "."
-                raise ServerError(f"TorchServe's worker could not load the model{reason}\n{self.last_lines()}")
+                reason = self._reason()
+                said = f": {reason}" if reason else "."
+                raise ServerError(f"TorchServe's worker could not load the model{said}\n{self.last_lines()}")
             if time.monotonic() > deadline:
                 raise ServerError(f"No worker was ready after {START_SECONDS} seconds.\n{self.last_lines()}")
             time.sleep(0.3)

@@ -73,8 +73,9 @@ def measure_captions(
             f"{len(captions.keys() - references.keys())} captions have no image, of {len(references)} images."
         )
     ensure_java()  # the tokenizer is a Java program
-    wanted = _tokenized(references)
-    found = _tokenized({image: [captions[image]] for image in references})
+    tokenized = _tokenized({image: [*texts, captions[image]] for image, texts in references.items()})  # in one start
+    wanted = {image: texts[:-1] for image, texts in tokenized.items()}
+    found = {image: texts[-1:] for image, texts in tokenized.items()}
     tokens = {image: text for image, (text,) in found.items()}
     scorer = BleuScorer(n=ORDER)
     for image, texts in wanted.items():
