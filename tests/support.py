@@ -1,14 +1,17 @@
 """What tests use besides fixtures: places, a bundle small enough to make in a second, a server of one's own."""
 
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -54,6 +57,28 @@ def installed(program: str, package: str) -> str:
         missing = f"needs {program}: apt-get install {package}"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     return path
+
+
+def run_here(module: str, *arguments: object) -> tuple[int, str, str]:
+    """What `python -m module` ends with, prints and complains of, in this process, which has imported PyTorch already.
+
+    It is for commands that say no: in a process of its own each would take ten seconds to import what it does not use.
+    A traceback is raised.
+    """
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors), warnings.catch_warnings(),
+    ):  # fmt: skip
+        warnings.simplefilter("ignore", RuntimeWarning)  # that the module is imported already
+        patch.setattr(sys, "argv", [module, *map(str, arguments)])
+        patch.chdir(ROOT)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            code = ended.code or 0
+    if isinstance(code, str):  # as Python itself does it
+        code = bool(errors.write(f"{code}\n"))
+    return int(code), out.getvalue(), errors.getvalue()
 
 
 def blocks(page: str, heading: str | None = None) -> list[tuple[str, str]]:

@@ -292,9 +292,9 @@ def test_metrics_and_one_line_a_request(server, endpoint):
     assert answers[0].json()["caption"] not in (server.logs / "model_log.log").read_text()
 
 
-def test_the_document_is_true(server, tmp_path):
+def test_the_document_is_true(trusting, tmp_path):
     """Schemathesis makes requests from it, good and bad, and holds each answer against it."""
-    page = f"{server.inference}/predictions/captioner"
+    page = f"{trusting.inference}/predictions/captioner"
     document = requests.get(page, headers={"Accept": "application/json"}, timeout=30)
     (tmp_path / "openapi.json").write_bytes(document.content)
     settings = tmp_path / "schemathesis.toml"
@@ -306,7 +306,7 @@ def test_the_document_is_true(server, tmp_path):
     done = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "--config-file", settings, "run",
-            tmp_path / "openapi.json", "--url", server.inference, "--checks", checks, "--max-examples", "50",
+            tmp_path / "openapi.json", "--url", trusting.inference, "--checks", checks, "--max-examples", "50",
             "--seed", "1", "--workers", "1", "--exclude-method", "PUT", "--suppress-health-check", "all",
             "--continue-on-failure", "--no-color",
         ],

@@ -3,15 +3,13 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 import zipfile
 
 import pytest
 
 from handler.errors import BundleError
-from support import ROOT, write_tiny_bundle
+from support import ROOT, run_here, write_tiny_bundle
 from training.archive import build_archive
 
 
@@ -88,7 +86,4 @@ def test_a_damaged_bundle_is_not_packed(tiny_bundle, tmp_path):
     ],
 )
 def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path, arguments, sentence):
-    command = [sys.executable, "-m", "training.archive", *arguments, "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == f"{sentence}\n"
+    assert run_here("training.archive", *arguments, "--output", tmp_path) == (1, "", f"{sentence}\n")

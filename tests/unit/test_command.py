@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from handler import Captioner
-from support import PHOTOS, ROOT
+from support import PHOTOS, ROOT, run_here
 
 CAT = "samples/photos/cat.jpg"
 
@@ -60,8 +60,8 @@ def test_a_figure(tmp_path, method):
     ],
 )
 def test_bad_arguments_get_one_sentence(arguments, message):
-    done = handler(*arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+    code, output, errors = run_here("handler", *arguments)
+    assert code == 1
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert output == ""

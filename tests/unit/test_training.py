@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from eval.coco import read_split
 from handler import Captioner
-from support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, train_command
+from support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, run_here, train_command
 from training.config import PRESETS, preset, read_settings
 from training.train import alone
 from training.validate import validate_bundle
@@ -219,11 +219,10 @@ def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
     ],
 )
 def test_mistakes_in_scoring_get_one_sentence(arguments, message):
-    program = [sys.executable, "-m", "training.validate", *arguments]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, _, errors = run_here("training.validate", *arguments)
+    assert code == 1
+    assert message in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -245,11 +244,10 @@ def test_mistakes_in_scoring_get_one_sentence(arguments, message):
     ],
 )
 def test_mistakes_get_one_sentence(arguments, message, tmp_path):
-    program = [sys.executable, "-m", "training.train", *arguments, f"--into={tmp_path / 'run'}"]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, errors = run_here("training.train", *arguments, f"--into={tmp_path / 'run'}")
+    assert code != 0
+    assert message in errors
+    assert "Traceback" not in errors
 
 
 def test_presets_are_found():
