@@ -4,6 +4,8 @@ import torch
 
 from handler.backends.base import Encode, Source, autocast
 
+PART = 4  # pictures at once on a CPU: larger tensors are asked of the system anew in each layer, at half the time
+
 
 def build(source: Source) -> tuple[Encode, int]:
     """The encoder, and the channels of a cell."""
@@ -12,7 +14,9 @@ def build(source: Source) -> tuple[Encode, int]:
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+        parts = pixels.split(PART if device.type == "cpu" else len(pixels))
         with autocast(source):
-            return encoder(pixels.to(device, non_blocking=True)).float()
+            grids = [encoder(part.to(device, non_blocking=True)).float() for part in parts]
+        return grids[0] if len(grids) == 1 else torch.cat(grids)
 
     return encode, encoder.encoder.channels
