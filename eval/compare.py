@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.coco import CaptionedImage, read_split
-from eval.meteor import Meteor
+from eval.meteor import Meteor, running
 from eval.metrics import Measured
 from eval.report import write_comparison
 from eval.resampling import Difference, compare
-from eval.summary import RESULTS, measure_all, read_results
+from eval.summary import RESULTS, add_meteor_option, measure_all, read_results
 
 LEVEL = 0.05
 REGRESSION = 3  # the status of a run that is significantly worse than its baseline
@@ -53,12 +53,12 @@ def read_captions(path: Path, images: Sequence[CaptionedImage]) -> dict[int, str
     return captions
 
 
-def measure_run(captions: dict[int, str], images: Sequence[CaptionedImage], meteor: Meteor) -> MeasuredRun:
+def measure_run(captions: dict[int, str], images: Sequence[CaptionedImage], meteor: Meteor | None) -> MeasuredRun:
     """Measures captions; raises RuntimeError where the tokenizer or METEOR's program breaks off."""
     return MeasuredRun(captions, measure_all({image.id: image.captions for image in images}, captions, meteor))
 
 
-def compare_runs(a: MeasuredRun, b: MeasuredRun, meteor: Meteor) -> Comparison:
+def compare_runs(a: MeasuredRun, b: MeasuredRun, meteor: Meteor | None) -> Comparison:
     """Compares two runs of the same images; raises as `measure_run`."""
     differences = compare(a.measured, b.measured, meteor)
     return Comparison(a.measured, b.measured, differences, (a.captions, b.captions))
@@ -105,12 +105,13 @@ def main() -> None:
     parser.add_argument("split", help="such as val")
     parser.add_argument("--output", type=Path, help="write the comparison there, too, as JSON")
     parser.add_argument("--report", type=Path, help="the page; left out, below eval/results")
+    add_meteor_option(parser)
     arguments = parser.parse_args()
     try:
         images = read_split(arguments.data, arguments.split, pictures=False)
         a, b = (Path(name) if Path(name).exists() else RESULTS / name for name in (arguments.a, arguments.b))
         both = [read_captions(path, images) for path in (a, b)]
-        with Meteor() as meteor:
+        with running(arguments.meteor) as meteor:
             comparison = compare_runs(*(measure_run(captions, images, meteor) for captions in both), meteor)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))

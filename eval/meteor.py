@@ -10,7 +10,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ COMMAND = (
     "-Dfile.encoding=UTF-8",
     *("-jar", JAR.name, "-", "-", "-stdio", "-l", "en", "-norm"),
 )
+
+
+def running(wanted: bool) -> AbstractContextManager["Meteor | None"]:
+    """METEOR for the length of a `with` statement, or None where it is not wanted; raises as `Meteor`."""
+    return Meteor() if wanted else nullcontext()
 
 
 class Meteor:

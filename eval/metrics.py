@@ -44,7 +44,7 @@ class Measured:
 
 
 def score_captions(
-    references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, meteor: bool = True
+    references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, meteor: bool | Meteor = True
 ) -> dict[str, float]:
     """The scores of `measure_captions` alone; arguments and errors as there."""
     return measure_captions(references, captions, meteor=meteor).scores

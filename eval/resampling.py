@@ -20,13 +20,13 @@ Samples = dict[str, np.ndarray]  # metric → its score in each resample
 
 
 def bootstrap(
-    measured: Measured, meteor: Meteor, resamples: int = RESAMPLES, seed: int = SEED
+    measured: Measured, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of each score: percentiles over sets of as many images, drawn with replacement.
 
     Args:
         measured: a split's captions.
-        meteor: running.
+        meteor: running, where METEOR was measured.
         resamples: sets drawn.
         seed: of the draws; the same sets each time.
 
@@ -60,7 +60,7 @@ class Difference:
 
 
 def compare(
-    a: Measured, b: Measured, meteor: Meteor, resamples: int = RESAMPLES, seed: int = SEED
+    a: Measured, b: Measured, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Difference]:
     """Paired tests of two systems on the same images.
 
@@ -71,7 +71,7 @@ def compare(
     Args:
         a: the one compared with.
         b: the other.
-        meteor: running.
+        meteor: running, where METEOR was measured.
         resamples: sets drawn, and swaps.
         seed: of both.
 
@@ -103,12 +103,12 @@ def _draws(images: int, resamples: int, seed: int) -> np.ndarray:
     return generator.multinomial(images, np.full(images, 1 / images), resamples).astype(np.float64)
 
 
-def _scores(parts: Sequence[tuple[Measured, np.ndarray]], meteor: Meteor) -> Samples:
+def _scores(parts: Sequence[tuple[Measured, np.ndarray]], meteor: Meteor | None) -> Samples:
     """The scores of sets of images, each set put together from one or more systems' captions.
 
     Args:
         parts: a system and how often each of its images is in each set, (sets, images).
-        meteor: running.
+        meteor: running, where METEOR was measured.
     """
     size = sum(counts.sum(1) for _, counts in parts)  # (sets,)
     bleu = bleu_of(sum(counts @ measured.bleu for measured, counts in parts))

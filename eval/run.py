@@ -22,10 +22,20 @@ from eval.client import Client, EndpointError, Unreachable
 from eval.coco import CaptionedImage, read_split
 from eval.compare import REGRESSION, MeasuredRun, compare_runs, measure_run, read_captions, regressions
 from eval.compare import table as differences_table
-from eval.meteor import Meteor
+from eval.meteor import running
 from eval.report import write_run
 from eval.request_log import RequestLog
-from eval.summary import RESULTS, name_split, read_training, split_digest, summarize, table, write_results, write_whole
+from eval.summary import (
+    RESULTS,
+    add_meteor_option,
+    name_split,
+    read_training,
+    split_digest,
+    summarize,
+    table,
+    write_results,
+    write_whole,
+)  # fmt: skip
 
 LOG, CAPTIONS, SCORES, REPORT = "requests.jsonl", "captions.json", "scores.json", "report.html"
 PERCENTILES = (50, 95, 99)
@@ -113,6 +123,7 @@ def main() -> None:
     parser.add_argument("--token", default=os.environ.get("CAPTIONER_TOKEN"), help="or in CAPTIONER_TOKEN")
     parser.add_argument("--train", help="the training split, to tell which captions are copies of its")
     parser.add_argument("--baseline", help="a run of the same split; a score significantly worse ends with status 3")
+    add_meteor_option(parser)
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all runs")
     arguments = parser.parse_intermixed_args()
     data, split = arguments.data, arguments.split
@@ -142,15 +153,15 @@ def main() -> None:
             first = next(iter(log.answers.values()))["error"]["message"]
             raise ValueError(f"No picture got a caption; the first one's error is: {first}")
         write_results(run / CAPTIONS, captions)
-        measured, content = summarize(name, images, captions, describe(log, options), train)
-        content |= speed_and_failures(log, images)
-        write_run(run / REPORT, run.name, content, images, captions, measured, log.answers)
         worse = []
-        if arguments.baseline:
-            with Meteor() as meteor:
+        with running(arguments.meteor) as meteor:
+            measured, content = summarize(name, images, captions, describe(log, options), train, meteor)
+            if arguments.baseline:
                 old = measure_run(before, images, meteor)
                 comparison = compare_runs(old, MeasuredRun(captions, measured), meteor)
-            worse = regressions(comparison)
+                worse = regressions(comparison)
+        content |= speed_and_failures(log, images)
+        write_run(run / REPORT, run.name, content, images, captions, measured, log.answers)
         write_whole(run / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except Unreachable as error:
         sys.exit(f"{error} The same command goes on where it stopped.")

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from eval.coco import read_split
-from eval.summary import name_split, read_results, read_training, summarize, table
+from eval.meteor import running
+from eval.summary import add_meteor_option, name_split, read_results, read_training, summarize, table
 
 
 def main() -> None:
@@ -19,13 +20,16 @@ def main() -> None:
     parser.add_argument("split", help="such as val")
     parser.add_argument("--train", help="the training split, to tell which captions are copies of its")
     parser.add_argument("--output", type=Path, help="write the scores there, too, as JSON")
+    add_meteor_option(parser)
     arguments = parser.parse_args()
     try:
         images = read_split(arguments.data, arguments.split, pictures=False)
         captions = read_results(arguments.results)
         train = read_training(arguments.data, arguments.train)
         described = f"results:{arguments.results.name}"
-        _, content = summarize(name_split(arguments.data, arguments.split), images, captions, described, train)
+        with running(arguments.meteor) as meteor:
+            split = name_split(arguments.data, arguments.split)
+            _, content = summarize(split, images, captions, described, train, meteor)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
     if arguments.output:

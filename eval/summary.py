@@ -1,5 +1,6 @@
 """All that is said of a split's captions: scores with intervals, and what scores do not show."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ def summarize(
     captions: Mapping[int, str],
     described: str,
     train: Sequence[CaptionedImage] = (),
+    meteor: Meteor | None = None,
 ) -> tuple[Measured, dict[str, Any]]:
     """Scores captions.
 
@@ -34,6 +36,7 @@ def summarize(
         captions: image id → caption, empty where there is none.
         described: how and by what they were made, for the signature.
         train: the training split, to tell which captions are copies.
+        meteor: running; without it METEOR is not measured.
 
     Returns:
         What was measured, and the part of `scores.json` that follows from the captions.
@@ -43,33 +46,35 @@ def summarize(
         RuntimeError: the tokenizer or METEOR's program broke off.
     """
     references = {image.id: image.captions for image in images}
-    with Meteor() as meteor:
-        measured = measure_all(references, captions, meteor)
-        intervals = bootstrap(measured, meteor)
+    measured = measure_all(references, captions, meteor)
+    intervals = bootstrap(measured, meteor)
     words = [text.split() for text in measured.tokens.values()]
+    named = signature(split, references, described, meteor=meteor is not None)
     content = {
         "n": len(images),
         "scores": measured.scores,
         "intervals": {name: list(ends) for name, ends in intervals.items()},
-        "signature": f"{signature(split, references, described)}|data:{split_digest(images)[:15]}"
-        f"|bootstrap:{RESAMPLES},seed={SEED}|v:{__version__}",
+        "signature": f"{named}|data:{split_digest(images)[:15]}|bootstrap:{RESAMPLES},seed={SEED}|v:{__version__}",
         "bad_endings": bad_endings(captions.values()),
         "mean_length": sum(map(len, words)) / len(words),
         "vocabulary": len({word for some in words for word in some}),
         "distinct": len(set(measured.tokens.values())) / len(words),
         "empty": sum(not some for some in words),
     }
-    if "SPICE" not in measured.scores:
-        content["not_measured"] = {"SPICE": spice.MISSING}
+    reasons = {"METEOR": "it was not asked for", "SPICE": spice.MISSING}
+    if missing := {name: reason for name, reason in reasons.items() if name not in measured.scores}:
+        content["not_measured"] = missing
     if train:
         known = {_plain(text) for image in train for text in image.captions}
         content["copied"] = sum(_plain(text) in known for text in measured.tokens.values()) / len(words)
     return measured, content
 
 
-def measure_all(references: Mapping[int, Sequence[str]], captions: Mapping[int, str], meteor: Meteor) -> Measured:
-    """What `measure_captions` gives, and SPICE where it is installed; arguments and errors as there."""
-    measured = measure_captions(references, captions, meteor=meteor)
+def measure_all(
+    references: Mapping[int, Sequence[str]], captions: Mapping[int, str], meteor: Meteor | None
+) -> Measured:
+    """What `measure_captions` gives, and SPICE where it is installed; METEOR where it runs. Errors as there."""
+    measured = measure_captions(references, captions, meteor=meteor or False)
     if spice.installed():
         measured.scores["SPICE"], each = spice.spice_scores(measured.references, measured.tokens)
         measured.each["SPICE"] = np.array(each)
@@ -138,6 +143,12 @@ def table(content: Mapping[str, Any]) -> str:
         lines.append(f"\n{100 * content['bad_endings']:.1f} % of the captions end in a function word.")
     lines += [f"\n{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()]
     return "\n".join(lines)
+
+
+def add_meteor_option(parser: argparse.ArgumentParser) -> None:
+    """`--no-meteor`, of the commands that score."""
+    spared = "leave METEOR out, which takes ten seconds to start and 1.2 GB of memory"
+    parser.add_argument("--no-meteor", dest="meteor", action="store_false", help=spared)
 
 
 def read_training(data: Path, split: str | None) -> Sequence[CaptionedImage]:
