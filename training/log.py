@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -103,8 +104,8 @@ def draw_samples(images: Sequence[CaptionedImage], captions: Sequence[str], pict
         place.text(0.5, -0.02, reference, transform=place.transAxes, **style)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    figure.savefig(picture)
     pyplot.close(figure)
+    Image.fromarray(pixels).save(picture)
     return pixels
 
 

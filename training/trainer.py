@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
+from eval.meteor import Meteor
 from eval.metrics import score_captions
 from handler.bundle import write_whole
 from handler.decoders import build_decoder
@@ -373,8 +374,9 @@ class Trainer:
         """A bundle of each phase's best epoch; the best of all is `bundle`."""
         order = sorted(self.phases, key=lambda phase: -self.progress[f"best_{phase.name}"])
         folders = [self.run / "bundle", *(self.run / f"bundle-{phase.name}" for phase in order[1:])]
-        for phase, folder in zip(order, folders, strict=True):
-            make_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data)
+        with Meteor() as meteor:
+            for phase, folder in zip(order, folders, strict=True):
+                make_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data, meteor)
         return folders
 
 
