@@ -12,6 +12,21 @@ import pytest
 from handler.captioner import Captioner
 from support import ROOT, FakeEndpoint, write_tiny_bundle
 
+LONGEST = {
+    "test_training",
+    "test_distributed",
+    "test_protocols",
+    "test_pretrained",
+    "test_docs",
+    "test_bulk",
+    "test_demo",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin, so that none of them is left alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def flickr8k() -> Path:

@@ -92,15 +92,15 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
         )
 
     killed = job(*arguments)
-    eventually(written, 120)
+    eventually(written, 300)
     assert_private(killed)
     killed.process.kill()
     kept, before = files(), written()
     assert before < COUNT, "it was too fast to be stopped"
 
     stopped = job(*arguments)  # at once: the killed one's workers still write
-    eventually(lambda: "written before" in stopped.said(), 60)
-    eventually(lambda: len(files()) > len(kept) + 2, 120)
+    eventually(lambda: "written before" in stopped.said(), 120)
+    eventually(lambda: len(files()) > len(kept) + 2, 300)
     stopped.process.send_signal(signal.SIGINT)
     assert stopped.process.wait(60) == 130
     assert "The same command goes on from there." in stopped.said()
@@ -108,7 +108,7 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
     assert before < COUNT, "it was too fast to be stopped"
 
     last = job(*arguments)
-    assert last.process.wait(180) == 0, last.said()
+    assert last.process.wait(300) == 0, last.said()
     assert f"{COUNT} pictures, {before} of them written before." in last.said()
     assert f"{COUNT - len(UNREADABLE)} have a caption, others an error: 20 InvalidParquet, 1 " in last.said()
     eventually(lambda: not [*killed.living(), *stopped.living(), *last.living()])

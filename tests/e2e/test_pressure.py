@@ -178,7 +178,7 @@ def test_a_picture_that_does_not_fit_alone(hungry):
     stream = BytesIO()
     Image.new("RGB", (7000, 7000)).save(stream, "PNG", compress_level=1)
     before = worker(hungry).pid
-    with under_load(hungry, "a picture beyond the memory") as traffic:
+    with under_load(hungry, "a picture beyond the memory", callers=2) as traffic:  # few enough for the queue
         found = several(hungry, [PHOTOS[0].read_bytes(), stream.getvalue(), PHOTOS[1].read_bytes()])
         assert [one.get("type", "caption") for one in found] == ["caption", "OutOfMemory", "caption"]
         alone = requests.post(f"{hungry.inference}/predictions/captioner", data=stream.getvalue(), timeout=GENEROUS)

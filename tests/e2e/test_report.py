@@ -27,7 +27,7 @@ def runs(server, tmp_path_factory):
 
     common = ["samples", "photos", "--results", results]
     call("eval.run", *common, "--run", "rest", "--endpoint", server.inference)
-    call("eval.run", *common, "--run", "grpc", "--endpoint", server.grpc, "--protocol", "grpc")
+    call("eval.run", *common, "--run", "grpc", "--endpoint", server.grpc, "--protocol", "grpc", "--no-meteor")
     call("eval.run", *common, "--run", "short", "--endpoint", server.inference, "max_length=4")
     call(
         "eval.compare", results / "rest", results / "short", "samples", "photos",

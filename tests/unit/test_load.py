@@ -13,7 +13,8 @@ from eval.load import Load, closed_loop, measure, open_loop, read_metrics, table
 from support import ROOT
 
 ANSWER = (200, "application/json", {"caption": "a dog"})
-STALL = 0.6  # s
+STALL = 2  # s
+SLOW = 1  # s: far from what a busy machine takes for an answer
 
 
 def stalling():
@@ -22,25 +23,25 @@ def stalling():
 
     def answer(number, body):
         since = time.perf_counter() - began
-        if 0.3 < since < 0.3 + STALL:
-            time.sleep(0.3 + STALL - since)
+        if 0.5 < since < 0.5 + STALL:
+            time.sleep(0.5 + STALL - since)
         return ANSWER
 
     return answer
 
 
 def test_an_open_loop_counts_all_the_waiting_and_a_closed_one_hides_it(serve):
-    """For 0.6 s of 1.5 nobody is answered. One caller meets that once; of 20 pictures a second some 12 wait."""
+    """For 2 s of 3.5 nobody is answered. One caller meets that once; of 20 pictures a second some 20 wait a second."""
     slow = {}
     for name, loop, level in (("closed", closed_loop, 1), ("open", open_loop, 20)):
         with Client(serve(stalling()).url, retries=0, concurrency=64) as client:
-            tally = loop(client, itertools.repeat(b"x"), {}, level, 1.5)
+            tally = loop(client, itertools.repeat(b"x"), {}, level, 3.5)
         assert not tally.errors
-        slow[name] = sum(latency > 0.1 for latency in tally.latencies)
+        slow[name] = sum(latency > SLOW for latency in tally.latencies)
         if name == "open":
-            assert len(tally.latencies) == 30
+            assert len(tally.latencies) == 70
     assert slow["closed"] == 1
-    assert 8 <= slow["open"] <= 13
+    assert 15 <= slow["open"] <= 30
 
 
 def test_latency_counts_from_when_a_picture_was_due(serve):
@@ -56,8 +57,9 @@ def test_latency_counts_from_when_a_picture_was_due(serve):
 
     with Client(serve(one_by_one).url, retries=0, concurrency=64) as client:
         tally = open_loop(client, itertools.repeat(b"x"), {}, 20, 0.5)
-    # Due at 0, 50, … 450 ms, done at 100, 200, … 1000 ms: latencies of 100, 150, … 550 ms.
-    assert sorted(tally.latencies) == pytest.approx([0.1 + 0.05 * k for k in range(10)], abs=0.08)
+    # Due at 0, 50, … 450 ms, done at 100, 200, … 1000 ms at best: latencies of 100, 150, … 550 ms.
+    # They come to 3.25 s in whatever order; a busy machine adds to that.
+    assert 3.249 <= sum(tally.latencies) < 8
 
 
 def test_errors_are_counted_by_type_and_not_as_answers(serve):

@@ -29,6 +29,12 @@ def command(run, *settings):
     return train_command(run, *SETTINGS, *settings)
 
 
+def train_here(arguments):
+    """`run_here` of such a command."""
+    assert arguments[:3] == [sys.executable, "-m", "training.train"]
+    return run_here("training.train", *arguments[3:])
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run from beginning to end."""
@@ -157,9 +163,9 @@ def test_a_bundle_is_made_from_any_checkpoint(whole, tmp_path):
     program = [sys.executable, "-m", "training.bundle", str(whole), "samples"]
     subprocess.run([*program, "--to", str(tmp_path / "last")], cwd=ROOT, check=True, capture_output=True)
     assert Captioner.load(tmp_path / "last").config.card["training"]["step"] == STEPS + CRITICAL_STEPS
-    done = subprocess.run([*program, "--checkpoint=x"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.endswith("found there: best-cross_entropy, best-self_critical, checkpoint.\n")
+    code, _, errors = run_here("training.bundle", whole, "samples", "--checkpoint=x")
+    assert code == 1
+    assert errors.endswith("found there: best-cross_entropy, best-self_critical, checkpoint.\n")
 
 
 def test_the_cards_scores_are_the_bundles(whole):
@@ -176,18 +182,16 @@ def test_the_cards_scores_are_the_bundles(whole):
 
 
 def test_other_settings_in_the_same_folder_are_refused(whole):
-    done = subprocess.run(
-        command(whole, "--epochs=9", "--ema=0.6"), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr == f"{whole} was begun with other settings (ema, epochs): name another folder with --into.\n"
+    code, _, errors = train_here(command(whole, "--epochs=9", "--ema=0.6"))
+    assert code == 1
+    assert errors == f"{whole} was begun with other settings (ema, epochs): name another folder with --into.\n"
 
 
 def test_two_at_once_in_the_same_folder_are_refused(whole):
     with alone(whole):
-        done = subprocess.run(command(whole), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == f"Another process is training in {whole}.\n"
+        code, _, errors = train_here(command(whole))
+    assert code == 1
+    assert errors == f"Another process is training in {whole}.\n"
 
 
 def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
@@ -195,8 +199,8 @@ def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
     annotations = tmp_path / "samples" / "annotations" / "captions_photos.json"
     arguments = command(whole)
     arguments[arguments.index("samples")] = str(tmp_path / "samples")
-    moved = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert moved.returncode == 0, moved.stderr  # the same data elsewhere is the same data
+    code, _, errors = train_here(arguments)
+    assert code == 0, errors  # the same data elsewhere is the same data
     text, cat = annotations.read_text(), tmp_path / "samples" / "photos" / "cat.jpg"
     changes = (
         lambda: annotations.write_text(text.replace("woman", "wombat")),
@@ -204,10 +208,10 @@ def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
     )
     for change in changes:
         change()
-        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert "is not the data that" in done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, errors = train_here(arguments)
+        assert code == 1
+        assert "is not the data that" in errors
+        assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
