@@ -6,7 +6,6 @@ python -m training.archive runs/transformer-lite2-flickr8k/bundle --version 2.0 
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -18,12 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging import generate_model_archive
 
-from handler.backends import Source
-from handler.backends.openvino import FOLDER, save_converted
+from handler.backends.openvino import convert_ahead
 from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, check_bundle, load_bundle
 from handler.errors import BundleError
 
@@ -65,7 +62,7 @@ def build_archive(bundle: Path, output: Path, version: str = VERSION) -> Path:
         (stage / "model").mkdir()
         for name in (CONFIG, WEIGHTS, VOCABULARY):
             shutil.copy(bundle / name, stage / "model" / name)
-        _convert(bundle, stage / "model")
+        convert_ahead(*load_bundle(bundle)[:2], stage / "model")
         generate_model_archive(
             ModelArchiverConfig(
                 model_name=NAME,
@@ -80,18 +77,6 @@ def build_archive(bundle: Path, output: Path, version: str = VERSION) -> Path:
         _rewrite(Path(scratch, f"{NAME}.mar"), partial)
         os.replace(partial, archive)
     return archive
-
-
-def _convert(bundle: Path, folder: Path) -> None:
-    """Puts the encoder beside the bundle's files as OpenVINO takes it, where that is installed and takes it."""
-    if not importlib.util.find_spec("openvino"):
-        return
-    source = Source(*load_bundle(bundle)[:2], torch.device("cpu"), "full", folder)
-    try:
-        save_converted(source)
-    except Exception as error:  # of a backbone that it can't convert: workers will run it with PyTorch
-        print(f"OpenVINO does not take the encoder {source.config.encoder}: {error}", file=sys.stderr)
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def _rewrite(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from deploy.bulk.storage import BulkError, in_a_line
 ROOT = Path(__file__).parent.parent.parent
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 MARK = "CAPTIONER_BULK"  # which job a process belongs to, in its environment
+START_SECONDS = 180  # for Ray to start in: ten where nothing else runs; its own 30 are too few on a busy machine
 READER_CPUS = 1  # of a task that reads and decodes beside GPUs
 
 
@@ -29,6 +30,8 @@ def own_settings() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else it writes one into the home folder, for all to read
         "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's core, which speaks of its own affairs
+        "RAY_raylet_start_wait_time_s": str(START_SECONDS),
+        "RAY_prestart_worker_first_driver": "0",  # processes that nobody may want, at a quarter of the start's time
     }
 
 
@@ -78,22 +81,16 @@ def _start(job: str, cpus: int) -> None:
     import ray
 
     os.environ[MARK] = job
-    for last in (False, True):
-        remove_leftovers(job)  # of a job that was killed, or of the first try
-        folder = Path(tempfile.mkdtemp(prefix=f"captioner-{job}-"))
-        try:
-            ray.init(
-                "local",
-                num_cpus=max(cpus, os.cpu_count() or 1),
-                include_dashboard=False,
-                _temp_dir=str(folder / "r"),  # below it: Ray opens its own to all; and short, as sockets' paths must be
-                _system_config={"enable_metrics_collection": False},  # its exporter would listen to all
-                **QUIET,
-            )
-            return
-        except Exception:  # on a busy machine it gives itself up after 30 seconds
-            if last:
-                raise
+    remove_leftovers(job)  # of one that was killed
+    folder = Path(tempfile.mkdtemp(prefix=f"captioner-{job}-"))
+    ray.init(
+        "local",
+        num_cpus=max(cpus, os.cpu_count() or 1),
+        include_dashboard=False,
+        _temp_dir=str(folder / "r"),  # below it: Ray opens its own to all; and short, as sockets' paths must be
+        _system_config={"enable_metrics_collection": False},  # its exporter would listen to all
+        **QUIET,
+    )
 
 
 def remove_leftovers(job: str) -> None:

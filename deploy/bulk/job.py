@@ -1,8 +1,10 @@
 """The job on Ray Data: read and decode, caption in actors, write, all at once; never are all pictures in memory."""
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from deploy.bulk.cluster import READER_CPUS
 from deploy.bulk.pictures import Source
 from deploy.bulk.results import Results
 from deploy.bulk.storage import BulkError
+from handler.backends.openvino import FOLDER, convert_ahead
 from handler.bundle import BundleConfig
 from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError
@@ -92,7 +95,12 @@ def run(
             num_cpus=workers.threads,
             num_gpus=workers.gpus,
             # In a list, a reference stays one: the weights go once to each machine, and only this one has their folder.
-            fn_constructor_args=([ray.put(bundle)], options, workers.threads, "cuda" if workers.gpus else "cpu"),
+            fn_constructor_args=(
+                [ray.put((bundle, {} if workers.gpus else _converted(bundle)))],
+                options,
+                workers.threads,
+                "cuda" if workers.gpus else "cpu",
+            ),
         )
     )
     try:
@@ -107,6 +115,13 @@ def run(
         raise BulkError(
             f"{error}\nThe job broke off; what is written stays. The same command goes on there."
         ) from error
+
+
+def _converted(bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary]) -> dict[str, bytes]:
+    """The files of the encoder as OpenVINO takes it: made once here, no worker needs seconds and timm for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        convert_ahead(*bundle[:2], Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).glob(f"{FOLDER}/*")}
 
 
 def read_pixels(work: pa.Table, source: Source, preprocessing: Preprocessing) -> Iterator[pa.Table]:
@@ -141,7 +156,7 @@ class CaptionPixels:
     """The actor: what `read_pixels` gives → captions, or errors.
 
     Args:
-        bundle: holds one reference, to what `load_bundle` gives.
+        bundle: holds one reference, to what `load_bundle` gives and the files of its encoder, converted.
         options: for all pictures.
         threads: of torch.
         device: where the model runs.
@@ -149,7 +164,12 @@ class CaptionPixels:
 
     def __init__(self, bundle: list[Any], options: SearchOptions, threads: int, device: str):
         torch.set_num_threads(threads)
-        self.captioner = Captioner(*ray.get(bundle[0]), device=device, backend="auto", precision="fast")
+        parts, converted = ray.get(bundle[0])
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, FOLDER).mkdir()
+            for name, content in converted.items():
+                Path(folder, FOLDER, name).write_bytes(content)
+            self.captioner = Captioner(*parts, device=device, backend="auto", precision="fast", folder=Path(folder))
         self.options = options
 
     def __call__(self, batch: pa.Table) -> pa.Table:

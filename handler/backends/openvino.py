@@ -7,6 +7,8 @@ An encoder has to be converted first, which takes some seconds, timm and twice t
 and what it wrote lies beside the bundle. Where nothing lies there it is done at the start.
 """
 
+import importlib.util
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +17,7 @@ from types import ModuleType
 import torch
 
 from handler.backends.base import Encode, Source
-from handler.bundle import WEIGHTS
+from handler.bundle import WEIGHTS, BundleConfig
 
 FOLDER = "openvino"
 
@@ -87,6 +89,20 @@ def save_converted(source: Source) -> None:
     path = converted(source)
     path.parent.mkdir(exist_ok=True)
     _import().save_model(convert(source), path, compress_to_fp16=False)
+
+
+def convert_ahead(config: BundleConfig, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Puts a bundle's encoder into a folder as OpenVINO takes it, where that is installed and takes it.
+
+    A `Captioner` of that folder then starts without timm and without converting.
+    """
+    if not importlib.util.find_spec("openvino"):
+        return
+    try:
+        save_converted(Source(config, weights, torch.device("cpu"), "full", folder))
+    except Exception as error:  # of a backbone that it can't convert: workers will run it with PyTorch
+        print(f"OpenVINO does not take the encoder {config.encoder}: {error}", file=sys.stderr)
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def _import() -> ModuleType:
