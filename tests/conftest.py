@@ -18,7 +18,6 @@ LONGEST = {
     "test_protocols",
     "test_pretrained",
     "test_docs",
-    "test_bulk",
     "test_demo",
 }
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -91,12 +92,19 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
             pq.ParquetFile(path).metadata.num_rows for path, content in files().items() if content[-4:] == b"PAR1"
         )
 
-    killed = job(*arguments)
-    eventually(written, 300)
-    assert_private(killed)
+    killed, addresses, modes = job(*arguments), set(), set()
+
+    def begun() -> bool:
+        addresses.update(listened(killed))
+        modes.update(path.stat().st_mode & 0o777 for path in folders(killed))
+        return written() > 0 or killed.process.poll() is not None
+
+    eventually(begun, 300, pause=0.3)
     killed.process.kill()
     kept, before = files(), written()
+    assert before > 0, killed.said()
     assert before < COUNT, "it was too fast to be stopped"
+    assert (addresses, modes) == ({"127.0.0.1"}, {0o700})
 
     stopped = job(*arguments)  # at once: the killed one's workers still write
     eventually(lambda: "written before" in stopped.said(), 120)
@@ -111,7 +119,7 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
     assert last.process.wait(300) == 0, last.said()
     assert f"{COUNT} pictures, {before} of them written before." in last.said()
     assert f"{COUNT - len(UNREADABLE)} have a caption, others an error: 20 InvalidParquet, 1 " in last.said()
-    eventually(lambda: not [*killed.living(), *stopped.living(), *last.living()])
+    eventually(lambda: not [*killed.living(), *stopped.living(), *last.living()], pause=0.3)
     whole = {path: content for path, content in kept.items() if content[-4:] == b"PAR1"}
     assert {path: content for path, content in files().items() if path in whole} == whole
 
@@ -135,13 +143,19 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
         assert error or row["score"] == pytest.approx(ours[number % 2].score, abs=1e-3)
 
 
-def assert_private(job: Job) -> None:
-    """What listens is on loopback; what lies in the temporary folder nobody else can open."""
-    listening = [
-        one.laddr.ip for process in job.living() for one in process.net_connections() if one.status == "LISTEN"
-    ]
-    assert listening
-    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
-    commands = " ".join(" ".join(process.cmdline()) for process in job.living())
-    [folder] = [path for path in Path(tempfile.gettempdir()).glob("captioner-*-*") if f"{path}/" in commands]
-    assert folder.stat().st_mode & 0o777 == 0o700
+def listened(job: Job) -> set[str]:
+    """The addresses that its processes listen at."""
+    found = set()
+    for process in job.living():
+        with suppress(psutil.Error):  # it has ended
+            found |= {one.laddr.ip for one in process.net_connections() if one.status == "LISTEN"}
+    return {ip.removeprefix("::ffff:") for ip in found}
+
+
+def folders(job: Job) -> list[Path]:
+    """Its folders among the temporary files."""
+    commands = ""
+    for process in job.living():
+        with suppress(psutil.Error):
+            commands += " ".join(process.cmdline())
+    return [path for path in Path(tempfile.gettempdir()).glob("captioner-*-*") if f"{path}/" in commands]
