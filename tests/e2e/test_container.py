@@ -194,7 +194,9 @@ def test_the_inner_address_is_for_probes_and_prometheus(container):
         assert container.get_inside(path) == 404
     caption(container)
     names = {"captioner_pictures_total{", "ts_queue_latency_microseconds{", "ts_inference_requests_total{"}
-    eventually(lambda: all(name in container.http.get(container.inside + "/metrics", timeout=5).text for name in names))
+    eventually(
+        lambda: all(name in container.http.get(container.inside + "/metrics", timeout=60).text for name in names)
+    )
 
 
 def test_tokens_and_certificate_change_without_a_restart(container):
@@ -218,7 +220,7 @@ def test_tokens_and_certificate_change_without_a_restart(container):
 
 def new_certificate_serves(container: Sandbox) -> bool:
     try:
-        return requests.get(container.url, verify=container.http.verify, timeout=5).status_code == 401
+        return requests.get(container.url, verify=container.http.verify, timeout=60).status_code == 401
     except requests.exceptions.SSLError:
         return False
 

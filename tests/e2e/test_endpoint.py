@@ -133,7 +133,7 @@ def test_many_at_once_and_the_worker_never_died(server, endpoint):
         assert all(answer.ok for answer in pool.map(lambda _: ask(endpoint, data=IMAGE), range(48)))
     log = (server.logs / "ts_log.log").read_text()
     assert "worker process died" not in log
-    [model] = requests.get(f"{server.management}/models/captioner", timeout=5).json()
+    [model] = requests.get(f"{server.management}/models/captioner", timeout=60).json()
     assert model["batchSize"] == 8
     assert [worker["status"] for worker in model["workers"]] == ["READY"]
 

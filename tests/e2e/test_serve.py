@@ -79,7 +79,7 @@ def test_a_server_killed_outright_is_replaced(stopped):
     processes = stopped.processes()
     for process in processes:
         process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    psutil.wait_procs(processes, timeout=60)
     stopped.start()
     assert stopped.ready()
 

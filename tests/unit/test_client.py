@@ -15,7 +15,7 @@ import pytest
 from eval.caption_files import Lines, find_pictures
 from eval.client import Client, Outcome
 from eval.transports import Busy, EndpointError, Unreachable
-from support import ROOT
+from support import ROOT, eventually
 
 ANSWER = {"caption": "a dog", "captions": [{"caption": "a dog", "score": -0.5}], "request_id": "7"}
 REFUSED = {"code": 422, "type": "InvalidImage", "message": "No picture.", "request_id": "8"}
@@ -89,7 +89,7 @@ def test_nobody_there_and_no_answer_in_time(serve):
     with Client("127.0.0.1:9", retries=2, concurrency=4) as client, pytest.raises(Unreachable):
         list(client.caption_all(pictures))
     assert len(asked) < 20  # nobody goes on asking
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     gate = threading.Event()
 
     def late(number, body):
@@ -134,7 +134,7 @@ def test_a_server_that_drips_or_never_ends(serve, monkeypatch):
         began = time.monotonic()
         with Client(f"{url}/slow", timeout=0.5) as client, pytest.raises(EndpointError, match=r"came in 0\.5 seconds"):
             client.caption(b"x")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 3.5  # the whole of it would take 4
         with Client(f"{url}/long") as client, pytest.raises(EndpointError, match="more than 100000 bytes"):
             client.caption(b"x")
     finally:
@@ -318,9 +318,10 @@ def test_ctrl_c_is_obeyed_while_the_server_is_down(pictures, tmp_path):
         tmp_path / "o.csv",
     ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    time.sleep(3)
+    eventually((tmp_path / "o.csv").exists)
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=5) == 1
+    assert process.wait(timeout=60) == 1
     assert process.stderr.read().endswith("Stopped. The same command goes on where it stopped.\n")
 
 

@@ -169,7 +169,7 @@ for _ in range(2):
         meteor.score({1: ["a dog"]}, {1: "a cat"})
     except RuntimeError as error:
         print(error)
-print(time.monotonic() - began < 5, meteor._process.pid)
+print(time.monotonic() - began < 30, meteor._process.pid)
 """
     done = run_python(script)
     first, second, last = done.stdout.splitlines()
@@ -234,7 +234,7 @@ def test_never_answers(java, script, size):
         with pytest.raises(RuntimeError, match=r"^METEOR's Java gave no answer within 1 s\.$"):
             meteor.score(REFERENCES, CAPTIONS | {1: "a " * size})
         assert wait_until_gone(meteor._process.pid)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_chatty(java):
