@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.private import free_ports
+from deploy.ports import free_ports
 from deploy.server import Server, ServerError
 
 CONFIG = Path(__file__).parent / "haproxy.cfg"

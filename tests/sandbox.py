@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-from deploy.private import free_ports, private_server
+from deploy.ports import free_ports
+from deploy.private import private_server
 from support import ROOT, eventually, installed
 
 USER = 10001
@@ -102,7 +103,7 @@ class Sandbox:
     def get_inside(self, path: str) -> int:
         """A status of the inner address; 0 where nobody listens."""
         try:
-            return self.http.get(self.inside + path, timeout=5, verify=False).status_code
+            return self.http.get(self.inside + path, timeout=60, verify=False).status_code
         except requests.ConnectionError:
             return 0
 
@@ -117,7 +118,11 @@ class Sandbox:
 
     def processes(self, word: str) -> list[psutil.Process]:
         """Those in there whose command line has a word."""
-        return [process for process in self.first().children(recursive=True) if word in " ".join(process.cmdline())]
+        found = []
+        for process in self.first().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                found += [process] if word in " ".join(process.cmdline()) else []
+        return found
 
     def file(self, path: str) -> Path:
         """A file in there."""

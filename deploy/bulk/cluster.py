@@ -9,17 +9,22 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
 from deploy.bulk.storage import BulkError, in_a_line
+from deploy.ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 MARK = "CAPTIONER_BULK"  # which job a process belongs to, in its environment
-START_SECONDS = 180  # for Ray to start in: ten where nothing else runs; its own 30 are too few on a busy machine
+AGENT_PORTS = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+START_SECONDS = 60  # for Ray to start in: ten where nothing else runs; its own 30 are too few on a busy machine
+TRIES = 3
 READER_CPUS = 1  # of a task that reads and decodes beside GPUs
 
 
@@ -78,19 +83,33 @@ def _connect(address: str) -> None:
 
 
 def _start(job: str, cpus: int) -> None:
-    import ray
-
     os.environ[MARK] = job
-    remove_leftovers(job)  # of one that was killed
-    folder = Path(tempfile.mkdtemp(prefix=f"captioner-{job}-"))
-    ray.init(
-        "local",
-        num_cpus=max(cpus, os.cpu_count() or 1),
-        include_dashboard=False,
-        _temp_dir=str(folder / "r"),  # below it: Ray opens its own to all; and short, as sockets' paths must be
-        _system_config={"enable_metrics_collection": False},  # its exporter would listen to all
-        **QUIET,
-    )
+    for left in reversed(range(TRIES)):
+        remove_leftovers(job)  # of one that was killed, or of the last try
+        try:
+            return _start_once(Path(tempfile.mkdtemp(prefix=f"captioner-{job}-")), cpus)
+        except Exception:
+            if not left:
+                raise
+
+
+def _start_once(folder: Path, cpus: int) -> None:
+    import ray
+    from ray._private import parameter
+
+    # Where Ray chooses these itself, it waits 15 seconds for its agents to say which, and gives up on a busy machine.
+    export, *others = free_ports(1 + len(AGENT_PORTS))
+    chosen = partial(parameter.RayParams, **dict(zip(AGENT_PORTS, others, strict=True)))
+    with patch.object(parameter, "RayParams", chosen):  # `init` has no such options
+        ray.init(
+            "local",
+            num_cpus=max(cpus, os.cpu_count() or 1),
+            include_dashboard=False,
+            _metrics_export_port=export,
+            _temp_dir=str(folder / "r"),  # below it: Ray opens its own to all; and short, as sockets' paths must be
+            _system_config={"enable_metrics_collection": False},  # its exporter would listen to all
+            **QUIET,
+        )
 
 
 def remove_leftovers(job: str) -> None:

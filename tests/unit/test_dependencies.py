@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from deploy.audit import PINNED, audit
-from deploy.private import free_ports
+from deploy.ports import free_ports
 from support import ROOT
 
 VULNERABILITY = {
