@@ -64,8 +64,8 @@ class TrainingConfig:
         encoder_learning_rate: of those stages, where the decoder's is `learning_rate`; it rises and falls with that.
         preprocessing: from picture to the encoder's input.
         augmentation: how pictures vary in training.
-        cached_views: a frozen encoder's grids kept on disk for each picture: the picture as it is, and random views; 0
-            encodes pictures anew at every step, each time another view.
+        cached_views: what the encoder's frozen part gives, kept on disk for each picture: the picture as it is, and
+            random views; 0 encodes pictures anew at every step, each time another view.
         workers: processes a device that read pictures or their grids beside the training; 0 reads between its steps.
         decoder: architecture and sizes.
         decoding: how validation decodes, and the bundle's default.
@@ -91,7 +91,7 @@ class TrainingConfig:
         hard_entropy: weight of the attention's entropy where locations are sampled (Xu et al. 2015, eq. 12).
         ema: decay a step of the weights' moving average, which is then what is validated and kept; 0: none.
         self_critical: what follows cross-entropy.
-        precision: `bf16-mixed` or `32-true`.
+        precision: `bf16-mixed`, `32-true`, or `auto`: bfloat16 where the device has it.
         seed: of initialisation, order, views and dropout.
         checkpoint_every: steps between checkpoints, besides each epoch's end.
         card: for the model card: name, data, terms, limits.
@@ -128,14 +128,14 @@ class TrainingConfig:
     hard_entropy: float = 0.002
     ema: float = 0.0
     self_critical: SelfCritical = SelfCritical()
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     seed: int = 1
     checkpoint_every: int = 100
     card: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         for name, choices in (
-            ("precision", ("bf16-mixed", "32-true")),
+            ("precision", ("auto", "bf16-mixed", "32-true")),
             ("schedule", ("cosine", "step", "constant")),
         ):
             if getattr(self, name) not in choices:
@@ -152,8 +152,6 @@ class TrainingConfig:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
         if min(self.cached_views, self.workers, self.seed) < 0:
             raise ValueError("cached_views, workers and seed are at least 0.")
-        if self.finetune_from and self.cached_views:
-            raise ValueError("An encoder that is fine-tuned has no grids to keep: set cached_views to 0.")
         for name in ("train_splits", "val_splits"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names at least one split.")

@@ -8,6 +8,7 @@ from torch import nn
 from handler.decoders import Decoder, Forced
 from handler.encoder import Encoder
 from handler.preprocessing import Preprocessing
+from training.stages import above
 
 
 def in_full_precision(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -38,7 +39,7 @@ class CaptionModel(nn.Module):
     ):
         super().__init__()
         self.encoder, self.decoder = encoder.eval().requires_grad_(False), decoder
-        self.preprocessing = preprocessing
+        self.preprocessing, self.finetune_from = preprocessing, finetune_from
         if finetune_from:
             names = [name for name, _ in encoder.backbone.named_parameters()]  # in the order that pixels pass them
             first = next((i for i, name in enumerate(names) if name.startswith(f"{finetune_from}.")), None)
@@ -57,9 +58,16 @@ class CaptionModel(nn.Module):
         return self
 
     def grid(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Cached grids (B, cells, C) or uint8 pixels (B, 3, size, size) → grids (B, cells, C)."""
+        """Pictures → grids (B, cells, C).
+
+        Args:
+            pictures: uint8 pixels (B, 3, size, size), or what the frozen part gives, cached: grids (B, cells, C), or
+                where the encoder is fine-tuned from a stage on, what that is given, (B, cells, channels).
+        """
         if pictures.dtype == torch.uint8:
             return self.encoder(self.preprocessing.normalize(pictures))
+        if self.finetune_from:
+            return above(self.encoder, self.finetune_from, pictures.float())
         return pictures.float()
 
     def forward(self, pictures: torch.Tensor, tokens: torch.Tensor) -> Forced:

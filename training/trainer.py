@@ -34,6 +34,7 @@ from training.model import CaptionModel
 from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
 from training.reward import CiderD
 from training.schedule import rate_factor
+from training.stages import below, check_cut
 from training.weights import load_decoder, load_pretrained
 
 VAL_BATCH = 50
@@ -116,15 +117,21 @@ class Trainer:
         if not config.cached_views:
             return Pictures(train, config.preprocessing, config.augmentation), {}
 
-        def grids(images, **view):
-            return cached_grids(features, self.raw.encoder, config.preprocessing, images, device=fabric.device, **view)
+        frozen = self.raw.encoder
+        if stage := config.finetune_from:
+            check_cut(frozen, stage, config.preprocessing.size)
+            frozen = below(frozen, stage)
 
+        def grids(images, **view):
+            return cached_grids(features, frozen, config.preprocessing, images, device=fabric.device, **view)
+
+        with fabric.autocast():
+            halved = torch.is_autocast_enabled(fabric.device.type)
         views = []
         with fabric.rank_zero_first():  # the others find the files
             for view in range(config.cached_views):
                 parts = [
-                    grids(read_split(self.data, split), augmentation=config.augmentation, view=view,
-                          bf16=config.precision == "bf16-mixed")
+                    grids(read_split(self.data, split), augmentation=config.augmentation, view=view, bf16=halved)
                     for split in config.train_splits
                 ]  # fmt: skip
                 views.append(parts)

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eval.caption_files import find_pictures
 from handler.backends import BACKENDS, PRECISIONS, Source
+from handler.backends.base import processor_has_bfloat16
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
@@ -78,7 +79,7 @@ def rows(
     yield "the picture's file, pixels alone", alone, "the limit of the next"
     yield "decoded, upright, resized", whole, f"{whole / alone:.2f} × it"
     peaks = {"fp32": peak_gflops(torch.float32)}
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    if processor_has_bfloat16():
         peaks["bf16"] = peak_gflops(torch.bfloat16)
     config, weights, _ = load_bundle(folder)
     pixels = torch.stack(in_threads(captioner.prepare, pictures[: max(batches)]))

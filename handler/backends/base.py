@@ -58,9 +58,13 @@ def half(source: Source) -> torch.dtype | None:
     if source.device.type == "cuda" and source.precision != "full":
         return torch.float16
     if source.device.type == "cpu" and source.precision == "fastest":
-        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if has else None
+        return torch.bfloat16 if processor_has_bfloat16() else None
     return None
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether this processor multiplies matrices in bfloat16; where that is imitated, single precision is faster."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def autocast(source: Source) -> AbstractContextManager:

@@ -14,13 +14,13 @@ from support import ROOT, metrics_of, train_command
 
 SETTINGS = [
     "--batch_size=4",
-    "--epochs=12",
+    "--epochs=6",
     "--self_critical.epochs=0",
     "--decoder.dropout=0",
     "--learning_rate=0.01",
     "--warmup_steps=3",
 ]
-STEPS = 12  # seven pictures, four a step
+STEPS = 6  # seven pictures, four a step
 
 
 def distributed(run, *settings, torchrun=()):
@@ -69,7 +69,7 @@ def test_a_process_that_dies_takes_the_run_back_to_its_checkpoint(alone, tmp_pat
         stderr=subprocess.DEVNULL,
         env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # pytorch/pytorch#135712
     )
-    victim = wait_for_steps(launcher, run, 5)[1]
+    victim = wait_for_steps(launcher, run, 3)[1]
     victim.kill()
     assert launcher.wait(timeout=300) == 0
     assert_same_curve(run, alone)
@@ -78,7 +78,7 @@ def test_a_process_that_dies_takes_the_run_back_to_its_checkpoint(alone, tmp_pat
 def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
     run = new_run(alone, tmp_path)
     launcher = subprocess.Popen(distributed(run), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_steps(launcher, run, 4)
+    wait_for_steps(launcher, run, 2)
     launcher.send_signal(signal.SIGTERM)  # torchrun passes it on
     assert launcher.wait(timeout=300) != 0
     assert max(line["step"] for line in metrics_of(run)) < STEPS

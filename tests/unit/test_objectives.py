@@ -14,6 +14,7 @@ from training.data.tokenizer import build_vocabulary
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, SelfCritical
 from training.reward import CiderD
+from training.stages import below, check_cut
 from training.trainer import moving_average
 
 TEXTS = [["a dog runs", "a brown dog"], ["two cats sleep on a bed"], ["a man"]]
@@ -110,6 +111,28 @@ def test_fine_tuning_changes_the_encoder_from_its_stage_on_and_no_statistics():
     assert set(model.learned()) == {f"encoder.backbone.{name}" for name in names[first:]} | {
         f"decoder.{name}" for name, _ in model.decoder.named_parameters()
     }
+
+
+@pytest.mark.parametrize(("encoder", "stage"), [("test_efficientnet", "blocks.2"), ("resnet18", "layer3")])
+def test_an_encoder_can_be_cut_before_the_stage_that_is_fine_tuned(encoder, stage):
+    encoder = Encoder(encoder)
+    decoder = build_decoder(DecoderConfig("nic", embed_size=16, hidden_size=16), len(VOCABULARY), encoder.channels)
+    model = CaptionModel(encoder, decoder, PREPROCESSING, stage)
+    check_cut(encoder, stage, 64)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        cached = below(encoder, stage)(PREPROCESSING.normalize(pixels))
+        assert cached.shape[1:] != model.grid(pixels).shape[1:]
+        torch.testing.assert_close(model.grid(cached), model.grid(pixels))
+    model.grid(cached.clone()).sum().backward()
+    learned = {name for name in model.learned() if name.startswith("encoder.")}
+    assert learned == {name for name, tensor in encoder.named_parameters("encoder") if tensor.grad is not None}
+    assert list(encoder.state_dict()) == list(Encoder(encoder.name).state_dict())  # still whole
+
+
+def test_an_encoder_that_does_more_than_its_stages_is_not_cut():
+    with pytest.raises(ValueError, match=r"vit_tiny_patch16_224 can't be cut at 'blocks.6' .* set cached_views to 0"):
+        check_cut(Encoder("vit_tiny_patch16_224"), "blocks.6", 224)
 
 
 def test_a_frozen_encoder_does_not_change():

@@ -1,4 +1,4 @@
-"""A frozen encoder's grids, computed once and kept on disk, so that training reads them instead of pictures."""
+"""What an encoder's frozen part gives, computed once and kept on disk: training reads that instead of pictures."""
 
 import fcntl
 import hashlib
@@ -41,7 +41,7 @@ def cached_grids(
 
     Args:
         folder: where the files are kept.
-        encoder: in evaluation mode, on `device`.
+        encoder: in evaluation mode, on `device`; or the part of it below a stage.
         preprocessing: as in serving.
         images: a split.
         device: where the encoder runs.
@@ -72,8 +72,7 @@ def cached_grids(
 def _compute(path, encoder, preprocessing, images, device, augmentation, view) -> None:
     partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
     size = preprocessing.size
-    cells = encoder(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    shape = (len(images), cells, encoder.channels)
+    shape = (len(images), *encoder(torch.zeros(1, 3, size, size, device=device)).shape[1:])
     ready = int(progress.read_text()) if progress.exists() and partial.exists() else 0
     grids = np.lib.format.open_memmap(partial, "r+" if ready else "w+", dtype=np.float16, shape=shape)
     with tqdm(total=len(images), initial=ready, desc=f"encoding, view {view}", unit="image") as bar:
