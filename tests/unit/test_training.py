@@ -14,7 +14,7 @@ from eval.coco import read_split
 from handler import Captioner
 from support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, run_here, train_command
 from training.config import PRESETS, preset, read_settings
-from training.train import alone
+from training.train import alone, device_precision
 from training.validate import validate_bundle
 
 EPOCHS, CRITICAL = 4, 2
@@ -255,6 +255,23 @@ def test_mistakes_get_one_sentence(arguments, message, tmp_path):
     assert code != 0
     assert message in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cuda", "halved", "expected"),
+    [
+        ("cpu", True, True, "bf16-mixed"),
+        ("cpu", True, False, "32-true"),
+        ("auto", True, False, "bf16-mixed"),
+        ("auto", False, False, "32-true"),
+        ("cuda", True, False, "bf16-mixed"),
+    ],
+)
+def test_bfloat16_is_for_devices_that_have_it(monkeypatch, accelerator, cuda, halved, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: cuda)
+    monkeypatch.setattr("training.train.processor_has_bfloat16", lambda: halved)
+    assert device_precision(accelerator) == expected
 
 
 def test_presets_are_found():
