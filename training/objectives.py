@@ -17,7 +17,7 @@ from training.config import TrainingConfig
 from training.data.batches import Batch, pad_captions
 from training.loss import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
 from training.model import CaptionModel
-from training.reward import CiderD
+from training.rewards import Reward
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss
 
 BASELINE_KEPT = 0.9  # of hard attention's moving baseline a step (Xu et al. 2015, eq. 11)
@@ -91,14 +91,14 @@ class CrossEntropy:
 
 
 class SelfCritical:
-    """Sampled captions, rewarded with CIDEr-D, mixed with cross-entropy.
+    """Sampled captions, rewarded, mixed with cross-entropy.
 
     Args:
         truth: cross-entropy, for its share of the loss.
         reward: the training split's.
     """
 
-    def __init__(self, truth: CrossEntropy, reward: CiderD):
+    def __init__(self, truth: CrossEntropy, reward: Reward):
         self.truth, self.reward = truth, reward
         self.config, self.vocabulary, self.fabric = truth.config.self_critical, truth.vocabulary, truth.fabric
 
@@ -140,7 +140,7 @@ class SelfCritical:
         return Outcome(loss, shown)
 
     def _rewards(self, images: list[int], captions: list[list[list[int]]]) -> np.ndarray:
-        """CIDEr-D of each image's captions, (B, S)."""
+        """What each image's captions are worth, (B, S)."""
         places = [image for image, some in zip(images, captions, strict=True) for _ in some]
         return self.reward.score(places, [ids for some in captions for ids in some]).reshape(len(images), -1)
 

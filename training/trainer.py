@@ -32,7 +32,7 @@ from training.data.tokenizer import build_vocabulary
 from training.log import RunLog
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
-from training.reward import CiderD
+from training.rewards import build_reward
 from training.schedule import rate_factor
 from training.stages import below, check_cut
 from training.weights import load_decoder, load_pretrained
@@ -157,10 +157,11 @@ class Trainer:
         ]
         if critical.epochs:
             second = batches(critical.batch_size, config.seed + 1_000_003)  # other views in another order
+            reward = build_reward(second.captions, self.vocabulary, critical.bleu, critical.meteor)
             phases.append(
                 Phase(
                     "self_critical",
-                    SelfCritical(self.truth, CiderD(second.captions)),
+                    SelfCritical(self.truth, reward),
                     second,
                     critical.epochs,
                     critical.learning_rate,

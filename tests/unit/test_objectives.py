@@ -13,7 +13,7 @@ from training.data.batches import Batch, pad_captions
 from training.data.tokenizer import build_vocabulary
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, SelfCritical
-from training.reward import CiderD
+from training.rewards.cider_d import CiderD
 from training.stages import below, check_cut
 from training.trainer import moving_average
 

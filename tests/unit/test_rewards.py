@@ -1,4 +1,4 @@
-"""CIDEr-D of token ids: worked by hand, and against pycocoevalcap."""
+"""The rewards of token ids: worked by hand, and against pycocoevalcap."""
 
 import math
 
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from training.reward import CiderD
+from eval.meteor import Meteor
+from handler.vocabulary import SPECIAL, Vocabulary
+from training.rewards import build_reward
+from training.rewards.bleu import SentenceBleu
+from training.rewards.cider_d import CiderD
+from training.rewards.meteor import SentenceMeteor
 
 
 def corpus(seed: int, images: int, words: int = 60):
@@ -119,3 +124,50 @@ def test_there_is_no_such_image(image):
 def test_an_image_for_each_caption():
     with pytest.raises(ValueError, match="1 images came with 2 captions"):
         CiderD([[[1]], [[2]]]).score([0], [[1], [1]])
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        # Words 3/4, pairs (2 + 1)/(3 + 1), triples (1 + 1)/(2 + 1), fours (0 + 1)/(1 + 1), product 0.1875, its fourth
+        # root 0.658037; of references of 3 and 5 words, as near to 4, the shorter one counts.
+        ([1, 2, 3, 9], 0.658037),
+        # 1 is twice in the second: words 3/3, pairs (2 + 1)/(2 + 1), triples (0 + 1)/(1 + 1), fours 1/1; the product
+        # is 0.5, its fourth root 0.840896.
+        ([1, 1, 2], 0.840896),
+        # All of it is there, but the nearest reference has 3 words: exp(1 - 3/2).
+        ([1, 2], 0.606531),
+        ([1, 2, 3, 4, 5], 1.0),
+        ([9, 9], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_bleu_by_hand(caption, expected):
+    reward = SentenceBleu([[[7]], [[1, 2, 3, 4, 5], [1, 1, 3]]])
+    assert reward.score([1], [caption]) == pytest.approx([expected], abs=1e-6)
+
+
+def test_meteor_is_the_jars():
+    words = ["a", "dog", "runs", "in", "the", "grass", "two", "children", "play"]
+    vocabulary = Vocabulary((*SPECIAL, *words))
+    texts = [["a dog runs in the grass", "a dog in grass"], ["two children play"]]
+    references = [[[*vocabulary.encode(text.split()), vocabulary.end] for text in some] for some in texts]
+    captions = ["two children play in the grass", "a dog runs", "a dog play", ""]
+    images = [1, 0, 1, 0]
+    ids = [vocabulary.encode(text.split()) for text in captions]
+    found = SentenceMeteor(references, vocabulary).score(images, ids)
+    with Meteor() as meteor:
+        _, expected = meteor.score({i: texts[image] for i, image in enumerate(images)}, dict(enumerate(captions)))
+    assert found.tolist() == expected
+    assert min(found[:3]) > 0 == found[3]
+    assert SentenceMeteor(references, vocabulary).score([], []).tolist() == []
+
+
+def test_rewards_are_weighed_and_added():
+    vocabulary = Vocabulary((*SPECIAL, *"abcdefgh"))
+    references, captions = [[[5, 6, 7, 8]], [[9, 10]]], [[5, 6, 7], [9, 10]]
+    parts = [CiderD(references), SentenceBleu(references), SentenceMeteor(references, vocabulary)]
+    cider, bleu, meteor = (part.score([0, 1], captions) for part in parts)
+    found = build_reward(references, vocabulary, bleu=0.5, meteor=3.0).score([0, 1], captions)
+    np.testing.assert_allclose(found, cider + 0.5 * bleu + 3 * meteor, atol=1e-12)
+    assert min(*cider, *bleu, *meteor) > 0
