@@ -20,6 +20,7 @@ from deploy.bulk.cluster import READER_CPUS, running_ray
 from deploy.bulk.pictures import Folder, ParquetFiles, Source
 from deploy.bulk.results import COLUMNS, Results
 from deploy.bulk.storage import BulkError
+from handler.backends import PRECISIONS
 from handler.bundle import load_bundle
 from handler.errors import BundleError, RequestError
 from handler.options import parse_options
@@ -36,6 +37,9 @@ def main() -> None:
     parser.add_argument("--image-column", help="of Parquet files: the column of images' bytes, paths or URIs")
     parser.add_argument("--keep", nargs="*", default=[], help="of Parquet files: columns that the captions have too")
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="such as beam_size=3")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="full", help="see docs/performance.md; fast is for GPUs"
+    )
     parser.add_argument("--batch-size", type=_natural, default=16, help="pictures captioned together")
     parser.add_argument("--workers", type=_natural, help="models at work; left out, one a CPU here, else one")
     parser.add_argument("--threads", type=_natural, help="CPUs of each; left out, they share this machine's")
@@ -58,7 +62,8 @@ def caption(arguments: argparse.Namespace) -> None:
     options = chosen_options(arguments.options, bundle[0].decoding)
     source = chosen_source(arguments)
     places = {"pictures": _whole(arguments.pictures), "image_column": arguments.image_column, "keep": arguments.keep}
-    results = Results(_whole(arguments.output), places | {"model": bundle[0].digest} | asdict(options))
+    decided = {"model": bundle[0].digest, "precision": arguments.precision}
+    results = Results(_whole(arguments.output), places | asdict(options) | decided)
     here = 1 if arguments.address else os.cpu_count() or 1
     workers = arguments.workers or (1 if arguments.num_gpus else here)
     threads = arguments.threads or (1 if arguments.num_gpus else max(1, here // workers))
@@ -72,7 +77,7 @@ def caption(arguments: argparse.Namespace) -> None:
                 from deploy.bulk.job import Workers, run  # it imports Ray, which reads its settings then
 
                 work = source.left(results.done())  # asked again: a killed job's workers had a little time
-                crew = Workers(workers, threads, arguments.num_gpus, arguments.batch_size)
+                crew = Workers(workers, threads, arguments.num_gpus, arguments.batch_size, arguments.precision)
                 with told_each_minute(results, source.count):
                     run(source, work, results, bundle, options, crew, arguments.rows_per_file)
             results.done()

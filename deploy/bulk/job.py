@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from handler.bundle import BundleConfig
 from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError
 from handler.image import decode_image
+from handler.memory import by_halves, fault, ran_out
 from handler.preprocessing import Preprocessing
 from handler.search import SearchOptions
 from handler.vocabulary import Vocabulary
@@ -41,12 +42,14 @@ class Workers:
         threads: CPUs of each.
         gpus: GPUs of each; a share of one lets several use it.
         batch_size: pictures captioned together.
+        precision: of `handler.backends.PRECISIONS`.
     """
 
     count: int
     threads: int
     gpus: float
     batch_size: int
+    precision: str
 
 
 def run(
@@ -100,6 +103,7 @@ def run(
                 options,
                 workers.threads,
                 "cuda" if workers.gpus else "cpu",
+                workers.precision,
             ),
         )
     )
@@ -160,26 +164,26 @@ class CaptionPixels:
         options: for all pictures.
         threads: of torch.
         device: where the model runs.
+        precision: it computes in.
     """
 
-    def __init__(self, bundle: list[Any], options: SearchOptions, threads: int, device: str):
+    def __init__(self, bundle: list[Any], options: SearchOptions, threads: int, device: str, precision: str):
         torch.set_num_threads(threads)
         parts, converted = ray.get(bundle[0])
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, FOLDER).mkdir()
             for name, content in converted.items():
                 Path(folder, FOLDER, name).write_bytes(content)
-            self.captioner = Captioner(*parts, device=device, backend="auto", precision="fast", folder=Path(folder))
+            self.captioner = Captioner(*parts, device=device, backend="auto", precision=precision, folder=Path(folder))
         self.options = options
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        pixels = [np.frombuffer(one, np.uint8) for one in batch["pixels"].to_pylist() if one is not None]
-        found: Iterator[list[Caption]] = iter(())
-        if pixels:
-            size = self.captioner.config.preprocessing.size
-            stacked = torch.from_numpy(np.stack(pixels)).view(-1, 3, size, size)
-            found = iter(self.captioner.caption_pixels(stacked, [self.options] * len(pixels)))
-        captions = [next(found) if valid else None for valid in batch["pixels"].is_valid().to_pylist()]
+        pixels = {row: one for row, one in enumerate(batch["pixels"].to_pylist()) if one is not None}
+        found, failed = self._caption(pixels)
+        captions = [found.get(row) for row in range(len(batch))]
+        errors = {name: batch[name].to_pylist() for name in ERROR.names}
+        for row, error in failed.items():
+            errors["error_type"][row], errors["error_message"][row] = error.type, str(error)
         rows = batch.drop_columns(["pixels", *ERROR.names])
         rows = rows.append_column("caption", pa.array([c and c[0].caption for c in captions], pa.string()))
         rows = rows.append_column("score", pa.array([c and c[0].score for c in captions], pa.float64()))
@@ -188,5 +192,23 @@ class CaptionPixels:
             rows = rows.append_column("captions", pa.array(told, pa.list_(CAPTION)))
         rows = rows.append_column("model", pa.array([self.captioner.config.digest] * len(rows), pa.string()))
         for name in ERROR.names:
-            rows = rows.append_column(name, batch[name])
+            rows = rows.append_column(name, pa.array(errors[name], pa.string()))
         return rows
+
+    def _caption(self, pixels: dict[int, bytes]) -> tuple[dict[int, list[Caption]], dict[int, RequestError]]:
+        """Rows' pixels → their captions, and errors where there is too little memory for one alone."""
+        found: dict[int, list[Caption]] = {}
+        size = self.captioner.config.preprocessing.size
+
+        def attempt(rows: Sequence[int]) -> RequestError | None:
+            stacked = np.stack([np.frombuffer(pixels[row], np.uint8) for row in rows]).reshape(-1, 3, size, size)
+            try:
+                captions = self.captioner.caption_pixels(torch.from_numpy(stacked), [self.options] * len(rows))
+            except Exception as error:
+                if not ran_out(error):
+                    raise  # it would meet every picture
+                return fault(error, "The picture was not captioned")
+            found.update(zip(rows, captions, strict=True))
+            return None
+
+        return found, dict(by_halves(list(pixels), attempt)) if pixels else {}

@@ -125,7 +125,7 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
 
     rows = pq.read_table(folder).to_pylist()
     assert sorted(row["picture"] for row in rows) == sorted(f"data.parquet#{number}" for number in range(COUNT))
-    captioner = Captioner.load(bundle, backend="auto", precision="fast")
+    captioner = Captioner.load(bundle, backend="auto")
     ours = [
         captions[0]
         for captions in captioner.caption(

@@ -7,12 +7,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from deploy.bulk.__main__ import main
 from deploy.bulk.pictures import Folder, ParquetFiles, Source
 from deploy.bulk.results import Results
 from deploy.bulk.storage import MAX_BYTES, BulkError
+from handler.bundle import load_bundle
 from handler.errors import RequestError
+from handler.search import SearchOptions
 from support import PHOTOS
 
 PHOTO = PHOTOS[0].read_bytes()
@@ -143,6 +146,38 @@ def test_one_job_at_a_time_writes(tmp_path):
         pass
     with results.alone():
         pass
+
+
+def test_a_batch_beyond_the_memory_is_captioned_by_halves(tiny_bundle, monkeypatch):
+    """Memory for two pictures at once, and none for the third."""
+    from deploy.bulk import job  # here, as it imports Ray
+
+    monkeypatch.setattr(job.ray, "get", lambda _: (load_bundle(tiny_bundle), {}))
+    actor = job.CaptionPixels([None], SearchOptions(beam_size=1), 1, "cpu", "full")
+    pixels = [actor.captioner.prepare(photo) for photo in PHOTOS[:5]]
+    expected = [captions[0].caption for captions in actor.captioner.caption(PHOTOS[:5], SearchOptions(beam_size=1))]
+    caption_pixels, sizes = actor.captioner.caption_pixels, []
+
+    def limited(stacked, options):
+        sizes.append(len(stacked))
+        if len(stacked) > 2 or any(torch.equal(one, pixels[2]) for one in stacked):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory")
+        return caption_pixels(stacked, options)
+
+    monkeypatch.setattr(actor.captioner, "caption_pixels", limited)
+    content = [one.numpy().tobytes() for one in pixels]
+    errors = pa.array([None] * 5 + ["InvalidImage"], pa.string())
+    batch = pa.table(
+        {"picture": list("abcdef"), "pixels": [*content, None], "error_type": errors, "error_message": errors}
+    )
+    rows = actor(batch).to_pylist()
+    assert sizes == [5, 2, 3, 1, 2]
+    assert [row["caption"] for row in rows] == [*expected[:2], None, *expected[3:], None]
+    assert [row["error_type"] for row in rows] == [None, None, "OutOfMemory", None, None, "InvalidImage"]
+    assert "too little memory" in rows[2]["error_message"]
+    monkeypatch.setattr(actor.captioner, "caption_pixels", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        actor(batch)
 
 
 @pytest.mark.parametrize(
