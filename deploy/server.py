@@ -28,7 +28,7 @@ from deploy.java import ensure_java
 MODEL = "captioner"
 KEYS = "key_file.json"  # TorchServe writes its tokens there, in the folder it runs in
 JVM, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"  # what their command lines name
-REASON = re.compile(r"MODEL_LOG - (?:\w+\.)*\w+(?:Error|Exception): (.+)")  # a traceback's last line in model_log.log
+REASON = re.compile(r"MODEL_LOG - (?:\w+\.)*\w+(?:Error|Exception): (.+)")  # a traceback's last line
 REASON_SECONDS = 5
 START_SECONDS = 180  # a cold disk has to read torch; a worker that dies is noticed at once
 DEFAULTS = {
@@ -253,9 +253,10 @@ class Server:
 
         TorchServe takes the worker's lines a little later than its death.
         """
-        log, deadline = self.logs / "model_log.log", time.monotonic() + REASON_SECONDS
+        deadline = time.monotonic() + REASON_SECONDS
+        logs = [self.logs / name for name in ("model_log.log", "ts_log.log")]  # in production there is the latter alone
         while True:
-            found = REASON.findall(log.read_text(errors="replace")) if log.is_file() else []
+            found = [one for log in logs if log.is_file() for one in REASON.findall(log.read_text(errors="replace"))]
             if found or time.monotonic() > deadline:
                 return found[-1] if found else ""
             time.sleep(0.1)

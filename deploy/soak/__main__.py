@@ -3,8 +3,8 @@
 python -m deploy.soak --minutes 30
 python -m deploy.soak --model runs/mine/bundle --minutes 480 --callers 16 --every 15
 
-It ends with 1 where an answer was lost, wrong or 5xx, where a worker was started anew, or where memory, open files,
-threads or processes grow; `GROWTH` in deploy/soak/report.py says from when on.
+It ends with 1 where an answer was lost, wrong or 5xx, where a worker was started anew, where answers get slower, or
+where memory, open files, threads or processes grow; `GROWTH` in deploy/soak/report.py says from when on.
 """
 
 import argparse

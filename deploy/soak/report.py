@@ -12,8 +12,11 @@ from deploy.soak.asking import Answered
 from deploy.soak.growth import Trend, trend
 from deploy.soak.watch import FIGURES, Sample
 
-WARM_UP = 0.2  # of the time: caches, pools and heaps fill
-# What is called growth: the interval's lower end is above so much an hour, and the whole rise above so much.
+WARM_UP = 0.2  # of the time, before latency counts
+SETTLED = 0.5  # of the time, before growth counts: heaps fill for a quarter of an hour
+LONG, SLOWER = 600.0, 1.5  # s, and times: latency is judged of no shorter soak
+# What is called growth: from the first to the last third of the time that counts the median rises by more than so much
+# an hour, and more than so much in all.
 GROWTH = {
     "worker_mb": (20.0, 16.0),
     "worker_files": (2.0, 8.0),
@@ -36,14 +39,10 @@ def summarize(
         workers: how many there have been, one after another.
         unready: samples without a READY worker.
     """
+    settled = began + SETTLED * (ended - began)
+    kept = [sample for sample in samples if sample.at >= settled]
+    growth = {name: _growth(kept, name) for name in FIGURES}
     warm = began + WARM_UP * (ended - began)
-    kept = [sample for sample in samples if sample.at >= warm]
-    hours = [(sample.at - began) / 3600 for sample in kept]
-    rising = {name: trend(hours, [getattr(sample, name) for sample in kept]) for name in FIGURES}
-    span = hours[-1] - hours[0] if hours else 0.0
-    growth = {
-        name: {"an_hour": found.slope, "rise": found.slope * span} | _ends(found) for name, found in rising.items()
-    }
     third = (ended - warm) / 3
     first = [one.seconds for one in answered if warm <= one.at < warm + third]
     last = [one.seconds for one in answered if one.at >= ended - third]
@@ -73,8 +72,14 @@ def faults(content: dict[str, Any]) -> list[str]:
         found.append(f"No worker was READY at {content['unready']} looks.")
     for name, (an_hour, least) in GROWTH.items():
         grown = content["growth"][name]
-        if grown["low"] is not None and grown["low"] > an_hour and grown["rise"] > least:
-            found.append(f"{name} grows by {grown['an_hour']:.1f} an hour ({grown['low']:.1f} – {grown['high']:.1f}).")
+        rise = grown["last"] - grown["first"]
+        if rise > least and rise > an_hour * grown["hours"]:
+            found.append(
+                f"{name} grows: from {grown['first']:.1f} to {grown['last']:.1f} in {grown['hours']:.2f} hours."
+            )
+    first, last = content["latency_ms"].values()
+    if content["seconds"] >= LONG and last["p50"] > SLOWER * first["p50"]:
+        found.append(f"Answers get slower: from {first['p50']:.0f} ms to {last['p50']:.0f} ms, half of them.")
     return found
 
 
@@ -84,12 +89,13 @@ def table(content: dict[str, Any]) -> str:
     lines = [
         f"{content['requests']} requests in {content['seconds'] / 60:.1f} minutes: {outcomes}.",
         "",
-        "| an hour, after warm-up | slope | 95 % interval | rise |",
-        "|---|---|---|---|",
+        "| in the last half | first third | last third | slope an hour | 95 % interval |",
+        "|---|---|---|---|---|",
     ]
     for name, grown in content["growth"].items():
         ends = "–" if grown["low"] is None else f"{grown['low']:.1f} – {grown['high']:.1f}"
-        lines.append(f"| {name} | {grown['an_hour']:.1f} | {ends} | {grown['rise']:.1f} |")
+        values = f"{grown['first']:.1f} | {grown['last']:.1f} | {grown['an_hour']:.1f}"
+        lines.append(f"| {name} | {values} | {ends} |")
     lines += ["", "| latency, ms | p50 | p95 | max |", "|---|---|---|---|"]
     for part, latency in content["latency_ms"].items():
         lines.append(f"| {part.replace('_', ' ')} | {' | '.join(f'{value:.0f}' for value in latency.values())} |")
@@ -118,6 +124,23 @@ def plot(samples: Sequence[Sample], answered: Sequence[Answered], began: float, 
     counts.legend(fontsize=8, ncols=2)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _growth(samples: Sequence[Sample], name: str) -> dict[str, float | None]:
+    """How a figure went: its medians in the first and the last third, the hours between these, slope and interval.
+
+    The interval counts on values that stray about a line. Memory goes in steps, and then there may be none: that is why
+    medians decide.
+    """
+    if not samples:
+        return dict.fromkeys(("first", "last", "hours", "an_hour"), 0.0) | {"low": None, "high": None}
+    values = [getattr(sample, name) for sample in samples]
+    hours = [(sample.at - samples[0].at) / 3600 for sample in samples]
+    third = max(1, len(values) // 3)
+    found = trend(hours, values)
+    medians = {"first": float(np.median(values[:third])), "last": float(np.median(values[-third:]))}
+    apart = float(np.mean(hours[-third:]) - np.mean(hours[:third]))
+    return medians | {"hours": apart, "an_hour": found.slope} | _ends(found)
 
 
 def _ends(found: Trend) -> dict[str, float | None]:

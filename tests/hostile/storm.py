@@ -75,6 +75,16 @@ class Storm:
             f"Memory of a worker: {self.before} MB before, {self.peak} MB at most. Workers that ended: {self.deaths}.",
         ])  # fmt: skip
 
+    def faults(self) -> list[str]:
+        """What must not be, a sentence each."""
+        wrong = [f"'{one.case}' was answered with {one.code}." for one in self.came if one.code >= 500]
+        wrong += [f"The answer to '{one.case}' shows the server's inside." for one in self.came if one.leaks]
+        if len({one.neighbour for one in self.came}) > 1:
+            wrong.append("The good pictures beside them did not all get the same caption.")
+        if self.deaths:
+            wrong.append(f"{self.deaths} workers ended.")
+        return wrong
+
 
 def storm(server: Server, good: bytes, over_grpc: Sequence[Case | Ask] = (), cases=(*PICTURES, *ASKS)) -> Storm:
     """Sends cases over REST, then some over gRPC, each together with a good picture."""

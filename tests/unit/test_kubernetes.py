@@ -127,6 +127,7 @@ def test_names_fit_together(production):
     assert (
         not monitor["selector"]["matchLabels"].items() <= production["Service/captioner"]["metadata"]["labels"].items()
     )
+    assert metrics["metadata"]["labels"][monitor["jobLabel"]] == "captioner"  # the job that the alerts go by
     assert [endpoint["port"] for endpoint in monitor["endpoints"]] == [
         port["name"] for port in metrics["spec"]["ports"]
     ]

@@ -88,15 +88,33 @@ def test_a_soak_without_a_fault():
 def test_a_soak_too_short_to_tell_calls_nothing_growth():
     content = summarize([Sample(9.0, *range(7))], [Answered("raw", "caption", 9.0, 0.1, (200, "x"))], 0.0, 10.0, 1, 0)
     assert faults(content) == []
-    assert "| worker_mb | 0.0 | – | 0.0 |" in table(content)
+    assert "| worker_mb | 0.0 | 0.0 | 0.0 | – |" in table(content)
     json.dumps(content, allow_nan=False)
+    json.dumps(summarize([], [], 0.0, 10.0, 1, 0), allow_nan=False)
 
 
 @pytest.mark.parametrize("name", GROWTH)
 def test_what_grows_is_told(name):
+    """In half an hour: between the thirds of the last half lie ten minutes, a third of the whole rise."""
     an_hour, least = GROWTH[name]
-    [told] = faults(figures(name, 4 * max(an_hour, least)))
-    assert told.startswith(f"{name} grows by ")
+    [told] = faults(figures(name, 3 * max(an_hour / 6, least) + 15))  # noise has a deviation of 1.2
+    assert told.startswith(f"{name} grows: from 1")
+    assert told.endswith(" in 0.17 hours.")
+    assert faults(figures(name, 3 * least - 15 if least > 10 else 0)) == []
+
+
+def test_a_heap_that_fills_and_then_stays_is_no_growth():
+    samples = [Sample(6.0 * n, *[min(778 + n, 878) + (n % 40 == 0) for _ in FIGURES]) for n in range(300)]
+    answered = [Answered("raw", "caption", 3.0 * n, 0.1, (200, "x")) for n in range(600)]
+    assert faults(summarize(samples, answered, 0.0, 1800.0, 1, 0)) == []
+
+
+@pytest.mark.parametrize(("seconds", "last", "told"), [(1800, 0.16, 1), (1800, 0.14, 0), (300, 0.16, 0)])
+def test_answers_that_get_slower_are_told(seconds, last, told):
+    samples = [Sample(seconds * n / 300, *[100.0] * len(FIGURES)) for n in range(300)]
+    answered = [Answered("raw", "caption", seconds * n / 600, 0.1 if n < 400 else last, (200, "x")) for n in range(600)]
+    found = faults(summarize(samples, answered, 0.0, float(seconds), 1, 0))
+    assert found == ["Answers get slower: from 100 ms to 160 ms, half of them."] * told
 
 
 def test_javas_heap_may_fill():
