@@ -15,9 +15,11 @@ import requests
 import yaml
 
 from deploy.private import private_server
+from deploy.proxy import Proxy
+from eval.client import Client, EndpointError
 from eval.protos import inference_protos
 from sandbox import TOKEN, USER, Sandbox, make_certificate, sandbox
-from support import PHOTOS, ROOT, eventually, write_tiny_bundle
+from support import PHOTOS, ROOT, eventually, installed, write_tiny_bundle
 from training.archive import build_archive
 
 PHOTO = PHOTOS[0].read_bytes()
@@ -323,6 +325,53 @@ def test_a_worker_that_dies_is_seen_and_replaced(container):
     eventually(lambda: container.get_inside("/ready") == 503)
     eventually(container.ready)
     assert caption(container).status_code == 200
+
+
+def test_behind_haproxy(container, tmp_path):
+    """As docs/scaling.md has it: over TLS, ready by what the gateway says of itself, tokens the container's."""
+    installed("haproxy", "haproxy")
+    addresses = {"CAPTIONER_ONE_REST": container.address, "CAPTIONER_ONE_GRPC": container.address}
+    addresses |= {"CAPTIONER_ONE_MANAGEMENT": container.inside.rpartition(":")[2], "CAPTIONER_READY": "/ready"}
+    proxy = Proxy({}, tmp_path / "haproxy.log", CAPTIONER_CA=str(container.tls / "tls.crt"), **addresses)
+    try:
+        proxy.start()
+        eventually(lambda: proxy.up("one"))
+        captions = []
+        for endpoint, protocol in ((proxy.rest, "rest"), (proxy.grpc, "grpc")):
+            with Client(endpoint, protocol=protocol, token=TOKEN) as client:
+                captions.append(client.caption(PHOTO)["caption"])
+            with Client(endpoint, protocol=protocol, retries=0) as client, pytest.raises(EndpointError) as refused:
+                client.caption(PHOTO)
+            assert refused.value.type in ("Unauthorized", "UNAUTHENTICATED")
+        assert captions == [caption(container).json()["caption"]] * 2
+        [worker] = container.processes("model_service_worker.py")
+        worker.kill()
+        eventually(lambda: not proxy.up("one"))
+        eventually(lambda: proxy.up("one"), 120)
+    finally:
+        proxy.stop()
+
+
+def test_a_slow_caller_keeps_nobody_out(container):
+    """One token with more requests than it has places for, none of which comes to its end: another is answered."""
+    other = "another-token-of-32-letters-or-more"
+    container.set_tokens(TOKEN, other)
+    eventually(lambda: caption(container, headers=bearer(other)).status_code == 200)
+    host, port = container.address.split(":")
+    context = ssl.create_default_context(cafile=container.tls / "tls.crt")
+    head = f"POST /predictions/captioner HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    slow = []
+    try:
+        for _ in range(80):
+            slow.append(context.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host))
+            slow[-1].sendall(f"{head}Content-Length: {len(PHOTO)}\r\n\r\n".encode() + PHOTO[:1000])
+        eventually(lambda: caption(container).status_code == 503)
+        assert caption(container, headers=bearer(other)).status_code == 200
+    finally:
+        for connection in slow:
+            connection.close()
+        container.set_tokens(TOKEN)
+    eventually(lambda: caption(container).status_code == 200)
 
 
 def test_sigterm_under_load_loses_nothing(tmp_path, store):
