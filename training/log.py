@@ -120,7 +120,7 @@ def draw_curve(metrics: Path, picture: Path) -> None:
     if rewards := [(line["step"], line["reward"]) for line in steps if "reward" in line]:
         beside = left.twinx()
         _draw_steps(beside, rewards, "tab:green", "reward")
-        beside.set(ylabel="CIDEr-D of sampled captions", ylim=(0, None))
+        beside.set(ylabel="reward of sampled captions", ylim=(0, None))
         beside.legend(loc="lower right")
     left.legend(loc="lower left")
     if scores:

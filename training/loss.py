@@ -51,7 +51,12 @@ def doubly_stochastic(attention: torch.Tensor, present: torch.Tensor, counts: Co
 
 
 def hard_attention(
-    forced: Forced, present: torch.Tensor, logprobs: torch.Tensor, baseline: float, entropy: float, counts: Counts
+    forced: Forced,
+    present: torch.Tensor,
+    logprobs: torch.Tensor,
+    baseline: float,
+    weights: tuple[float, float],
+    counts: Counts,
 ) -> torch.Tensor:
     """The part of Xu et al. 2015, eq. 12, that teaches where to look: REINFORCE on the sampled cells, and the entropy.
 
@@ -60,7 +65,7 @@ def hard_attention(
         present: (B, K, T), whether there is a token.
         logprobs: (N,), each token's log-probability: the reward is its sum over a caption, log p(y | s, a).
         baseline: moving average of the reward over earlier steps.
-        entropy: weight of the attention's entropy, which is to stay large.
+        weights: of REINFORCE, and of the attention's entropy, which is to stay large: lambda_r and lambda_e.
         counts: of the whole step.
     """
     attention = forced.attention.float().clamp(min=1e-8)
@@ -69,7 +74,7 @@ def hard_attention(
     reward = caption_sums(logprobs, present) - baseline  # (B, K)
     reinforce = (reward.unsqueeze(2) * chosen * sampled).sum()
     spread = (-(attention * attention.log()).sum(-1) * present).sum()
-    return -(reinforce + entropy * spread) / counts.tokens
+    return -(weights[0] * reinforce + weights[1] * spread) / counts.tokens
 
 
 def caption_sums(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

@@ -48,9 +48,22 @@ class CaptionModel(nn.Module):
                 raise ValueError(f"{encoder.name} has no stage '{finetune_from}': choose one of {', '.join(stages)}.")
             for name, parameter in encoder.backbone.named_parameters():
                 parameter.requires_grad_(names.index(name) >= first)
+            for parameter in self._beside_the_grid():
+                parameter.requires_grad_(False)
             for layer in encoder.backbone.modules():
                 if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.weight.requires_grad:
                     layer.forward = MethodType(in_full_precision, layer)  # copied with the layer
+
+    def _beside_the_grid(self) -> list[nn.Parameter]:
+        """What of the stages to be trained has no part in the grid, such as a classifier's own layers.
+
+        It would get no gradient, and several processes would wait for one.
+        """
+        learned = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        size = self.preprocessing.size
+        grid = self.encoder(torch.zeros(1, 3, size, size, device=learned[0].device))
+        gradients = torch.autograd.grad(grid.sum(), learned, allow_unused=True)
+        return [parameter for parameter, gradient in zip(learned, gradients, strict=True) if gradient is None]
 
     def train(self, mode: bool = True) -> "CaptionModel":
         super().train(mode)

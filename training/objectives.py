@@ -17,7 +17,7 @@ from training.config import TrainingConfig
 from training.data.batches import Batch, pad_captions
 from training.loss import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
 from training.model import CaptionModel
-from training.rewards import Reward
+from training.rewards import Mixture
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss
 
 BASELINE_KEPT = 0.9  # of hard attention's moving baseline a step (Xu et al. 2015, eq. 11)
@@ -61,7 +61,8 @@ class CrossEntropy:
         if config.doubly_stochastic and forced.attention is not None:
             loss = loss + config.doubly_stochastic * doubly_stochastic(forced.attention, present, counts)
         if forced.location is not None:
-            loss = loss + hard_attention(forced, present, logprobs, self.baseline, config.hard_entropy, counts)
+            weights = (config.hard_reward, config.hard_entropy)
+            loss = loss + hard_attention(forced, present, logprobs, self.baseline, weights, counts)
         shown, reward = self._sum(-float(logprobs.sum()), float(caption_sums(logprobs, present).sum()))
         if forced.location is not None:
             self.baseline = BASELINE_KEPT * self.baseline + (1 - BASELINE_KEPT) * reward / counts.captions
@@ -98,7 +99,7 @@ class SelfCritical:
         reward: the training split's.
     """
 
-    def __init__(self, truth: CrossEntropy, reward: Reward):
+    def __init__(self, truth: CrossEntropy, reward: Mixture):
         self.truth, self.reward = truth, reward
         self.config, self.vocabulary, self.fabric = truth.config.self_critical, truth.vocabulary, truth.fabric
 
@@ -116,21 +117,28 @@ class SelfCritical:
             greedy = None
             if config.baseline == "greedy":
                 greedy = sample_captions(raw.decoder, grid, vocabulary, samples=1, temperature=0, max_words=max_words)
-        rewards = self._rewards(batch.images, drawn)  # (B, S)
-        baseline = self._rewards(batch.images, greedy)[:, 0] if greedy else None
+        parts = self._parts(batch.images, drawn)
+        rewards = self.reward.total(parts)  # (B, S)
+        baseline = self.reward.total(self._parts(batch.images, greedy))[:, 0] if greedy else None
         advantage = torch.from_numpy(advantages(rewards, baseline)).float().to(grid.device)
 
         inputs, targets = (part.to(grid.device) for part in pad_captions(drawn, config.samples, vocabulary))
         present = targets != vocabulary.pad
-        tokens, total, captions = sum_over_processes(
-            self.fabric, float(present.sum()), float(rewards.sum()), float(rewards.size)
-        )
+        sums = [
+            float(present.sum()),
+            float(rewards.size),
+            float(rewards.sum()),
+            *(float(p.sum()) for p in parts.values()),
+        ]
+        tokens, captions, total, *of_parts = sum_over_processes(self.fabric, *sums)
         forced: Forced = self.truth.model(batch.pictures, inputs)
         loss = self_critical_loss(
             forced.logits, targets[present], advantage, present, vocabulary,
             temperature=config.temperature, tokens=tokens,
         )  # fmt: skip
         shown = {"reward": total / captions, "words": tokens / captions - 1}
+        if len(parts) > 1:
+            shown |= {name: value / captions for name, value in zip(parts, of_parts, strict=True)}
         loss = loss * self.fabric.world_size
         if config.cross_entropy:
             raw.train()
@@ -139,10 +147,11 @@ class SelfCritical:
             shown |= truth.shown
         return Outcome(loss, shown)
 
-    def _rewards(self, images: list[int], captions: list[list[list[int]]]) -> np.ndarray:
-        """What each image's captions are worth, (B, S)."""
+    def _parts(self, images: list[int], captions: list[list[list[int]]]) -> dict[str, np.ndarray]:
+        """What each image's captions are worth by each reward, (B, S)."""
         places = [image for image, some in zip(images, captions, strict=True) for _ in some]
-        return self.reward.score(places, [ids for some in captions for ids in some]).reshape(len(images), -1)
+        scores = self.reward.score(places, [ids for some in captions for ids in some])
+        return {name: score.reshape(len(images), -1) for name, score in scores.items()}
 
 
 def sum_over_processes(fabric: Fabric, *values: float) -> list[float]:

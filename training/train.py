@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
+from eval.meteor import MeteorError
 from handler.backends.base import processor_has_bfloat16
 from handler.bundle import write_whole
 from handler.errors import BundleError
@@ -51,6 +52,8 @@ def main() -> None:
     run = arguments.into or Path("runs") / arguments.preset
     try:
         config = config_of(parser, arguments, names)
+        if config.precision == "auto":
+            config = replace(config, precision=begun_in(run) or device_precision(arguments.accelerator))
         fabric = launch(arguments.accelerator, config.precision)
         run.mkdir(parents=True, exist_ok=True)
         with alone(run) if fabric.is_global_zero else nullcontext():
@@ -59,7 +62,7 @@ def main() -> None:
             bundles = Trainer(config, arguments.data, run, arguments.features, fabric).train()
     except (BundleError, FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         sys.exit(str(error))
-    except OSError as error:
+    except (OSError, MeteorError) as error:
         sys.exit(f"{error} The same command goes on at the last checkpoint, where there is one, in {run}.")
     except (Stopped, KeyboardInterrupt) as stopped:
         sys.exit(f"{stopped or 'Stopped.'} The same command goes on at the last checkpoint in {run}.")
@@ -78,10 +81,20 @@ def launch(accelerator: str, precision: str) -> Fabric:
         devices=processes,
         num_nodes=machines,
         strategy=DDPStrategy(forward_sync_buffers=False, timeout=timedelta(days=2)) if several else "auto",
-        precision=device_precision(accelerator) if precision == "auto" else precision,
+        precision=precision,
     )
     fabric.launch()
     return fabric
+
+
+def begun_in(run: Path) -> str | None:
+    """The precision that a run was begun in; None where it was not begun.
+
+    Raises:
+        ValueError: its settings can't be read.
+    """
+    settings = run / "settings.yaml"
+    return read_settings(settings).precision if settings.exists() else None
 
 
 def device_precision(accelerator: str) -> str:

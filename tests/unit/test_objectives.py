@@ -13,6 +13,7 @@ from training.data.batches import Batch, pad_captions
 from training.data.tokenizer import build_vocabulary
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, SelfCritical
+from training.rewards import Mixture
 from training.rewards.cider_d import CiderD
 from training.stages import below, check_cut
 from training.trainer import moving_average
@@ -84,14 +85,19 @@ def test_self_critical_training_raises_the_reward(baseline):
     _, model, truth = built("transformer", self_critical=critical)
     batch = batch_of(torch.randn(3, 4, 256))
     learn(model, truth, batch, 20, 0.01)
-    rewards = [shown["reward"] for shown in learn(model, SelfCritical(truth, CiderD(CAPTIONS)), batch, 60, 0.003)]
+    rewards = [
+        shown["reward"]
+        for shown in learn(model, SelfCritical(truth, Mixture(cider_d=(1.0, CiderD(CAPTIONS)))), batch, 60, 0.003)
+    ]
     assert sum(rewards[-10:]) > 1.15 * sum(rewards[:10])
 
 
 def test_cross_entropy_mixes_into_self_critical_training():
     critical = SelfCriticalConfig(epochs=1, cross_entropy=0.25)
     _, model, truth = built("nic", self_critical=critical)
-    shown = learn(model, SelfCritical(truth, CiderD(CAPTIONS)), batch_of(torch.randn(3, 4, 256)), 2, 0.001)
+    shown = learn(
+        model, SelfCritical(truth, Mixture(cider_d=(1.0, CiderD(CAPTIONS)))), batch_of(torch.randn(3, 4, 256)), 2, 0.001
+    )
     assert all({"reward", "words", "loss"} <= line.keys() for line in shown)
 
 
@@ -128,6 +134,17 @@ def test_an_encoder_can_be_cut_before_the_stage_that_is_fine_tuned(encoder, stag
     learned = {name for name in model.learned() if name.startswith("encoder.")}
     assert learned == {name for name, tensor in encoder.named_parameters("encoder") if tensor.grad is not None}
     assert list(encoder.state_dict()) == list(Encoder(encoder.name).state_dict())  # still whole
+
+
+def test_what_has_no_part_in_the_grid_is_not_trained():
+    """MobileNetV3's last convolution belongs to its classifier."""
+    encoder = Encoder("mobilenetv3_small_050")
+    decoder = build_decoder(DecoderConfig("nic", embed_size=16, hidden_size=16), len(VOCABULARY), encoder.channels)
+    learned = {
+        name for name in CaptionModel(encoder, decoder, PREPROCESSING, "blocks.5").learned() if "encoder" in name
+    }
+    assert learned == {f"encoder.{n}" for n, _ in encoder.named_parameters() if n.startswith("backbone.blocks.5.")}
+    assert any(name.startswith("backbone.conv_head.") for name, _ in encoder.named_parameters())
 
 
 def test_an_encoder_that_does_more_than_its_stages_is_not_cut():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from eval.meteor import Meteor
+from eval.meteor import Meteor, MeteorError
 from handler.vocabulary import SPECIAL, Vocabulary
 from training.rewards import build_reward
 from training.rewards.bleu import SentenceBleu
@@ -163,11 +163,30 @@ def test_meteor_is_the_jars():
     assert SentenceMeteor(references, vocabulary).score([], []).tolist() == []
 
 
+def test_a_jar_that_ends_is_started_anew_once(monkeypatch, capsys):
+    vocabulary = Vocabulary((*SPECIAL, *"ab"))
+    reward = SentenceMeteor([[vocabulary.encode("ab")]], vocabulary)
+    captions = [vocabulary.encode("ab"), vocabulary.encode("b")]
+    expected = reward.score([0, 0], captions)
+    reward._jar._process.kill()
+    assert reward.score([0, 0], captions).tolist() == expected.tolist()
+    assert capsys.readouterr().err == "METEOR's Java ended with status -9 without an answer. It is started anew.\n"
+    monkeypatch.setattr("eval.meteor.COMMAND", ("-version",))
+    reward._jar._process.kill()
+    with pytest.raises(MeteorError, match="METEOR's Java "):
+        reward.score([0, 0], captions)
+
+
 def test_rewards_are_weighed_and_added():
     vocabulary = Vocabulary((*SPECIAL, *"abcdefgh"))
     references, captions = [[[5, 6, 7, 8]], [[9, 10]]], [[5, 6, 7], [9, 10]]
     parts = [CiderD(references), SentenceBleu(references), SentenceMeteor(references, vocabulary)]
     cider, bleu, meteor = (part.score([0, 1], captions) for part in parts)
-    found = build_reward(references, vocabulary, bleu=0.5, meteor=3.0).score([0, 1], captions)
-    np.testing.assert_allclose(found, cider + 0.5 * bleu + 3 * meteor, atol=1e-12)
+    mixture = build_reward(references, vocabulary, bleu=0.5, meteor=3.0)
+    scores = mixture.score([0, 1], captions)
+    assert {name: score.tolist() for name, score in scores.items()} == {
+        "cider_d": cider.tolist(), "bleu_4": bleu.tolist(), "meteor": meteor.tolist()
+    }  # fmt: skip
+    np.testing.assert_allclose(mixture.total(scores), cider + 0.5 * bleu + 3 * meteor, atol=1e-12)
+    assert list(build_reward(references, vocabulary, bleu=0, meteor=0).parts) == ["cider_d"]
     assert min(*cider, *bleu, *meteor) > 0

@@ -14,7 +14,7 @@ from eval.coco import read_split
 from handler import Captioner
 from support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, run_here, train_command
 from training.config import PRESETS, preset, read_settings
-from training.train import alone, device_precision
+from training.train import alone, begun_in, device_precision
 from training.validate import validate_bundle
 
 EPOCHS, CRITICAL = 4, 2
@@ -272,6 +272,17 @@ def test_bfloat16_is_for_devices_that_have_it(monkeypatch, accelerator, cuda, ha
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: cuda)
     monkeypatch.setattr("training.train.processor_has_bfloat16", lambda: halved)
     assert device_precision(accelerator) == expected
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(whole, tmp_path, monkeypatch):
+    assert begun_in(whole) == read_settings(whole / "settings.yaml").precision == "32-true"
+    assert begun_in(tmp_path) is None
+    monkeypatch.setattr("training.train.processor_has_bfloat16", lambda: True)  # as if on another machine
+    code, _, errors = train_here(command(whole, "--precision=auto"))
+    assert (code, errors) == (0, "")
+    code, _, errors = train_here(command(whole, "--precision=bf16-mixed"))
+    assert code == 1
+    assert "was begun with other settings (precision)" in errors
 
 
 def test_presets_are_found():

@@ -27,6 +27,10 @@ class Batch:
     targets: torch.Tensor  # (B, K, T): the words, then `<end>`
     images: list[int]  # places in the training split
 
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU copies from by itself; PyTorch's loader calls it."""
+        return Batch(*(part.pin_memory() for part in (self.pictures, self.inputs, self.targets)), self.images)
+
 
 class CachedGrids:
     """Pictures as a frozen encoder's cached grids.

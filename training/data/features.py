@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,12 @@ def read_pixels(
     return preprocessing.resize(picture)
 
 
+@cache
+def _file_digest(path: Path, _size: int, _changed: int) -> bytes:
+    """SHA-256 of a file, read once for all views."""
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 def _digest(encoder, preprocessing, images, augmentation, view, bf16) -> str:
     settings = [encoder.name, asdict(preprocessing), asdict(augmentation) if augmentation else None, view, bf16]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -124,6 +131,7 @@ def _digest(encoder, preprocessing, images, augmentation, view, bf16) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     for image in images:
-        digest.update(hashlib.sha256(image.path.read_bytes()).digest())
+        seen = image.path.stat()
+        digest.update(_file_digest(image.path, seen.st_size, seen.st_mtime_ns))
         digest.update(bytes([augmentation is not None and augmentation.mirror and is_sided(image)]))
     return digest.hexdigest()[:32]

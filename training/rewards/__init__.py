@@ -1,6 +1,6 @@
 """What self-critical training rewards a caption for: one score a file, each called alike, and their mixture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,18 +27,22 @@ class Mixture:
     reference is missing.
 
     Args:
-        parts: weights and rewards.
+        parts: weights and rewards, by their names.
     """
 
-    def __init__(self, *parts: tuple[float, Reward]):
+    def __init__(self, **parts: tuple[float, Reward]):
         self.parts = parts
 
-    def score(self, images: Sequence[int], captions: Captions) -> np.ndarray:
-        """See `Reward`."""
-        return sum((weight * reward.score(images, captions) for weight, reward in self.parts), np.zeros(len(captions)))
+    def score(self, images: Sequence[int], captions: Captions) -> dict[str, np.ndarray]:
+        """Each reward's scores, by its name; see `Reward`."""
+        return {name: reward.score(images, captions) for name, (_, reward) in self.parts.items()}
+
+    def total(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The weighted sum of what `score` gives."""
+        return sum(self.parts[name][0] * score for name, score in scores.items())
 
 
-def build_reward(references: Sequence[Captions], vocabulary: Vocabulary, bleu: float, meteor: float) -> Reward:
+def build_reward(references: Sequence[Captions], vocabulary: Vocabulary, bleu: float, meteor: float) -> Mixture:
     """CIDEr-D, and beside it the others where they weigh anything.
 
     Args:
@@ -47,9 +51,9 @@ def build_reward(references: Sequence[Captions], vocabulary: Vocabulary, bleu: f
         bleu: weight of BLEU-4.
         meteor: weight of METEOR.
     """
-    parts: list[tuple[float, Reward]] = [(1.0, CiderD(references))]
+    parts: dict[str, tuple[float, Reward]] = {"cider_d": (1.0, CiderD(references))}
     if bleu:
-        parts.append((bleu, SentenceBleu(references)))
+        parts["bleu_4"] = bleu, SentenceBleu(references)
     if meteor:
-        parts.append((meteor, SentenceMeteor(references, vocabulary)))
-    return Mixture(*parts)
+        parts["meteor"] = meteor, SentenceMeteor(references, vocabulary)
+    return Mixture(**parts)
