@@ -278,11 +278,10 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(whole, tmp_path, mo
     assert begun_in(whole) == read_settings(whole / "settings.yaml").precision == "32-true"
     assert begun_in(tmp_path) is None
     monkeypatch.setattr("training.train.processor_has_bfloat16", lambda: True)  # as if on another machine
-    code, _, errors = train_here(command(whole, "--precision=auto"))
-    assert (code, errors) == (0, "")
-    code, _, errors = train_here(command(whole, "--precision=bf16-mixed"))
-    assert code == 1
-    assert "was begun with other settings (precision)" in errors
+    for precision, told in (("auto", "(ema)"), ("bf16-mixed", "(ema, precision)")):
+        code, _, errors = train_here(command(whole, f"--precision={precision}", "--ema=0.6"))
+        assert code == 1
+        assert f"was begun with other settings {told}" in errors
 
 
 def test_presets_are_found():
