@@ -24,7 +24,7 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 MARK = "CAPTIONER_BULK"  # which job a process belongs to, in its environment
 AGENT_PORTS = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 START_SECONDS = 60  # for Ray to start in: ten where nothing else runs; its own 30 are too few on a busy machine
-TRIES = 3
+TRIES = 5
 READER_CPUS = 1  # of a task that reads and decodes beside GPUs
 
 
