@@ -78,7 +78,7 @@ def faults(content: dict[str, Any]) -> list[str]:
                 f"{name} grows: from {grown['first']:.1f} to {grown['last']:.1f} in {grown['hours']:.2f} hours."
             )
     first, last = content["latency_ms"].values()
-    if content["seconds"] >= LONG and last["p50"] > SLOWER * first["p50"]:
+    if content["seconds"] >= LONG and first and last and last["p50"] > SLOWER * first["p50"]:
         found.append(f"Answers get slower: from {first['p50']:.0f} ms to {last['p50']:.0f} ms, half of them.")
     return found
 

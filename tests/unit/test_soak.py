@@ -109,6 +109,14 @@ def test_a_heap_that_fills_and_then_stays_is_no_growth():
     assert faults(summarize(samples, answered, 0.0, 1800.0, 1, 0)) == []
 
 
+def test_a_server_that_stops_answering_is_told():
+    answered = [Answered("raw", "lost" if n == 99 else "caption", 3.0 * n, 0.1, (200, "x")) for n in range(100)]
+    assert faults(summarize([], answered, 0.0, 1800.0, 1, 2)) == [
+        "1 answers were lost.",
+        "No worker was READY at 2 looks.",
+    ]
+
+
 @pytest.mark.parametrize(("seconds", "last", "told"), [(1800, 0.16, 1), (1800, 0.14, 0), (300, 0.16, 0)])
 def test_answers_that_get_slower_are_told(seconds, last, told):
     samples = [Sample(seconds * n / 300, *[100.0] * len(FIGURES)) for n in range(300)]
