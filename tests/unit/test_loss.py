@@ -46,10 +46,10 @@ def test_hard_attentions_term():
     attention = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).view(1, 1, 2, 2).requires_grad_()
     forced = Forced(torch.empty(0), attention, torch.tensor([[[1, -1]]]))
     present, logprobs = torch.tensor([[[True, True]]]), torch.tensor([-1.0, -2.5])
-    loss = hard_attention(forced, present, logprobs, baseline=-3.0, entropy=0.1, counts=Counts(2, 1))
+    loss = hard_attention(forced, present, logprobs, baseline=-3.0, weights=(0.5, 0.1), counts=Counts(2, 1))
     spread = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) + math.log(2)
-    # (reward -3.5, baseline -3) * ln 0.25, and the entropy, a token
-    assert loss.item() == pytest.approx(-((-3.5 + 3.0) * math.log(0.25) + 0.1 * spread) / 2)
+    # half of (reward -3.5, baseline -3) * ln 0.25, and a tenth of the entropy, a token
+    assert loss.item() == pytest.approx(-(0.5 * (-3.5 + 3.0) * math.log(0.25) + 0.1 * spread) / 2)
     loss.backward()
     assert attention.grad[0, 0, 0, 1] > 0  # worse than usual: look there less
 
