@@ -82,7 +82,8 @@ class TrainingConfig:
         max_words: longer captions are cut.
         batch_size: images a step, over all processes.
         captions_per_image: captions of an image in a step.
-        epochs: times through the training splits by cross-entropy.
+        epochs: times through the training splits by cross-entropy; 0: self-critical training alone, which then starts
+            from `decoder_weights`.
         learning_rate: AdamW's, after warm-up.
         schedule: `cosine` falls to 0 at the last step, `step` multiplies by `decay` every `decay_epochs`; `constant`.
         decay: see schedule.
@@ -155,12 +156,14 @@ class TrainingConfig:
         for name in ("learning_rate", "encoder_learning_rate", "clip_norm", "decay"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is above 0, not {getattr(self, name)}.")
-        counts = ("min_count", "max_words", "batch_size", "captions_per_image", "epochs", "checkpoint_every")
+        counts = ("min_count", "max_words", "batch_size", "captions_per_image", "checkpoint_every")
         for name in (*counts, "decay_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
-        if min(self.cached_views, self.workers, self.seed) < 0:
-            raise ValueError("cached_views, workers and seed are at least 0.")
+        if min(self.cached_views, self.workers, self.seed, self.epochs) < 0:
+            raise ValueError("cached_views, workers, seed and epochs are at least 0.")
+        if not self.epochs and not (self.self_critical.epochs and self.decoder_weights):
+            raise ValueError("Without epochs of cross-entropy it takes decoder_weights and self_critical.epochs.")
         for name in ("train_splits", "val_splits"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names at least one split.")

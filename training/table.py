@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median, stdev
 
-import torch
 from tqdm import tqdm
 
 from eval.coco import read_split
@@ -22,7 +21,7 @@ from handler.bundle import load_bundle, write_whole
 from handler.captioner import Captioner
 from handler.errors import BundleError
 from training.data.features import cached_grids
-from training.validate import validate_bundle
+from training.validate import best_device, validate_bundle
 
 BEAMS = (1, 5)
 PHASES = {"cross_entropy": "cross-entropy", "self_critical": "then self-critical"}
@@ -52,8 +51,8 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
     for folder in (run / "bundle", *(run / f"bundle-{phase}" for phase in PHASES)):
         if not folder.exists():
             continue
-        captioner = Captioner.load(folder)
-        source = Source(*load_bundle(folder)[:2], torch.device("cpu"), "full")
+        captioner = Captioner.load(folder, best_device())
+        source = Source(*load_bundle(folder)[:2], best_device(), "full")
         training = captioner.config.card["training"]
         phase = training["checkpoint"].removeprefix("best-")
         split = training["val_splits"][0]

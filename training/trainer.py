@@ -22,6 +22,7 @@ from handler.bundle import write_whole
 from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from handler.search import search
+from handler.threads import in_threads
 from handler.vocabulary import join_tokens
 from training.bundle import make_bundle
 from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
@@ -151,10 +152,12 @@ class Trainer:
                 rank=self.fabric.global_rank, processes=self.fabric.world_size,
             )  # fmt: skip
 
-        first = batches(config.batch_size, config.seed)
-        phases = [
-            Phase("cross_entropy", self.truth, first, config.epochs, config.learning_rate, config.warmup_steps, 0)
-        ]
+        phases = []
+        if config.epochs:
+            first = batches(config.batch_size, config.seed)
+            phases.append(
+                Phase("cross_entropy", self.truth, first, config.epochs, config.learning_rate, config.warmup_steps, 0)
+            )
         if critical.epochs:
             second = batches(critical.batch_size, config.seed + 1_000_003)  # other views in another order
             reward = build_reward(second.captions, self.vocabulary, critical.bleu, critical.meteor)
@@ -166,7 +169,7 @@ class Trainer:
                     critical.epochs,
                     critical.learning_rate,
                     critical.warmup_steps,
-                    phases[0].steps,
+                    sum(phase.steps for phase in phases),
                 )
             )
         return phases
@@ -324,7 +327,8 @@ class Trainer:
             if split in self.val_grids:
                 pictures = torch.from_numpy(self.val_grids[split][some])
             else:
-                pictures = torch.stack([read_pixels(images[i], self.config.preprocessing) for i in some])
+                pixels = in_threads(lambda i: read_pixels(images[i], self.config.preprocessing), some)
+                pictures = torch.stack(pixels)
             with torch.inference_mode():
                 grid = model.grid(pictures.to(self.fabric.device))
             found = search(model.decoder, grid, [self.config.decoding] * len(some), self.vocabulary)

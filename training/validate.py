@@ -24,9 +24,15 @@ from handler.captioner import Captioner
 from handler.errors import BundleError
 from handler.options import RANGES
 from handler.search import SearchOptions
+from handler.threads import in_threads
 from training.data.features import read_pixels
 
 BATCH = 50
+
+
+def best_device() -> torch.device:
+    """Where a bundle is scored: a GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_decoding(options: SearchOptions) -> str:
@@ -66,8 +72,8 @@ def validate_bundle(
     for first in tqdm(range(0, len(images), BATCH), desc=f"captioning {split}", unit="batch"):
         batch = images[first : first + BATCH]
         if grids is None:
-            pixels = torch.stack([read_pixels(image, captioner.config.preprocessing) for image in batch])
-            grid = captioner.encode(pixels)
+            pixels = in_threads(lambda image: read_pixels(image, captioner.config.preprocessing), batch)
+            grid = captioner.encode(torch.stack(pixels))
         else:
             grid = torch.from_numpy(np.float32(grids[first : first + BATCH])).to(captioner.device)
         for image, found in zip(batch, captioner.caption_grid(grid, [options] * len(batch)), strict=True):
@@ -97,7 +103,7 @@ def main() -> None:
     arguments = parser.parse_args()
     asked = {name: getattr(arguments, name, None) for name in RANGES}
     try:
-        captioner = Captioner.load(arguments.bundle)
+        captioner = Captioner.load(arguments.bundle, best_device())
         options = replace(
             captioner.config.decoding, **{name: value for name, value in asked.items() if value is not None}
         )

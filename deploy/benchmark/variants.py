@@ -37,6 +37,7 @@ VARIANTS = {
         Variant("default"),
         Variant("eager", {"handler.backend": "eager"}),
         Variant("fast", {"handler.precision": "fast"}),
+        Variant("fastest", {"handler.precision": "fastest"}),
         Variant("compile", {"handler.backend": "compile", "startupTimeout": 600}),
     )
 }

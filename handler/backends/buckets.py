@@ -4,22 +4,23 @@ import torch
 
 from handler.backends.base import Encode
 
-BUCKETS = (16, 8, 4, 2, 1)
+BUCKETS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
-def by_buckets(encode: Encode) -> Encode:
-    """The same function of a batch of any size, which it is given in parts of the sizes `BUCKETS` alone."""
+def by_buckets(encode: Encode, largest: int) -> Encode:
+    """The same function of a batch of any size, which it is given in parts of the sizes `BUCKETS`, up to `largest`."""
 
     def encode_all(pixels: torch.Tensor) -> torch.Tensor:
-        parts = [encode(part) for part in pixels.split(buckets(len(pixels)))]
+        parts = [encode(part) for part in pixels.split(buckets(len(pixels), largest))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     return encode_all
 
 
-def buckets(images: int) -> list[int]:
+def buckets(images: int, largest: int) -> list[int]:
     """The sizes that add up to a number of images, the largest first: 13 = 8 + 4 + 1."""
     sizes = []
     for size in BUCKETS:
-        sizes += [size] * ((images - sum(sizes)) // size)
+        if size <= largest:
+            sizes += [size] * ((images - sum(sizes)) // size)
     return sizes

@@ -6,6 +6,9 @@ from torch._inductor import config as inductor
 from handler.backends.base import Encode, Source, autocast
 from handler.backends.buckets import by_buckets
 
+LARGEST = {"cuda": 256}  # batch by device; a CPU is no faster with more than MOST
+MOST = 16
+
 
 def build(source: Source) -> tuple[Encode, int]:
     """The encoder, and the channels of a cell. Each size of `BUCKETS` is compiled when it first comes."""
@@ -22,4 +25,4 @@ def build(source: Source) -> tuple[Encode, int]:
         with inductor.patch(freezing=True), autocast(source):
             return compiled(pixels.to(device, non_blocking=True)).float().clone()  # the next call writes there again
 
-    return by_buckets(encode), encoder.encoder.channels
+    return by_buckets(encode, LARGEST.get(device.type, MOST)), encoder.encoder.channels

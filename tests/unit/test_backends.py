@@ -103,9 +103,9 @@ def test_an_encoder_that_openvino_does_not_take(tiny_bundle, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("images", "sizes"), [(1, [1]), (3, [2, 1]), (13, [8, 4, 1]), (35, [16, 16, 2, 1])])
 def test_buckets(images, sizes):
-    assert buckets(images) == sizes
+    assert buckets(images, 16) == sizes
     given = []
-    encode = by_buckets(lambda pixels: given.append(len(pixels)) or pixels + 1)
+    encode = by_buckets(lambda pixels: given.append(len(pixels)) or pixels + 1, 16)
     assert torch.equal(encode(torch.arange(images)), torch.arange(images) + 1)
     assert given == sizes
 

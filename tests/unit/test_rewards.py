@@ -147,20 +147,25 @@ def test_bleu_by_hand(caption, expected):
     assert reward.score([1], [caption]) == pytest.approx([expected], abs=1e-6)
 
 
-def test_meteor_is_the_jars():
+@pytest.mark.parametrize("cores", [2, 12])
+def test_meteor_is_the_jars(monkeypatch, cores):
+    monkeypatch.setattr("training.rewards.meteor.cores", lambda: cores)
     words = ["a", "dog", "runs", "in", "the", "grass", "two", "children", "play"]
     vocabulary = Vocabulary((*SPECIAL, *words))
     texts = [["a dog runs in the grass", "a dog in grass"], ["two children play"]]
     references = [[[*vocabulary.encode(text.split()), vocabulary.end] for text in some] for some in texts]
-    captions = ["two children play in the grass", "a dog runs", "a dog play", ""]
-    images = [1, 0, 1, 0]
+    captions = ["two children play in the grass", "a dog runs", "a dog play", "", "a dog runs", "a dog runs"]
+    images = [1, 0, 1, 0, 1, 0]  # the last one a second time
     ids = [vocabulary.encode(text.split()) for text in captions]
-    found = SentenceMeteor(references, vocabulary).score(images, ids)
+    reward = SentenceMeteor(references, vocabulary)
+    assert len(reward._jars) == max(1, cores // 4)
+    found = reward.score(images, ids)
     with Meteor() as meteor:
         _, expected = meteor.score({i: texts[image] for i, image in enumerate(images)}, dict(enumerate(captions)))
     assert found.tolist() == expected
     assert min(found[:3]) > 0 == found[3]
-    assert SentenceMeteor(references, vocabulary).score([], []).tolist() == []
+    assert found[1] == found[5] > found[4]
+    assert reward.score([], []).tolist() == []
 
 
 def test_a_jar_that_ends_is_started_anew_once(monkeypatch, capsys):
@@ -168,11 +173,11 @@ def test_a_jar_that_ends_is_started_anew_once(monkeypatch, capsys):
     reward = SentenceMeteor([[vocabulary.encode("ab")]], vocabulary)
     captions = [vocabulary.encode("ab"), vocabulary.encode("b")]
     expected = reward.score([0, 0], captions)
-    reward._jar._process.kill()
+    reward._jars[0].meteor._process.kill()
     assert reward.score([0, 0], captions).tolist() == expected.tolist()
     assert capsys.readouterr().err == "METEOR's Java ended with status -9 without an answer. It is started anew.\n"
     monkeypatch.setattr("eval.meteor.COMMAND", ("-version",))
-    reward._jar._process.kill()
+    reward._jars[0].meteor._process.kill()
     with pytest.raises(MeteorError, match="METEOR's Java "):
         reward.score([0, 0], captions)
 

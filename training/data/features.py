@@ -19,6 +19,7 @@ from handler.encoder import Encoder
 from handler.errors import RequestError
 from handler.image import decode_image
 from handler.preprocessing import Preprocessing
+from handler.threads import in_threads
 from training.data.views import Augmentation, is_sided
 
 BATCH = 16
@@ -71,6 +72,9 @@ def cached_grids(
 
 @torch.inference_mode()
 def _compute(path, encoder, preprocessing, images, device, augmentation, view) -> None:
+    def read(image: CaptionedImage) -> torch.Tensor:
+        return read_pixels(image, preprocessing, augmentation if view else None, [view])
+
     partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
     size = preprocessing.size
     shape = (len(images), *encoder(torch.zeros(1, 3, size, size, device=device)).shape[1:])
@@ -79,7 +83,7 @@ def _compute(path, encoder, preprocessing, images, device, augmentation, view) -
     with tqdm(total=len(images), initial=ready, desc=f"encoding, view {view}", unit="image") as bar:
         for first in range(ready, len(images), BATCH):
             batch = images[first : first + BATCH]
-            pixels = [read_pixels(image, preprocessing, augmentation if view else None, [view]) for image in batch]
+            pixels = in_threads(read, batch)
             grid = encoder(preprocessing.normalize(torch.stack(pixels).to(device)))
             grids[first : first + len(batch)] = grid.float().cpu().half().numpy()
             grids.flush()

@@ -1,19 +1,25 @@
 """METEOR of single captions, by the jar that scores: it knows stems, synonyms and paraphrases."""
 
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from eval.meteor import Meteor, MeteorError
+from handler.threads import cores
 from handler.vocabulary import Vocabulary
+
+MOST_JARS = 4  # more of them would wait for the samples
 
 
 class SentenceMeteor:
     """METEOR of token ids, each caption by itself.
 
-    The jar starts with the first caption; it takes 3 ms a caption on another core, and 1.2 GB, in each process. Once a
-    call one that has ended is started anew.
+    The jars start with the first caption; one takes 3 ms a caption on a core of its own, and 1.2 GB. There is one for
+    each four cores, shared by the processes of a machine; on fewer cores a process has one. What was sampled twice of
+    an image is scored once.
 
     Args:
         references: for each image its reference captions as token ids; `<end>` is left out.
@@ -25,7 +31,9 @@ class SentenceMeteor:
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]], vocabulary: Vocabulary):
         self.references, self.vocabulary = references, vocabulary
-        self._jar: Meteor | None = None
+        count = cores() // (4 * int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self._jars = [_Jar() for _ in range(max(1, min(MOST_JARS, count)))]
+        self._threads = ThreadPoolExecutor(len(self._jars), thread_name_prefix="meteor")
         with Meteor() as jar:  # what is amiss is told now, not after hours of cross-entropy
             jar.score({0: ["a"]}, {0: "a"})
 
@@ -40,20 +48,40 @@ class SentenceMeteor:
             (captions,), float64, 0 to 1.
 
         Raises:
-            MeteorError: the jar ended twice.
+            MeteorError: a jar ended twice.
         """
         if not len(captions):
             return np.zeros(0)
         texts = {image: [self._text(ids) for ids in self.references[image]] for image in set(images)}
-        wanted = {place: texts[image] for place, image in enumerate(images)}
-        said = {place: self._text(ids) for place, ids in enumerate(captions)}
-        try:
-            self._jar = self._jar or Meteor()
-            return np.array(self._jar.score(wanted, said)[1])
-        except MeteorError as error:
-            print(f"{error} It is started anew.", file=sys.stderr)
-            self._jar = Meteor()
-            return np.array(self._jar.score(wanted, said)[1])
+        asked = [(image, self._text(ids)) for image, ids in zip(images, captions, strict=True)]
+        distinct = list(dict.fromkeys(asked))
+        shares = [distinct[place :: len(self._jars)] for place in range(len(self._jars))]
+        wanted = [[texts[image] for image, _ in share] for share in shares]
+        said = [[text for _, text in share] for share in shares]
+        scores: dict[tuple[int, str], float] = {}
+        for share, found in zip(shares, self._threads.map(_Jar.score, self._jars, wanted, said), strict=True):
+            scores |= dict(zip(share, found, strict=True))
+        return np.array([scores[pair] for pair in asked])
 
     def _text(self, ids: Sequence[int]) -> str:
         return " ".join(self.vocabulary.decode(i for i in ids if i != self.vocabulary.end))
+
+
+class _Jar:
+    """METEOR, started when it is first asked, and once a call anew where it has ended."""
+
+    def __init__(self) -> None:
+        self.meteor: Meteor | None = None
+
+    def score(self, references: Sequence[Sequence[str]], captions: Sequence[str]) -> list[float]:
+        """Each caption's score against its references."""
+        if not captions:
+            return []
+        wanted, said = dict(enumerate(references)), dict(enumerate(captions))
+        try:
+            self.meteor = self.meteor or Meteor()
+            return self.meteor.score(wanted, said)[1]
+        except MeteorError as error:
+            print(f"{error} It is started anew.", file=sys.stderr)
+            self.meteor = Meteor()
+            return self.meteor.score(wanted, said)[1]
