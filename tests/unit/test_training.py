@@ -143,6 +143,26 @@ def test_asked_to_stop_it_finishes_its_step_and_loses_nothing(whole, tmp_path):
     assert steps == list(range(1, len(steps) + 1))  # the next step after the one that was finished, none twice
 
 
+def test_self_critical_training_alone_goes_on_from_a_model(whole, tmp_path):
+    """And the mean of two such runs, made and scored by its command."""
+    bundles, start = [], whole / "bundle"
+    for seed in (1, 2):
+        run = tmp_path / str(seed)
+        weights = (f"--encoder_weights={start}", f"--decoder_weights={start}")
+        code, _, errors = train_here(command(run, "--epochs=0", f"--seed={seed}", *weights))
+        assert code == 0, errors
+        assert {line["phase"] for line in metrics_of(run)} == {"self_critical"}
+        assert [line["step"] for line in metrics_of(run) if "reward" in line] == list(range(1, CRITICAL_STEPS + 1))
+        assert [line["epoch"] for line in metrics_of(run) if "CIDEr" in line] == [1, 2]
+        bundles.append(run / "bundle")
+    mean = tmp_path / "mean"
+    code, printed, errors = run_here("training.average", *bundles, "--data", "samples", "--to", mean)
+    assert code == 0, errors
+    card = Captioner.load(mean).config.card
+    assert card["mean_of"] == [Captioner.load(bundle).config.digest for bundle in bundles]
+    assert f"CIDEr {card['scores'][0]['scores']['CIDEr']}" in printed
+
+
 def test_a_disk_that_is_full_costs_nothing_that_was_kept(whole, tmp_path):
     """Files of more than 100 kB can't be written, so that no checkpoint is; then they can."""
     shutil.copytree(whole.parent / "features", tmp_path / "features")
@@ -236,7 +256,8 @@ def test_mistakes_in_scoring_get_one_sentence(arguments, message):
         (["nope", "samples"], "There is no preset 'nope': choose one of hard_attention-lite2-flickr8k"),
         (["nic-lite2-flickr8k", "nowhere"], "There is no split 'train' in nowhere"),
         (["nic-lite2-flickr8k", "samples", "--epochs=many"], 'Parser key "epochs"'),
-        (["nic-lite2-flickr8k", "samples", "--epochs=0"], "epochs is at least 1, not 0"),
+        (["nic-lite2-flickr8k", "samples", "--epochs=-1"], "epochs are at least 0"),
+        (["nic-lite2-flickr8k", "samples", "--epochs=0"], "Without epochs of cross-entropy it takes decoder_weights"),
         (["nic-lite2-flickr8k", "samples", "--decoding.beam_size=0"], "beam_size is at least 1, not 0"),
         (["nic-lite2-flickr8k", "samples", "--decoder.dropout=1"], "dropout is from 0 to below 1, not 1"),
         (["--epochs=3", "nic-lite2-flickr8k", "samples"], "The preset comes first"),
