@@ -102,9 +102,10 @@ def markdown(results: Sequence[dict]) -> str:
         scores = [f"{100 * mean(result['scores'][name] for result in some):.1f}" for name in METRICS]
         if len(some) > 1:
             scores[-1] += f" ± {100 * stdev(result['scores']['CIDEr'] for result in some):.1f}"
-        minutes = f"{mean(result['minutes'] for result in some):.0f}"
+        some = sorted(some, key=lambda result: result["seed"])
+        minutes = ", ".join(f"{result['minutes']:.0f}" for result in some)  # they may be of several machines
         endings = f"{100 * mean(result['bad_endings'] for result in some):.1f} %"
-        seeds = ", ".join(str(seed) for seed in sorted(result["seed"] for result in some))
+        seeds = ", ".join(str(result["seed"]) for result in some)
         size = f"{some[0]['parameters'] / 1e6:.1f} M"
         cells = [f"`{decoder}`", size, list(PHASES.values())[phase], minutes, str(beam), *scores, endings, seeds]
         lines.append(f"| {' | '.join(cells)} |")

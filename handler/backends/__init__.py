@@ -2,7 +2,7 @@
 
 Precision `full` is single precision everywhere: the reference. `fast` is what changes no score: on a GPU float16, on a
 CPU integers in the decoder, with which a caption can depend on the beams beside it. `fastest` adds bfloat16 in the
-encoder, where the processor has instructions for it; that costs some CIDEr, see docs/performance.md.
+encoder, where the processor has instructions for it; that costs a tenth of a CIDEr or so, see docs/performance.md.
 """
 
 import importlib.util

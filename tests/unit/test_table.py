@@ -31,7 +31,7 @@ def test_rows_are_sorted_and_seeds_are_taken_together():
     scores = "60.0 | 45.0 | 30.0 | 20.0 | 21.0 | 47.0"
     assert rows == [
         # CIDEr 40, 41 and 45: the mean 42, deviations -2, -1 and 3, so the variance is 14 / 2
-        f"| `nic` | 8.8 M | cross-entropy | 11 | 1 | {scores} | 42.0 ± 2.6 | 0.5 % | 1, 2, 3 |",
+        f"| `nic` | 8.8 M | cross-entropy | 10, 12, 11 | 1 | {scores} | 42.0 ± 2.6 | 0.5 % | 1, 2, 3 |",
         f"| `nic` | 8.8 M | cross-entropy | 10 | 5 | {scores} | 44.0 | 0.5 % | 1 |",
         f"| `nic` | 8.8 M | then self-critical | 10 | 5 | {scores} | 50.0 | 0.5 % | 1 |",
     ]
