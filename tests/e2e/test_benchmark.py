@@ -39,6 +39,10 @@ def test_where_a_pictures_time_goes(tmp_path):
     pairs = [(beam, batch) for batch in (1, 2) for beam in (1, 3)]
     assert stages == [
         "the picture's file, pixels alone", "decoded, upright, resized", "encoder, batch 1", "encoder, batch 2",
-        *(f"search, beam {beam}, batch {batch}" for beam, batch in pairs),
+        *(
+            f"{what}, beam {beam}, batch {batch}"
+            for beam, batch in pairs
+            for what in ("search", "from decoded pictures")
+        ),
         *(f"all together, beam {beam}, batch {batch}" for beam, batch in pairs),
     ]  # fmt: skip
