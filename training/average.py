@@ -64,8 +64,8 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         card = average_bundles(arguments.bundles, arguments.to)
-        scores = score_bundle(arguments.to, arguments.data, card["training"]["val_splits"])
-    except (BundleError, KeyError, OSError, ValueError) as error:
+        scores = score_bundle(arguments.to, arguments.data, card.get("training", {}).get("val_splits", ()))
+    except (BundleError, OSError, ValueError) as error:
         sys.exit(str(error))
     for some in scores:
         print(f"{some['split']}: {', '.join(f'{name} {value}' for name, value in some['scores'].items())}")
