@@ -22,13 +22,12 @@ from handler.bundle import write_whole
 from handler.decoders import build_decoder
 from handler.encoder import Encoder
 from handler.search import search
-from handler.threads import in_threads
 from handler.vocabulary import join_tokens
 from training.bundle import make_bundle
 from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
 from training.config import TrainingConfig
 from training.data.batches import Batch, Batches, CachedGrids, Pictures
-from training.data.features import cached_grids, read_pixels
+from training.data.features import cached_grids, read_batch
 from training.data.tokenizer import build_vocabulary
 from training.log import RunLog
 from training.model import CaptionModel
@@ -327,8 +326,7 @@ class Trainer:
             if split in self.val_grids:
                 pictures = torch.from_numpy(self.val_grids[split][some])
             else:
-                pixels = in_threads(lambda i: read_pixels(images[i], self.config.preprocessing), some)
-                pictures = torch.stack(pixels)
+                pictures = read_batch([images[i] for i in some], self.config.preprocessing)
             with torch.inference_mode():
                 grid = model.grid(pictures.to(self.fabric.device))
             found = search(model.decoder, grid, [self.config.decoding] * len(some), self.vocabulary)

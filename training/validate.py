@@ -24,8 +24,7 @@ from handler.captioner import Captioner
 from handler.errors import BundleError
 from handler.options import RANGES
 from handler.search import SearchOptions
-from handler.threads import in_threads
-from training.data.features import read_pixels
+from training.data.features import read_batch
 
 BATCH = 50
 
@@ -72,8 +71,7 @@ def validate_bundle(
     for first in tqdm(range(0, len(images), BATCH), desc=f"captioning {split}", unit="batch"):
         batch = images[first : first + BATCH]
         if grids is None:
-            pixels = in_threads(lambda image: read_pixels(image, captioner.config.preprocessing), batch)
-            grid = captioner.encode(torch.stack(pixels))
+            grid = captioner.encode(read_batch(batch, captioner.config.preprocessing))
         else:
             grid = torch.from_numpy(np.float32(grids[first : first + BATCH])).to(captioner.device)
         for image, found in zip(batch, captioner.caption_grid(grid, [options] * len(batch)), strict=True):

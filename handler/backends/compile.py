@@ -6,8 +6,7 @@ from torch._inductor import config as inductor
 from handler.backends.base import Encode, Source, autocast
 from handler.backends.buckets import by_buckets
 
-LARGEST = {"cuda": 256}  # batch by device; a CPU is no faster with more than MOST
-MOST = 16
+LARGEST = {"cpu": 16, "cuda": 256}  # parts of a batch: a CPU is no faster with more
 
 
 def build(source: Source) -> tuple[Encode, int]:
@@ -25,4 +24,4 @@ def build(source: Source) -> tuple[Encode, int]:
         with inductor.patch(freezing=True), autocast(source):
             return compiled(pixels.to(device, non_blocking=True)).float().clone()  # the next call writes there again
 
-    return by_buckets(encode, LARGEST.get(device.type, MOST)), encoder.encoder.channels
+    return by_buckets(encode, LARGEST.get(device.type, LARGEST["cpu"])), encoder.encoder.channels

@@ -72,9 +72,6 @@ def cached_grids(
 
 @torch.inference_mode()
 def _compute(path, encoder, preprocessing, images, device, augmentation, view) -> None:
-    def read(image: CaptionedImage) -> torch.Tensor:
-        return read_pixels(image, preprocessing, augmentation if view else None, [view])
-
     partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
     size = preprocessing.size
     shape = (len(images), *encoder(torch.zeros(1, 3, size, size, device=device)).shape[1:])
@@ -83,8 +80,8 @@ def _compute(path, encoder, preprocessing, images, device, augmentation, view) -
     with tqdm(total=len(images), initial=ready, desc=f"encoding, view {view}", unit="image") as bar:
         for first in range(ready, len(images), BATCH):
             batch = images[first : first + BATCH]
-            pixels = in_threads(read, batch)
-            grid = encoder(preprocessing.normalize(torch.stack(pixels).to(device)))
+            pixels = read_batch(batch, preprocessing, augmentation if view else None, [view])
+            grid = encoder(preprocessing.normalize(pixels.to(device)))
             grids[first : first + len(batch)] = grid.float().cpu().half().numpy()
             grids.flush()
             write_whole(progress, str(first + len(batch)))
@@ -92,6 +89,16 @@ def _compute(path, encoder, preprocessing, images, device, augmentation, view) -
     del grids
     os.replace(partial, path)
     progress.unlink()
+
+
+def read_batch(
+    images: Sequence[CaptionedImage],
+    preprocessing: Preprocessing,
+    augmentation: Augmentation | None = None,
+    seed: Sequence[int] = (),
+) -> torch.Tensor:
+    """Pictures' files → uint8 pixels (B, 3, size, size), decoded side by side; the rest as for `read_pixels`."""
+    return torch.stack(in_threads(lambda image: read_pixels(image, preprocessing, augmentation, seed), images))
 
 
 def read_pixels(
