@@ -196,7 +196,8 @@ PHOTO_SPLITS = ["--train_splits=[photos]", "--val_splits=[photos]"]
 def train_command(run: Path, *settings: str) -> list[str]:
     """Trains a small model on the samples; what it keeps of the encoder lies beside the run."""
     small = [
-        *PHOTO_SPLITS, "--min_count=1", "--batch_size=2", "--preprocessing.size=64", "--cached_views=2",
+        *PHOTO_SPLITS, "--min_count=1", "--batch_size=2", "--preprocessing.size=64", "--serving_size=96",
+        "--cached_views=2",
         "--decoder.embed_size=32", "--decoder.hidden_size=32", "--decoder.attention_size=8", "--label_smoothing=0",
         "--checkpoint_every=3", "--decoding.beam_size=2", "--precision=32-true", "--accelerator=cpu",
     ]  # fmt: skip

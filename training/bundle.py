@@ -56,7 +56,7 @@ def make_bundle(run: Path, checkpoint: Path, folder: Path, data: Path, meteor: M
     }
     described = BundleConfig(
         encoder=config.encoder,
-        preprocessing=config.preprocessing,
+        preprocessing=config.serving,
         decoder=config.decoder,
         decoding=config.decoding,
         card=config.card | {"training": settings | facts},

@@ -19,6 +19,20 @@ def in_full_precision(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return type(layer).forward(layer, inputs.float())
 
 
+def check_size(encoder: Encoder, size: int) -> None:
+    """Sees that an encoder takes pictures of `size` pixels a side.
+
+    Raises:
+        ValueError: it does not, as a ViT whose places are learned.
+    """
+    device = next(encoder.parameters()).device
+    try:
+        with torch.inference_mode():
+            encoder(torch.zeros(1, 3, size, size, device=device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{encoder.name} takes no pictures of {size} pixels a side: {error}") from error
+
+
 class CaptionModel(nn.Module):
     """Pictures and captions → the logits of each next token.
 

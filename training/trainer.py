@@ -30,7 +30,7 @@ from training.data.batches import Batch, Batches, CachedGrids, Pictures
 from training.data.features import cached_grids, read_batch
 from training.data.tokenizer import build_vocabulary
 from training.log import RunLog
-from training.model import CaptionModel
+from training.model import CaptionModel, check_size
 from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
 from training.rewards import build_reward
 from training.schedule import rate_factor
@@ -97,6 +97,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         encoder = Encoder(config.encoder)
         load_pretrained(encoder, config.encoder_weights)
+        check_size(encoder, config.serving.size)
         decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels)
         if config.decoder_weights and not (run / CHECKPOINT).exists():
             load_decoder(decoder, self.vocabulary, Path(config.decoder_weights))
@@ -119,11 +120,12 @@ class Trainer:
 
         frozen = self.raw.encoder
         if stage := config.finetune_from:
-            check_cut(frozen, stage, config.preprocessing.size)
+            for size in {config.preprocessing.size, config.serving.size}:
+                check_cut(frozen, stage, size)
             frozen = below(frozen, stage)
 
-        def grids(images, **view):
-            return cached_grids(features, frozen, config.preprocessing, images, device=fabric.device, **view)
+        def grids(images, preprocessing, **view):
+            return cached_grids(features, frozen, preprocessing, images, device=fabric.device, **view)
 
         with fabric.autocast():
             halved = torch.is_autocast_enabled(fabric.device.type)
@@ -131,11 +133,14 @@ class Trainer:
         with fabric.rank_zero_first():  # the others find the files
             for view in range(config.cached_views):
                 parts = [
-                    grids(read_split(self.data, split), augmentation=config.augmentation, view=view, bf16=halved)
+                    grids(
+                        read_split(self.data, split), config.preprocessing,
+                        augmentation=config.augmentation, view=view, bf16=halved,
+                    )
                     for split in config.train_splits
                 ]  # fmt: skip
                 views.append(parts)
-            val = {split: grids(images) for split, images in self.val.items()}
+            val = {split: grids(images, config.serving) for split, images in self.val.items()}
         # A grids' file is named by the digest of its pictures, so that the names stand for all pixels.
         names = [Path(part.filename).stem for parts in [*views, list(val.values())] for part in parts]
         self.data_digest = hashlib.sha256(json.dumps([self.data_digest, names]).encode()).hexdigest()
@@ -326,7 +331,7 @@ class Trainer:
             if split in self.val_grids:
                 pictures = torch.from_numpy(self.val_grids[split][some])
             else:
-                pictures = read_batch([images[i] for i in some], self.config.preprocessing)
+                pictures = read_batch([images[i] for i in some], self.config.serving)
             with torch.inference_mode():
                 grid = model.grid(pictures.to(self.fabric.device))
             found = search(model.decoder, grid, [self.config.decoding] * len(some), self.vocabulary)

@@ -34,7 +34,7 @@ def test_a_caption_is_what_its_parts_say(pretrained):
             assert len(caption.token_logprobs) == len(caption.tokens) + 1
             assert caption.score == pytest.approx(sum(caption.token_logprobs) / len(caption.token_logprobs))
             assert all(logprob <= 0 for logprob in caption.token_logprobs)
-            assert caption.attention.shape == (len(caption.tokens), 81)
+            assert caption.attention.shape == (len(caption.tokens), 100)
             assert not set(caption.tokens) & {"<unk>", "<pad>", "<start>", "<end>"}
 
 

@@ -2,13 +2,14 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from handler.decoders import DecoderConfig, build_decoder
 from handler.encoder import Encoder
 from handler.preprocessing import Preprocessing
-from training.model import CaptionModel
+from training.model import CaptionModel, check_size
 
 PREPROCESSING = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
@@ -43,3 +44,9 @@ def test_grouped_convolutions_stay_in_full_precision_also_in_a_copy():
         average.grid(pictures).sum().backward()
     assert found == [torch.float32] * len(grouped(average))
     assert all(layer.weight.grad is not None for layer in grouped(average))
+
+
+def test_a_backbone_of_one_size_alone_is_refused_at_another():
+    check_size(Encoder("test_efficientnet"), 96)
+    with pytest.raises(ValueError, match=r"takes no pictures of 96 pixels a side: .*\(96\) doesn't match"):
+        check_size(Encoder("vit_tiny_patch16_224"), 96)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -187,6 +188,12 @@ def test_a_bundle_is_made_from_any_checkpoint(whole, tmp_path):
     code, _, errors = run_here("training.bundle", whole, "samples", "--checkpoint=x")
     assert code == 1
     assert errors.endswith("found there: best-cross_entropy, best-self_critical, checkpoint.\n")
+
+
+def test_validation_and_the_bundle_take_pictures_of_the_serving_size(whole):
+    grids = [np.load(path, mmap_mode="r") for path in (whole.parent / "features").glob("*.npy")]
+    assert {grid.shape[1] for grid in grids} == {2 * 2, 3 * 3}  # of the training's 64 pixels, and validation's 96
+    assert Captioner.load(whole / "bundle").config.preprocessing.size == 96
 
 
 def test_the_cards_scores_are_the_bundles(whole):

@@ -44,7 +44,7 @@ def cached_grids(
     Args:
         folder: where the files are kept.
         encoder: in evaluation mode, on `device`; or the part of it below a stage.
-        preprocessing: as in serving.
+        preprocessing: from picture to the encoder's input.
         images: a split.
         device: where the encoder runs.
         augmentation: how views other than 0 differ from the picture.
