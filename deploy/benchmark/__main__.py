@@ -15,13 +15,14 @@ from pathlib import Path
 import yaml
 
 from deploy.benchmark.measure import Measured, measure_variants, table
+from deploy.benchmark.plot import plot
 from deploy.benchmark.variants import VARIANTS, grid
 from deploy.server import ServerError
 from eval.caption_files import find_pictures
 from eval.run import parse_options
 from eval.summary import RESULTS
 from eval.transports import EndpointError
-from handler.errors import BundleError
+from handler.errors import BundleError, RequestError
 from training.archive import build_archive
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=16, help="callers at once; one alone is measured, too")
     parser.add_argument("--seconds", type=float, default=6, help="of each loop")
     parser.add_argument("--rounds", type=int, default=3, help="loops for each variant and number of callers")
-    parser.add_argument("--name", default="variants", help="its results go to eval/results/<name>.json and .md")
+    parser.add_argument("--name", default="variants", help="its results go to eval/results/<name>.json, .md and .svg")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all results")
     arguments = parser.parse_intermixed_args()
     concurrency = [1, arguments.concurrency]
@@ -59,8 +60,9 @@ def main() -> None:
                 build_archive(arguments.model, Path(folder)), Path(folder), variants, pictures,
                 parse_options(arguments.options),
                 concurrency=concurrency, seconds=arguments.seconds, rounds=arguments.rounds,
+                in_process=not arguments.tune,
             )  # fmt: skip
-    except (BundleError, ServerError, EndpointError, OSError, ValueError, RuntimeError) as error:
+    except (BundleError, ServerError, EndpointError, RequestError, OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Stopped.")
@@ -68,6 +70,7 @@ def main() -> None:
     content = {"cores": os.cpu_count(), "options": arguments.options, "variants": [asdict(one) for one in found]}
     (arguments.results / f"{arguments.name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (arguments.results / f"{arguments.name}.md").write_text(table(found, concurrency) + "\n", encoding="utf-8")
+    plot(found, concurrency, arguments.results / f"{arguments.name}.svg")
     print(table(found, concurrency))
     if arguments.tune:
         best = recommended(found, arguments.concurrency)

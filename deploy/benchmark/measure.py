@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from deploy.benchmark.in_process import InProcess
 from deploy.benchmark.variants import Variant, repack
 from deploy.private import private_server
 from deploy.server import Server
@@ -28,12 +29,14 @@ class Measured:
         start: seconds from TorchServe's start to READY.
         memory: resident megabytes of its workers after the load, together.
         loads: by the number of callers, one a round.
+        in_process: captions a second of the same model in one process, one a round; none where that was not measured.
     """
 
     variant: str
     start: float = 0.0
     memory: float = 0.0
     loads: dict[int, list[Load]] = field(default_factory=dict)
+    in_process: list[float] = field(default_factory=list)
 
     def throughput(self, callers: int) -> float:
         """Captions a second, the median of the rounds."""
@@ -54,6 +57,7 @@ def measure_variants(
     concurrency: Sequence[int],
     seconds: float,
     rounds: int,
+    in_process: bool = False,
 ) -> list[Measured]:
     """Starts a server for each variant, and loads them in turn.
 
@@ -66,6 +70,7 @@ def measure_variants(
         concurrency: callers of closed loops.
         seconds: of each loop.
         rounds: loops for each variant and number of callers.
+        in_process: measure the model in one process, too, for each variant with the handler's own entry.
 
     Raises:
         ServerError: a variant's server does not come up.
@@ -73,7 +78,7 @@ def measure_variants(
     """
     found = [Measured(variant.name) for variant in variants]
     with ExitStack() as stack:
-        servers, clients = [], []
+        servers, clients, alone = [], [], []
         for number, (variant, measured) in enumerate(zip(variants, found, strict=True)):
             store = folder / str(number) / "model_store"
             store.mkdir(parents=True)
@@ -86,17 +91,26 @@ def measure_variants(
             servers.append(server)
             clients.append(stack.enter_context(Client(server.inference, retries=0, concurrency=max(concurrency))))
             clients[-1].caption(pictures[0], **options)
-        levels = list(itertools.product(range(-1, rounds), concurrency))  # the first round warms up
-        with tqdm(total=len(levels) * len(found), desc="loading", unit="loop") as bar:
-            for round_, callers in levels:
-                for measured, server, client in zip(found, servers, clients, strict=True):
-                    time_ = seconds if round_ >= 0 else seconds / 5
+            if in_process and not variant.entry:
+                alone.append((measured, InProcess(store / archive.name, store.parent / "in_process", options)))
+        loops = (rounds + 1) * (len(found) * len(concurrency) + len(alone))
+        with tqdm(total=loops, desc="loading", unit="loop") as bar:
+            for round_ in range(-1, rounds):  # the first one warms up
+                time_ = seconds if round_ >= 0 else seconds / 5
+                for callers, (measured, server, client) in itertools.product(
+                    concurrency, zip(found, servers, clients, strict=True)
+                ):
                     run = partial(closed_loop, client, itertools.cycle(pictures), options, callers, time_)
                     load = measure(Load(server.inference, "closed", callers), run, server.metrics)
                     if load.errors:
                         raise RuntimeError(f"{measured.variant} answered {load.errors}.")
                     if round_ >= 0:
                         measured.loads.setdefault(callers, []).append(load)
+                    bar.update()
+                for measured, model in alone:
+                    throughput = model.throughput(pictures, time_)
+                    if round_ >= 0:
+                        measured.in_process.append(throughput)
                     bar.update()
         for measured, server in zip(found, servers, strict=True):
             measured.memory = _memory(server)
@@ -113,7 +127,7 @@ def table(found: Sequence[Measured], concurrency: Sequence[int]) -> str:
     columns = ["variant", "start s", "worker MB"]
     for callers in concurrency:
         columns += [f"captions/s at {callers}", "×", "p50 ms", "×", "p95 ms"]
-    columns += [f"{stage} ms" for stage in ("decode", "encode", "search")]
+    columns += [f"{stage} ms" for stage in ("decode", "encode", "search")] + ["in one process", "served"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     first = found[0]
     for measured in found:
@@ -126,5 +140,10 @@ def table(found: Sequence[Measured], concurrency: Sequence[int]) -> str:
             ]  # fmt: skip
         stages = measured.loads[concurrency[-1]][-1].stages_ms
         cells += [f"{stages[stage]:.1f}" if stage in stages else "–" for stage in ("decode", "encode", "search")]
+        if measured.in_process:
+            alone = statistics.median(measured.in_process)
+            cells += [f"{alone:.1f}", f"{measured.throughput(concurrency[-1]) / alone:.0%}"]
+        else:
+            cells += ["–", "–"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

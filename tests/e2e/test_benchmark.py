@@ -22,6 +22,9 @@ def test_the_baseline_and_the_default_side_by_side(tmp_path):
         assert variant["start"] > 1
         assert [loads[0]["answered"] > 0 for loads in variant["loads"].values()] == [True, True]
     assert content["variants"][1]["loads"]["4"][0]["stages_ms"].keys() == {"decode", "encode", "search"}
+    assert [len(variant["in_process"]) for variant in content["variants"]] == [0, 1]
+    assert content["variants"][1]["in_process"][0] > 1  # captions a second, where no server is between
+    assert "captions a second, 4 callers" in (tmp_path / "results" / "variants.svg").read_text()
     assert done.stdout == (tmp_path / "results" / "variants.md").read_text()
 
 

@@ -56,8 +56,11 @@ def test_what_is_recommended():
         measured("too few", (30, 10), (94, 60)),
     ]
     assert recommended(found, 8).variant == "about as many"
+    found[1].in_process += [125, 124, 200]
     rows = table(found, [1, 8]).splitlines()
     assert rows[3].startswith("| most | 2.0 | 500 | 10.0 | 2.00 | 40 | 1.33 | 80 | 100.0 | 10.00 | 80 | 0.10 | 160 |")
+    assert rows[3].endswith(" 125.0 | 80% |")
+    assert rows[2].endswith(" – | – |")
 
 
 @pytest.mark.parametrize(
