@@ -1,8 +1,9 @@
 """How a bundle's arithmetic runs: an encoder's back end, one a file, and what the search runs on.
 
 Precision `full` is single precision everywhere: the reference. `fast` is what changes no score: on a GPU float16, on a
-CPU integers in the decoder, with which a caption can depend on the beams beside it. `fastest` adds bfloat16 in the
-encoder, where the processor has instructions for it; that costs a tenth of a CIDEr or so, see docs/performance.md.
+CPU a decoder in bfloat16, or in integers where the processor has no instructions for that, with which a caption can
+depend on the beams beside it. `fastest` adds bfloat16 in the encoder, where the processor has it; that costs a tenth of
+a CIDEr or so, see docs/performance.md.
 """
 
 import importlib.util
@@ -12,8 +13,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from handler.backends.base import Encode, Source, autocast
-from handler.backends.int8 import can_quantize, quantize
+from handler.backends.base import Encode, Source, autocast, processor_has_bfloat16
+from handler.backends.bf16 import Bf16Linear, can_halve
+from handler.backends.int8 import Int8Linear, can_quantize
+from handler.backends.rounded import Rounded, round_matrices
 from handler.decoders import Decoder, build_decoder
 
 logger = logging.getLogger(__name__)
@@ -88,6 +91,15 @@ def _automatic(source: Source) -> tuple[str, tuple[Encode, int]]:
     return "eager", _eager(source)
 
 
+def rounding(source: Source) -> Rounded | None:
+    """How the decoder's matrices are rounded for the search; None: not at all."""
+    if source.precision == "full" or source.device.type != "cpu":
+        return None
+    if processor_has_bfloat16() and can_halve():
+        return Bf16Linear
+    return Int8Linear if can_quantize() else None
+
+
 def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
     """Brings a bundle to a device.
 
@@ -108,8 +120,8 @@ def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
     decoder = build_decoder(source.config.decoder, vocabulary_size, channels)
     decoder.load_state_dict(source.part("decoder"))
     decoder.eval().requires_grad_(False).to(source.device)
-    integers = source.precision != "full" and source.device.type == "cpu" and can_quantize()
-    searcher = quantize(decoder) if integers else decoder
+    linear = rounding(source)
+    searcher = round_matrices(decoder, linear) if linear else decoder
     on_gpu = source.device.type == "cuda"
     return Engine(backend, encode, decoder, searcher, partial(autocast, source) if on_gpu else nullcontext)
 

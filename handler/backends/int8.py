@@ -1,22 +1,14 @@
-"""A decoder in 8-bit integers, for CPUs: a quarter of the bytes to read; products are the same to the bit in any batch.
+"""Matrices of 8-bit integers, for CPUs: a quarter of the bytes to read; a product is the same in any batch."""
 
-A caption is not: a wider beam beside it changes the last bit of sums that are not of integers, in attention, and
-rounding makes that a hundredth of a log-probability. That is why integers are not the default.
-"""
-
-import copy
 import warnings
 
 import torch
 from torch import nn
 
-from handler.decoders.base import Decoder, Recurrence, Words
-
 # A hypothesis' step is a product of a few rows with all weights, so that its time is that of reading them. Inputs have
 # 7 bits: with 8, pairs of products would overflow the 16 bits that processors without VNNI add them up in.
 LEVELS = 63  # of a value's amount, beside its sign
 POSITIVE_LEVELS = 127  # where no value is below 0
-FEW = 8  # outputs; below that, bringing the inputs to integers takes longer than the product
 
 
 class Int8Linear(nn.Module):
@@ -52,64 +44,6 @@ class Int8Linear(nn.Module):
         return torch.addcmul(self.bias, product, largest)
 
 
-class Int8Recurrence(nn.Module):
-    """`Recurrence` with integers: both products in one."""
-
-    def __init__(self, cell: Recurrence):
-        super().__init__()
-        self.hidden_size = cell.hidden_size
-        weight = torch.cat([cell.weight_ih, cell.weight_hh], 1)
-        self.gates = Int8Linear(weight, cell.bias_ih + cell.bias_hh)
-
-    def forward(
-        self, inputs: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs (B, K, input) with the state's two tensors (B, K, H) → the next two."""
-        gates = self.gates(torch.cat([inputs, hidden], -1))
-        entering, forgetting, new, leaving = gates.chunk(4, -1)
-        cell = forgetting.sigmoid() * cell + entering.sigmoid() * new.tanh()
-        return leaving.sigmoid() * cell.tanh(), cell
-
-
-class Int8Words(nn.Module):
-    """`Words` with scores from integers."""
-
-    def __init__(self, words: Words):
-        super().__init__()
-        self.embedding = words.embedding
-        self.scores = Int8Linear(words.embedding.weight if words.tied else words.output, words.bias)
-
-    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.embedding(tokens)
-
-    def dropout(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def score(self, features: torch.Tensor) -> torch.Tensor:
-        return self.scores(features)
-
-
 def can_quantize() -> bool:
     """Whether this PyTorch has the integer products, which x86 builds have."""
     return "fbgemm" in torch.backends.quantized.supported_engines
-
-
-def quantize(decoder: Decoder) -> Decoder:
-    """A copy of a decoder for inference on a CPU, its matrices in integers."""
-    decoder = copy.deepcopy(decoder).eval()
-    _replace(decoder)
-    return decoder
-
-
-def _replace(module: nn.Module, before: nn.Module | None = None) -> None:
-    """Puts integers' modules into `module`, which stands after `before` in a sequence."""
-    for name, child in module.named_children():
-        if isinstance(child, Words):
-            setattr(module, name, Int8Words(child))
-        elif isinstance(child, Recurrence):
-            setattr(module, name, Int8Recurrence(child))
-        elif isinstance(child, nn.Linear) and child.out_features >= FEW:
-            setattr(module, name, Int8Linear(child.weight, child.bias, positive=isinstance(before, nn.ReLU)))
-        else:
-            _replace(child, before if isinstance(child, nn.Sequential) else None)
-        before = child if isinstance(module, nn.Sequential) else None

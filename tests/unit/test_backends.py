@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from handler.backends import Source, build_engine
+from handler.backends import Source, build_engine, rounding
 from handler.backends.base import half
+from handler.backends.bf16 import Bf16Linear, can_halve
 from handler.backends.buckets import buckets, by_buckets
-from handler.backends.int8 import Int8Linear, Int8Recurrence, quantize
+from handler.backends.int8 import Int8Linear
 from handler.backends.openvino import converted, save_converted
+from handler.backends.rounded import RoundedRecurrence, round_matrices
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.decoders import DECODERS, DecoderConfig, build_decoder
@@ -24,6 +26,7 @@ from support import PHOTOS, ROOT, write_tiny_bundle
 from training.archive import build_archive
 
 CPU = torch.device("cpu")
+LINEARS = [Int8Linear, Bf16Linear] if can_halve() else [Int8Linear]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,36 @@ def test_integers_by_hand():
 
 
 @torch.inference_mode()
+def test_bfloat16_by_hand():
+    """It keeps eight bits: 1 + 1/256 becomes 1, and 257 becomes 256."""
+    if not can_halve():
+        with pytest.raises(RuntimeError, match="needs the cpu support"):
+            Bf16Linear(torch.eye(2), None)
+        return
+    linear = Bf16Linear(torch.tensor([[1 + 1 / 256, 1.0], [0.0, 257.0]]), torch.tensor([0.5, 0.0]))
+    found = linear(torch.tensor([[[2.0, 3.0], [1 + 1 / 256, 0.0]]]))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[[5.5, 768.0], [1.5, 0.0]]]
+    assert Bf16Linear(torch.eye(2), None)(torch.tensor([3.0, 5.0])).tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "bfloat16", "expected"),
+    [
+        ("cpu", "full", True, None),
+        ("cpu", "fast", True, Bf16Linear),
+        ("cpu", "fastest", False, Int8Linear),
+        ("cuda", "fast", True, None),
+    ],
+)
+def test_how_a_decoder_is_rounded(monkeypatch, device, precision, bfloat16, expected):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("handler.backends.can_halve", lambda: True)
+    assert rounding(Source(None, {}, torch.device(device), precision)) is expected
+
+
+@torch.inference_mode()
 def test_a_rows_result_is_the_same_to_the_bit_in_any_batch():
     torch.manual_seed(0)
     layer = nn.Linear(384, 1536)
@@ -175,30 +208,32 @@ def test_the_largest_sums_do_not_overflow():
         torch.testing.assert_close(found, torch.full((3, 16), 512.0))
 
 
+@pytest.mark.parametrize("linear", LINEARS)
 @torch.inference_mode()
-def test_an_lstm_of_integers():
+def test_an_lstm_of_rounded_numbers(linear):
     torch.manual_seed(0)
     cell = Recurrence(24, 32)
     given = torch.randn(2, 3, 24), torch.randn(2, 3, 32), torch.randn(2, 3, 32)
-    for found, expected in zip(Int8Recurrence(cell)(*given), cell(*given), strict=True):
+    for found, expected in zip(RoundedRecurrence(cell, linear)(*given), cell(*given), strict=True):
         torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize("linear", LINEARS)
 @pytest.mark.parametrize("name", DECODERS)
-def test_every_decoder_in_integers(name):
+def test_every_decoder_rounded(name, linear):
     """Beside others as alone, and near what single precision says; the decoder itself stays as it is."""
     torch.manual_seed(0)
     vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(40))))
     decoder = build_decoder(DecoderConfig(name, embed_size=16, hidden_size=24, attention_size=8), 44, 12).eval()
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
-    integers = quantize(decoder)
-    assert not [module for module in integers.modules() if type(module) is nn.Linear and module.out_features >= 8]
+    rounded = round_matrices(decoder, linear)
+    assert not [module for module in rounded.modules() if type(module) is nn.Linear and module.out_features >= 8]
     assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
     grid, options = torch.randn(6, 9, 12), SearchOptions(beam_size=3, max_length=8)
-    together = search(integers, grid, [options] * 6, vocabulary)
+    together = search(rounded, grid, [options] * 6, vocabulary)
     for place, [best] in enumerate(together):
-        [[alone]] = search(integers, grid[place : place + 1], [options], vocabulary)
+        [[alone]] = search(rounded, grid[place : place + 1], [options], vocabulary)
         assert best.token_ids == alone.token_ids
-        assert best.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+        assert best.logprobs == pytest.approx(alone.logprobs, abs=1e-5 if linear is Int8Linear else 0.02)
         [[exact]] = search(decoder, grid[place : place + 1], [options], vocabulary)
         assert best.score == pytest.approx(exact.score, abs=0.1)
