@@ -103,18 +103,26 @@ class RequestLog:
             line["error"] = {"code": error.code, "type": error.type, "message": str(error)}
         else:
             answer = outcome.result
-            model = answer.get("model")
-            if self.answers and any("caption" in known for known in self.answers.values()) and model != self.model:
-                raise ValueError(
-                    f"The endpoint's model has changed from {_named(self.model)} to {_named(model)}: name another RUN."
-                )
-            line |= {"caption": answer["caption"], "model": model}
+            self.confirm(answer)
+            line |= {"caption": answer["caption"], "model": answer.get("model")}
         # Of a picture that was asked for again, the time of all its tries.
         before = self.answers.get(outcome.key, {"seconds": 0.0})["seconds"]
         line |= {"at": round(time.monotonic() - self._began, 4), "seconds": round(before + outcome.seconds, 5)}
         self._write(line)
         self._take(line)
         self.seconds = self._before + line["at"]
+
+    def confirm(self, answer: dict[str, Any]) -> None:
+        """Sees that an answer is of the model that gave the others.
+
+        Raises:
+            ValueError: the endpoint's model is no longer the one that the run was begun with.
+        """
+        model = answer.get("model")
+        if model != self.model and any("caption" in known for known in self.answers.values()):
+            raise ValueError(
+                f"The endpoint's model has changed from {_named(self.model)} to {_named(model)}: name another RUN."
+            )
 
     def close(self) -> None:
         with suppress(OSError):  # a line that there was no room for, which has been told

@@ -65,6 +65,22 @@ def ask(client: Client, images: Sequence[CaptionedImage], log: RequestLog, optio
                 time.sleep(PAUSE)
 
 
+def confirm(client: Client, images: Sequence[CaptionedImage], log: RequestLog, options: dict[str, Any]) -> None:
+    """Asks for one picture again where the log has them all: by now the endpoint may have another model.
+
+    Where it does not answer, the captions are the log's all the same.
+
+    Raises:
+        ValueError: its model is another one now.
+    """
+    image = next((image for image in images if "caption" in log.answers[image.id]), None)
+    if image:
+        try:
+            log.confirm(client.caption(image.path.read_bytes(), **options))
+        except EndpointError as error:
+            print(f"Whether the endpoint still has the same model is not known: {error}", file=sys.stderr)
+
+
 def describe(log: RequestLog, options: dict[str, Any]) -> str:
     """How and by what the captions were made, for the signature."""
     decoding = "|".join(f"{name}:{value}" for name, value in sorted(options.items())) or "options:the endpoint's"
@@ -147,7 +163,10 @@ def main() -> None:
             retries=arguments.retries, token=arguments.token, concurrency=arguments.concurrency,
         ) as client:  # fmt: skip
             known = sum(log.settled(image.id) for image in images)
-            ask(client, images, log, options)
+            if known == len(images):
+                confirm(client, images, log, options)
+            else:
+                ask(client, images, log, options)
         captions = {image.id: log.answers[image.id].get("caption", "") for image in images}
         if not any("caption" in line for line in log.answers.values()):
             first = next(iter(log.answers.values()))["error"]["message"]

@@ -38,6 +38,11 @@ VARIANTS = {
         Variant("eager", {"handler.backend": "eager"}),
         Variant("fast", {"handler.precision": "fast"}),
         Variant("fastest", {"handler.precision": "fastest"}),
+        Variant("prompt", {"maxBatchDelay": 1}),
+        Variant(
+            "fastest-workers",  # a worker a core, which share nothing
+            {"minWorkers": cores(), "maxWorkers": cores(), "maxBatchDelay": 1, "handler.precision": "fastest"},
+        ),
         Variant("compile", {"handler.backend": "compile", "startupTimeout": 600}),
     )
 }

@@ -63,9 +63,9 @@ def test_a_run_and_what_it_writes(serve, tmp_path):
     assert content["throughput"] > 0
     assert content["model"] == MODEL
     assert (content["copied"], content["empty"]) == (1.0, 0)
-    # Again: nothing is asked for, and the scores are the same.
+    # Again: one picture is asked for, to see that the model is the same, and so are the scores.
     again = run(endpoint, tmp_path, "--train", "photos", meteor=True)
-    assert len(endpoint.seen) == len(IMAGES)
+    assert len(endpoint.seen) == len(IMAGES) + 1
     assert "7 of 7 captions are from the log" in again.stdout
     assert again.stdout.partition("7 of 7")[0] == done.stdout.partition("0 of 7")[0]
     # And from the results file alone.
@@ -74,6 +74,20 @@ def test_a_run_and_what_it_writes(serve, tmp_path):
         [sys.executable, "-m", "eval.score", *map(str, arguments)], cwd=ROOT, check=True, capture_output=True
     )
     assert json.loads((tmp_path / "scored.json").read_text())["scores"] == content["scores"]
+
+
+def test_a_run_that_was_done_is_no_other_models(serve, tmp_path):
+    assert run(serve(by_reference), tmp_path).returncode == 0
+    done = run(serve(lambda number, body: captioned("another", MODEL | {"digest": "sha256:other"})), tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"The endpoint's model has changed from {MODEL['digest']} to sha256:other: name another RUN."
+    )
+    gone = serve(by_reference)
+    gone.close()
+    done = run(gone, tmp_path, "--retries", 0)
+    assert done.returncode == 0, done.stderr
+    assert "still has the same model is not known" in done.stderr
 
 
 def test_a_harness_killed_at_any_moment_asks_for_nothing_twice(serve, tmp_path):
