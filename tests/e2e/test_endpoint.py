@@ -56,7 +56,7 @@ def test_a_form_with_options(endpoint, served):
     assert [found["caption"] for found in body["captions"]] == [caption.caption for caption in expected]
     for found in body["captions"]:
         assert len(found["attention"]) == len(found["tokens"])
-        assert [len(grid) for grid in found["attention"]] == [9] * len(found["tokens"])
+        assert [len(grid) for grid in found["attention"]] == [10] * len(found["tokens"])
         assert sum(map(sum, found["attention"][0])) == pytest.approx(1, abs=1e-3)
 
 
