@@ -18,7 +18,7 @@ from PIL import Image
 from handler import Captioner, SearchOptions
 from support import PHOTOS, ROOT, eventually, write_tiny_bundle
 
-COUNT, GROUP = 400, 20
+COUNT, GROUP = 3000, 75
 SLOW = ["beam_size=10", "min_length=40", "max_length=40"]  # leaves time to stop a job
 UNREADABLE = {0: "InvalidImage", 3: "EmptyBody"} | dict.fromkeys(range(GROUP, 2 * GROUP), "InvalidParquet")
 
@@ -118,7 +118,7 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
     last = job(*arguments)
     assert last.process.wait(300) == 0, last.said()
     assert f"{COUNT} pictures, {before} of them written before." in last.said()
-    assert f"{COUNT - len(UNREADABLE)} have a caption, others an error: 20 InvalidParquet, 1 " in last.said()
+    assert f"{COUNT - len(UNREADABLE)} have a caption, others an error: {GROUP} InvalidParquet, 1 " in last.said()
     eventually(lambda: not [*killed.living(), *stopped.living(), *last.living()], pause=0.3)
     whole = {path: content for path, content in kept.items() if content[-4:] == b"PAR1"}
     assert {path: content for path, content in files().items() if path in whole} == whole
