@@ -111,7 +111,7 @@ def read_pixels(
 
     Args:
         image: the picture.
-        preprocessing: as in serving.
+        preprocessing: from picture to the encoder's input.
         augmentation: how the view differs from the picture; None for the picture as it is.
         seed: numbers from 0 that, with the picture, decide the view.
 
