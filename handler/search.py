@@ -4,9 +4,10 @@ Search knows nothing of architectures: it calls `Decoder.start` and `Decoder.ste
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from handler.decoders.base import Decoder, Tensors, repeat_state
@@ -156,7 +157,7 @@ def search(
             for image, found in beams.pop_done():
                 ends[image] = found
                 if image in heard:
-                    tell(image, beams.trail.read(image, found[0])[0][:-1])
+                    tell(image, beams.words(image, found[:1])[0][:-1])
     return beams.hypotheses(ends)
 
 
@@ -171,11 +172,14 @@ class _Beams:
         self.decoder, self.vocabulary, self.options = decoder, vocabulary, options
         device, images = grid.device, len(grid)
         self.places = list(range(images))  # of the images that are not done, in the call
+        self.rows_by_place = np.arange(images)  # of those in the tensors
         self.width = max(option.hypotheses for option in options)
         self.candidates = 2 * self.width  # at most K of them end, so K are left to go on with
         self.never = torch.tensor([vocabulary.pad, vocabulary.start, vocabulary.unknown], device=device)
         self.attends = any(option.attention for option in options)
         self.longest = max(option.max_length for option in options) + 1  # tokens of a caption
+        self.first_full = min(option.max_length for option in options)  # words, from which on some may have no more
+        self.last_short = max(option.min_length for option in options)  # words, up to which some must have more
         self.trail = Trail()
 
         self.memory, state = decoder.start(grid)
@@ -185,20 +189,23 @@ class _Beams:
         if any(option.no_repeat_ngram for option in options):
             self.said = self.last.new_empty(images, self.width, 0)
 
-        def column(name: str) -> torch.Tensor:  # (B, 1)
-            return torch.tensor([[getattr(option, name)] for option in options], device=device)
+        def column(values: Iterable[float]) -> torch.Tensor:  # (B, 1)
+            return torch.tensor(list(values), device=device).unsqueeze(1)
 
-        total = torch.full((images, self.width), NEVER, device=device)
-        for image, option in enumerate(options):
-            total[image, : option.hypotheses if option.samples else 1] = 0.0  # a beam's all start alike: one is enough
         slots = torch.arange(self.candidates, device=device)
         self.slots = slots[: self.width]
+        hypotheses = column(option.hypotheses for option in options)
+        # A beam's all start alike: one of them is enough.
+        starting = column(option.hypotheses if option.samples else 1 for option in options)
         self.rows: Tensors = {
-            "hypotheses": column("hypotheses"),
-            "length_penalty": column("length_penalty").float(),
-            "unused": slots[: self.width] >= column("hypotheses"),  # (B, K)
-            "counts": slots < column("hypotheses"),  # (B, 2K): a candidate that ends is a caption, if it is so good
-            "total": total,  # log-probability of each live hypothesis
+            "hypotheses": hypotheses,
+            "length_penalty": column(float(option.length_penalty) for option in options),
+            "min_length": column(option.min_length for option in options),
+            "max_length": column(option.max_length for option in options),
+            "unused": self.slots >= hypotheses,  # (B, K)
+            "counts": slots < hypotheses,  # (B, 2K): a candidate that ends is a caption, if it is so good
+            # (B, K), log-probability of each live hypothesis
+            "total": torch.where(self.slots < starting, 0.0, NEVER),
             "rank": torch.full((images, self.width), NEVER, device=device),  # of each finished one, best first
             "end": torch.zeros(images, self.width, dtype=torch.long, device=device),  # where: step · 2K + candidate
             "ended": torch.zeros(images, 1, dtype=torch.long, device=device),  # captions finished so far
@@ -206,8 +213,8 @@ class _Beams:
         self.drawn = self._drawn()  # rows of the images whose captions are drawn, (R,)
         if len(self.drawn):
             self.rows |= {
-                "temperature": column("temperature").float().squeeze(1),
-                "top_p": column("top_p").float().squeeze(1),
+                "temperature": column(float(option.temperature) for option in options).squeeze(1),
+                "top_p": column(float(option.top_p) for option in options).squeeze(1),
                 "draws": draws(options, self.width, self.longest).to(device),
             }
 
@@ -219,14 +226,9 @@ class _Beams:
     def step(self) -> None:
         """Lengthens every live hypothesis by a token."""
         logits, state, attention = self.decoder.step(self.last, self.state, self.memory)
-        logprobs = self._allowed(logits.float().log_softmax(-1))  # (B, K, V)
-        vocabulary_size = logprobs.shape[-1]
-        totals = logprobs + self.rows["total"].unsqueeze(-1)  # (B, K, V)
-        scores, flat = totals.flatten(1).topk(self.candidates)  # best first
-        if len(self.drawn):
-            self._sample(logprobs, totals, scores, flat)
-        origin = flat.div(vocabulary_size, rounding_mode="floor")  # (B, 2K)
-        token = flat - origin * vocabulary_size
+        logprobs = self._allowed(logits.log_softmax(-1, dtype=torch.float32))  # (B, K, V)
+        logprob, token, origin = self._candidates(logprobs)  # (B, 2K) each, best first
+        scores = logprob + self.rows["total"].gather(1, origin)
 
         ends = token == self.vocabulary.end
         going_on = scores.masked_fill(ends, NEVER)
@@ -235,11 +237,10 @@ class _Beams:
         if len(self.drawn):  # a drawn caption stays in its place, where its draws are
             chosen[self.drawn] = self.slots
             total[self.drawn] = going_on[self.drawn, : self.width]
-        note = {"origin": origin, "token": token, "chosen": chosen}
-        note["logprob"] = logprobs.flatten(1).gather(1, flat)
+        note = {"origin": origin, "token": token, "chosen": chosen, "logprob": logprob}
         if self.attends and attention is not None:
             note["attention"] = attention.float()  # (B, K, cells)
-        self.trail.add(self.places, note)
+        self.trail.add(self.rows_by_place, note)
 
         self.rows["total"] = total.masked_fill(self.rows["unused"], NEVER)
         self.last = token.gather(1, chosen)
@@ -258,39 +259,52 @@ class _Beams:
         self.rows["rank"], best = torch.cat([self.rows["rank"], ranks], 1).topk(self.width)
         self.rows["end"] = torch.cat([self.rows["end"], here.expand(len(scores), -1)], 1).gather(1, best)
 
-    def _sample(self, logprobs: torch.Tensor, totals: torch.Tensor, scores: torch.Tensor, flat: torch.Tensor) -> None:
-        """Puts a drawn word for each hypothesis in place of the beam's candidates, in the images that are sampled.
+    def _candidates(self, logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The words that may come next.
 
         Args:
             logprobs: (B, K, V), of the tokens that may come next; -inf for the others.
-            totals: (B, K, V), with those of the words before.
-            scores: (B, 2K), candidates' totals; changed.
-            flat: (B, 2K), candidates' places in K · V; changed.
+
+        Returns:
+            Each (B, 2K), best first: the log-probability, the token, and the hypothesis that it lengthens. Of an image
+            whose captions are drawn they are one for each hypothesis, then candidates of -inf.
         """
-        rows, size, width = self.drawn, logprobs.shape[-1], self.width
-        uniform = self.rows["draws"][rows, :, self.length]
-        word = draw_words(logprobs[rows], self.rows["temperature"][rows], self.rows["top_p"][rows], uniform)  # (R, K)
-        scores[rows] = NEVER
-        scores[rows, :width] = totals[rows].gather(-1, word.unsqueeze(-1)).squeeze(-1)
-        flat[rows, :width] = self.slots * size + word
+        # The best of all are among the best of each: what those before them add to all words need not be added.
+        best, tokens = logprobs.topk(min(self.candidates, logprobs.shape[-1]))
+        places = (best + self.rows["total"].unsqueeze(-1)).flatten(1).topk(self.candidates).indices
+        logprob, token = best.flatten(1).gather(1, places), tokens.flatten(1).gather(1, places)
+        origin = places.div(best.shape[-1], rounding_mode="floor")
+        if len(self.drawn):
+            rows, width = self.drawn, self.width
+            uniform = self.rows["draws"][rows, :, self.length]
+            drawn = draw_words(logprobs[rows], self.rows["temperature"][rows], self.rows["top_p"][rows], uniform)
+            logprob[rows] = NEVER
+            logprob[rows, :width] = logprobs[rows].gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+            token[rows, :width], origin[rows, :width] = drawn, self.slots
+        return logprob, token, origin
 
     def _allowed(self, logprobs: torch.Tensor) -> torch.Tensor:
         """Rules out tokens (B, K, V) that may not come next, in place; the others keep the model's log-probability."""
-        options = [self.options[image] for image in self.places]
         end = logprobs[..., self.vocabulary.end].clone()
-        logprobs[..., self.never] = NEVER
+        logprobs.index_fill_(-1, self.never, NEVER)
+        if self.said is not None:
+            self._rule_out_repeats(logprobs)
+        if self.length >= self.first_full:
+            logprobs.masked_fill_((self.rows["max_length"] <= self.length).unsqueeze(-1), NEVER)
+            logprobs[..., self.vocabulary.end] = end
+        if self.length < self.last_short:
+            short = self.rows["min_length"] > self.length  # (B, 1)
+            logprobs[..., self.vocabulary.end] = end.masked_fill(short, NEVER)
+            # A hypothesis that no word can follow may end, however short: there always is a caption.
+            stuck = logprobs.amax(-1) == NEVER  # (B, K)
+            logprobs[..., self.vocabulary.end] = end.masked_fill(short & ~stuck, NEVER)
+        return logprobs
+
+    def _rule_out_repeats(self, logprobs: torch.Tensor) -> None:
+        options = [self.options[image] for image in self.places]
         for size in {option.no_repeat_ngram for option in options} - {0}:
             rows = [row for row, option in enumerate(options) if option.no_repeat_ngram == size]
             logprobs[rows] = logprobs[rows].masked_fill(self._repeats(rows, size, logprobs.shape[-1]), NEVER)
-        if rows := [row for row, option in enumerate(options) if option.max_length <= self.length]:
-            logprobs[rows] = NEVER
-            logprobs[..., self.vocabulary.end] = end
-        if rows := [row for row, option in enumerate(options) if option.min_length > self.length]:
-            logprobs[rows, :, self.vocabulary.end] = NEVER
-            # A hypothesis that no word can follow may end, however short: there always is a caption.
-            stuck = (logprobs[rows] == NEVER).all(-1)  # (R, K)
-            logprobs[rows, :, self.vocabulary.end] = end[rows].masked_fill(~stuck, NEVER)
-        return logprobs
 
     def _repeats(self, rows: list[int], size: int, vocabulary_size: int) -> torch.Tensor:
         """Tokens (R, K, V) that would say a run of `size` words a second time, in the images `rows`."""
@@ -308,9 +322,9 @@ class _Beams:
         """The words that the image's best caption begins with, whatever comes yet."""
         row = self.places.index(image)
         alive = self.rows["total"][row].isfinite().nonzero().squeeze(1).tolist()
-        ways = [self.trail.read(image, self.trail.live(image, beam))[0] for beam in alive]
+        ways = self.words(image, [self.trail.live(image, beam) for beam in alive])
         if ended := self._ends([row])[0]:
-            ways.append(self.trail.read(image, ended[0])[0][:-1])
+            ways.append(self.words(image, ended[:1])[0][:-1])
         shared = []
         for words in zip(*ways, strict=False):
             if len(set(words)) > 1:
@@ -318,18 +332,19 @@ class _Beams:
             shared.append(words[0])
         return shared
 
+    def words(self, image: int, ends: Sequence[End]) -> list[list[int]]:
+        """The tokens up to some ends of an image."""
+        return [tokens for tokens, _, _ in self.trail.read([image] * len(ends), ends)]
+
     def pop_done(self) -> list[tuple[int, list[End]]]:
         """Drops the images that are done; for each its place in the call and where its captions end, the best first."""
-        full = (self.rows["ended"] >= self.rows["hypotheses"]).squeeze(1).tolist()
-        done = [
-            enough or self.length > self.options[image].max_length
-            for image, enough in zip(self.places, full, strict=True)
-        ]
+        enough, over = self.rows["ended"] >= self.rows["hypotheses"], self.rows["max_length"] < self.length
+        done = (enough | over).squeeze(1).tolist()
         if not any(done):
             return []
-        rows = [row for row, over in enumerate(done) if over]
+        rows = [row for row, is_done in enumerate(done) if is_done]
         popped = [(self.places[row], ends) for row, ends in zip(rows, self._ends(rows), strict=True)]
-        self._keep([row for row, over in enumerate(done) if not over])
+        self._keep([row for row, is_done in enumerate(done) if not is_done])
         return popped
 
     def _ends(self, rows: list[int]) -> list[list[End]]:
@@ -342,7 +357,9 @@ class _Beams:
 
     def _keep(self, rows: list[int]) -> None:
         """Drops the images that are not in `rows`."""
+        self.rows_by_place = np.full(len(self.options), -1)
         self.places = [self.places[row] for row in rows]
+        self.rows_by_place[self.places] = np.arange(len(rows))
         self.drawn = self._drawn()
         if not rows:
             return
@@ -355,13 +372,18 @@ class _Beams:
 
     def hypotheses(self, ends: Sequence[Sequence[End]]) -> list[list[Hypothesis]]:
         """The captions of all images of the call, by where they end."""
-        found = []
-        for image, (option, some) in enumerate(zip(self.options, ends, strict=True)):
-            found.append([])
-            for end in some[: option.num_captions]:
-                words, logprobs, looks = self.trail.read(image, end)
-                attention = torch.stack(looks)[:-1].clone() if option.attention and looks else None
-                found[-1].append(Hypothesis(words[:-1], logprobs, attention))
+        wanted = [
+            (image, end)
+            for image, (option, some) in enumerate(zip(self.options, ends, strict=True))
+            for end in some[: option.num_captions]
+        ]
+        found = [[] for _ in self.options]
+        images = [image for image, _ in wanted]
+        for image, (words, logprobs, looks) in zip(
+            images, self.trail.read(images, [end for _, end in wanted]), strict=True
+        ):
+            attention = looks[:-1].clone() if self.options[image].attention and looks is not None else None
+            found[image].append(Hypothesis(words[:-1], logprobs, attention))
         return found
 
     def _drawn(self) -> torch.Tensor:

@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from handler.backends.base import Encode, Source, autocast, processor_has_bfloat16
+from handler.backends.base import Encode, Source, autocast, half, processor_has_bfloat16
 from handler.backends.bf16 import Bf16Linear, can_halve
+from handler.backends.fp16 import halve_weights
 from handler.backends.int8 import Int8Linear, can_quantize
 from handler.backends.rounded import Rounded, round_matrices
 from handler.decoders import Decoder, build_decoder
@@ -120,10 +121,11 @@ def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
     decoder = build_decoder(source.config.decoder, vocabulary_size, channels)
     decoder.load_state_dict(source.part("decoder"))
     decoder.eval().requires_grad_(False).to(source.device)
+    if source.device.type == "cuda":
+        searcher = halve_weights(decoder) if half(source) else decoder
+        return Engine(backend, encode, decoder, searcher, partial(autocast, source))
     linear = rounding(source)
-    searcher = round_matrices(decoder, linear) if linear else decoder
-    on_gpu = source.device.type == "cuda"
-    return Engine(backend, encode, decoder, searcher, partial(autocast, source) if on_gpu else nullcontext)
+    return Engine(backend, encode, decoder, round_matrices(decoder, linear) if linear else decoder, nullcontext)
 
 
 __all__ = ["BACKENDS", "PRECISIONS", "Encode", "Engine", "Source", "build_engine", "check_choice"]

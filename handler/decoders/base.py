@@ -208,5 +208,5 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Hidden state (B, K, H) and `key` of the grid (B, cells, A) → weights (B, K, cells) that sum to 1."""
-        mixed = torch.tanh(keys.unsqueeze(1) + self.query(hidden).unsqueeze(2))  # (B, K, cells, A)
+        mixed = (keys.unsqueeze(1) + self.query(hidden).unsqueeze(2)).tanh_()  # (B, K, cells, A)
         return self.compare(mixed).squeeze(-1).softmax(-1)

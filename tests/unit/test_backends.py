@@ -12,13 +12,14 @@ from handler.backends import Source, build_engine, rounding
 from handler.backends.base import half
 from handler.backends.bf16 import Bf16Linear, can_halve
 from handler.backends.buckets import buckets, by_buckets
+from handler.backends.fp16 import halve_weights
 from handler.backends.int8 import Int8Linear
 from handler.backends.openvino import converted, save_converted
 from handler.backends.rounded import RoundedRecurrence, round_matrices
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.decoders import DECODERS, DecoderConfig, build_decoder
-from handler.decoders.base import Recurrence
+from handler.decoders.base import Recurrence, repeat_state
 from handler.errors import BundleError
 from handler.search import SearchOptions, search
 from handler.vocabulary import SPECIAL, Vocabulary
@@ -216,6 +217,30 @@ def test_an_lstm_of_rounded_numbers(linear):
     given = torch.randn(2, 3, 24), torch.randn(2, 3, 32), torch.randn(2, 3, 32)
     for found, expected in zip(RoundedRecurrence(cell, linear)(*given), cell(*given), strict=True):
         torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@torch.inference_mode()
+def test_every_decoder_in_float16(name):
+    """As a GPU has it: weights that matrices are multiplied by in half, those that normalise in single precision."""
+    torch.manual_seed(0)
+    decoder = build_decoder(DecoderConfig(name, embed_size=16, hidden_size=24, attention_size=8), 44, 12).eval()
+    before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
+    halved = halve_weights(decoder)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
+    normalising = {
+        id(p) for module in halved.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()
+    }
+    for parameter in halved.parameters():
+        assert parameter.dtype == (torch.float32 if id(parameter) in normalising else torch.float16)
+
+    grid, tokens = torch.randn(6, 9, 12), torch.randint(4, 44, (6, 3))
+    memory, state = decoder.start(grid)
+    expected = decoder.step(tokens, repeat_state(state, 3), memory).logits
+    with torch.autocast("cpu", torch.float16):
+        memory, state = halved.start(grid)
+        found = halved.step(tokens, repeat_state(state, 3), memory).logits
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("linear", LINEARS)
