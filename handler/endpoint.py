@@ -60,7 +60,7 @@ class Settings:
     max_explained: int = Limits.max_explained
     max_batch: int = 16
     backend: str = "auto"
-    precision: str = "full"
+    precision: str = "fast"
     threads: int = 0
     cache_entries: int = 0
     log_captions: bool = False

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
+
+RESAMPLING = "bicubic, antialiased, PyTorch's"  # of cached grids: those of pictures resized otherwise are not read
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,16 @@ class Preprocessing:
         return 2 * self.size
 
     def resize(self, image: Image.Image) -> torch.Tensor:
-        """RGB picture → uint8 pixels (3, size, size), bicubic with antialiasing."""
-        pixels = np.array(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        """RGB picture → uint8 pixels (3, size, size), bicubic with antialiasing.
+
+        PyTorch's way of it takes less than half of Pillow's time, and is a copy of the pixels: a side that has more
+        than twice what is enough is shortened by a whole number first, so that the copy is small.
+        """
+        factors = tuple(max(1, side // self.enough) for side in image.size)
+        image = image.reduce(factors) if max(factors) > 1 else image
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+        size = (self.size, self.size)
+        return functional.interpolate(pixels, size, mode="bicubic", antialias=True).squeeze(0)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 pixels (B, 3, size, size) → `(pixels - mean) / std` as float32, same shape."""

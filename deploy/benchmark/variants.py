@@ -36,7 +36,7 @@ VARIANTS = {
         BASELINE,
         Variant("default"),
         Variant("eager", {"handler.backend": "eager"}),
-        Variant("fast", {"handler.precision": "fast"}),
+        Variant("full", {"handler.precision": "full"}),
         Variant("fastest", {"handler.precision": "fastest"}),
         Variant("prompt", {"maxBatchDelay": 1}),
         Variant(

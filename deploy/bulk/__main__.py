@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument("--image-column", help="of Parquet files: the column of images' bytes, paths or URIs")
     parser.add_argument("--keep", nargs="*", default=[], help="of Parquet files: columns that the captions have too")
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="such as beam_size=3")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="full", help="see docs/performance.md; fast is for GPUs"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fast", help="see docs/performance.md")
     parser.add_argument("--batch-size", type=_natural, default=16, help="pictures captioned together")
     parser.add_argument("--workers", type=_natural, help="models at work; left out, one a CPU here, else one")
     parser.add_argument("--threads", type=_natural, help="CPUs of each; left out, they share this machine's")

@@ -1,9 +1,9 @@
 """How a bundle's arithmetic runs: an encoder's back end, one a file, and what the search runs on.
 
-Precision `full` is single precision everywhere: the reference. `fast` is what changes no score: on a GPU float16, on a
-CPU a decoder in bfloat16, or in integers where the processor has no instructions for that, with which a caption can
-depend on the beams beside it. `fastest` adds bfloat16 in the encoder, where the processor has it; that costs a tenth of
-a CIDEr or so, see docs/performance.md.
+Precision `full` is single precision everywhere: the reference. `fast` is an encoder in bfloat16 on a CPU that has
+instructions for it; a picture's caption does not depend on what is beside it. `fastest` is a decoder in bfloat16 as
+well, or in integers where the processor has no such instructions; then it can depend on the beams beside it. On a GPU
+both are float16 throughout. What each costs in CIDEr is in docs/performance.md.
 """
 
 import importlib.util
@@ -94,7 +94,7 @@ def _automatic(source: Source) -> tuple[str, tuple[Encode, int]]:
 
 def rounding(source: Source) -> Rounded | None:
     """How the decoder's matrices are rounded for the search; None: not at all."""
-    if source.precision == "full" or source.device.type != "cpu":
+    if source.precision != "fastest" or source.device.type != "cpu":
         return None
     if processor_has_bfloat16() and can_halve():
         return Bf16Linear

@@ -55,11 +55,11 @@ def half(source: Source) -> torch.dtype | None:
 
     A GPU has float16: bfloat16 is no faster there, and has an eighth of its exactness.
     """
-    if source.device.type == "cuda" and source.precision != "full":
+    if source.precision == "full":
+        return None
+    if source.device.type == "cuda":
         return torch.float16
-    if source.device.type == "cpu" and source.precision == "fastest":
-        return torch.bfloat16 if processor_has_bfloat16() else None
-    return None
+    return torch.bfloat16 if processor_has_bfloat16() else None
 
 
 def processor_has_bfloat16() -> bool:

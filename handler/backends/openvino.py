@@ -32,7 +32,7 @@ def build(source: Source) -> tuple[Encode, int]:
     core = openvino.Core()
     path = source.folder and converted(source)
     model = core.read_model(path) if path and path.is_file() else convert(source)
-    halved = source.precision == "fastest" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    halved = source.precision != "full" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     compiled = core.compile_model(
         model,
         "CPU",

@@ -22,7 +22,7 @@ def served(server, tmp_path_factory) -> Captioner:
     """What that server's worker runs, in this process."""
     with zipfile.ZipFile(server.archive) as archive:
         archive.extractall(folder := tmp_path_factory.mktemp("archive"))
-    return Captioner.load(folder / "model", backend="auto", precision="full")
+    return Captioner.load(folder / "model", backend="auto", precision="fast")
 
 
 @pytest.fixture(scope="module")

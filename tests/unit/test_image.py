@@ -2,10 +2,12 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
@@ -231,6 +233,30 @@ def test_how_a_large_jpeg_is_decoded_can_hardly_be_seen():
     assert small.size == (1280, 960)
     left, right = (preprocessing.resize(image).int() for image in (small, decode_image(data)))
     assert (left - right).abs().float().mean() < 1
+
+
+@pytest.mark.parametrize("size", [(640, 426), (333, 500), (100, 2000), (32, 16)])
+def test_a_picture_is_resized_as_pillow_does_it(size):
+    photo = Image.open(ROOT / "samples" / "photos" / "flower.jpg").resize(size, Image.Resampling.BICUBIC)
+    pixels = Preprocessing(260, (127,) * 3, (128,) * 3).resize(photo)
+    assert (pixels.shape, pixels.dtype, pixels.is_contiguous()) == ((3, 260, 260), torch.uint8, True)
+    expected = torch.from_numpy(np.array(photo.resize((260, 260), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    assert (pixels.int() - expected.int()).abs().float().mean() < (1 if max(size) > 1000 else 0.25)  # of 256 levels
+
+
+def test_a_large_picture_is_resized_without_a_copy_of_it():
+    """Of 12,000,000 pixels, whose rows are black and white in turn."""
+    rows = np.zeros((4000, 3000, 3), np.uint8)
+    rows[1::2] = 255
+    photo, preprocessing = Image.fromarray(rows), Preprocessing(100, (127,) * 3, (128,) * 3)
+    tracemalloc.start()
+    try:
+        pixels = preprocessing.resize(photo)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000  # twice 200 × 200 pixels of three bytes, and what Python takes beside them
+    assert set(pixels.unique().tolist()) <= {127, 128}
 
 
 def test_a_picture_that_lies():

@@ -18,7 +18,7 @@ from handler.bundle import write_whole
 from handler.encoder import Encoder
 from handler.errors import RequestError
 from handler.image import decode_image
-from handler.preprocessing import Preprocessing
+from handler.preprocessing import RESAMPLING, Preprocessing
 from handler.threads import in_threads
 from training.data.views import Augmentation, is_sided
 
@@ -136,7 +136,8 @@ def _file_digest(path: Path, _size: int, _changed: int) -> bytes:
 
 
 def _digest(encoder, preprocessing, images, augmentation, view, bf16) -> str:
-    settings = [encoder.name, asdict(preprocessing), asdict(augmentation) if augmentation else None, view, bf16]
+    drawn = asdict(augmentation) if augmentation else None
+    settings = [encoder.name, asdict(preprocessing), RESAMPLING, drawn, view, bf16]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
