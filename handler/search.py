@@ -301,6 +301,7 @@ class _Beams:
         return logprobs
 
     def _rule_out_repeats(self, logprobs: torch.Tensor) -> None:
+        """Rules out tokens (B, K, V), in place, that would repeat a run of words, in the images that allow none."""
         options = [self.options[image] for image in self.places]
         for size in {option.no_repeat_ngram for option in options} - {0}:
             rows = [row for row, option in enumerate(options) if option.no_repeat_ngram == size]

@@ -14,7 +14,7 @@ PRESET = "transformer-lite2-flickr8k-coco"
 
 @pytest.fixture(scope="module")
 def served() -> Captioner:
-    """The model as a server runs it."""
+    """The model as a server runs it, in single precision."""
     return Captioner.load(ROOT / "pretrained", backend="auto")
 
 
