@@ -16,11 +16,11 @@ stop: ## stop it
 	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running that 'make serve' started."; fi
 
 archive: .venv/serve.stamp ## pack the bundle MODEL as VERSION (1.0) into model_store/captioner.mar
-	@$(BIN)/python -m training.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
+	@$(BIN)/python -m deploy.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
 
 data: .venv/train.stamp ## download COCO (images, captions, Karpathy splits) into DATA
 	@: $(need_data)
-	@$(BIN)/python -m training.data.download "$(DATA)" $(ARGS)
+	@$(BIN)/python -m training.data.download_coco "$(DATA)" $(ARGS)
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
 	@: $(if $(CONFIG),,$(error name a preset of training/configs: make train CONFIG=… DATA=…)) $(need_data)
@@ -44,7 +44,7 @@ score: .venv/eval.stamp ## score the file RESULTS in COCO's format on SPLIT of D
 	@$(BIN)/python -m eval.score "$(RESULTS)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
 bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--concurrency 1 8 --rates 10 --pictures DIR"
-	@$(BIN)/python -m eval.load $(or $(ENDPOINT),http://127.0.0.1:8080) $(OPTIONS) $(ARGS)
+	@$(BIN)/python -m eval.load_test $(or $(ENDPOINT),http://127.0.0.1:8080) $(OPTIONS) $(ARGS)
 
 demo: .venv/serve.stamp .venv/eval.stamp ## two servers behind HAProxy under load: one killed, a canary, a rolling upgrade
 	@$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
@@ -59,17 +59,17 @@ tune: .venv/serve.stamp .venv/eval.stamp ## find this machine's best workers, th
 	@$(BIN)/python -m deploy.benchmark --tune --name tune --model "$(MODEL)" $(OPTIONS) $(ARGS)
 
 stages: .venv/serve.stamp .venv/eval.stamp ## where a picture's time goes in one process, beside its limits
-	@$(BIN)/python -m deploy.benchmark.stages --model "$(MODEL)" $(ARGS)
+	@$(BIN)/python -m deploy.benchmark.profile_stages --model "$(MODEL)" $(ARGS)
 
 bulk: .venv/bulk.stamp ## caption all of PICTURES into Parquet in OUTPUT; the same again goes on where it stopped; OPTIONS, ARGS
 	@: $(if $(PICTURES),,$(error name a folder, or Parquet files: PICTURES=…)) $(if $(OUTPUT),,$(error name a folder: OUTPUT=…))
-	@$(BIN)/python -m deploy.bulk "$(PICTURES)" "$(OUTPUT)" --model "$(MODEL)" $(if $(OPTIONS),--options $(OPTIONS)) $(ARGS)
+	@$(BIN)/python -m deploy.batch "$(PICTURES)" "$(OUTPUT)" --model "$(MODEL)" $(if $(OPTIONS),--options $(OPTIONS)) $(ARGS)
 
 test: .venv/test.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 hostile: .venv/test.stamp ## send a server of its own all that is hostile, and print what came of it
-	@$(BIN)/python -m tests.hostile
+	@$(BIN)/python -m tests.adversarial
 
 fuzz: .venv/test.stamp ## feed TARGET (image, request) with ever new inputs: ARGS="--minutes 10"
 	@: $(if $(TARGET),,$(error name what to fuzz: TARGET=image or TARGET=request))

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from deploy.server import MODEL, Server, ServerError
+from deploy.torchserve import MODEL, Server, ServerError
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "samples" / "photos" / "photographer.jpg"

@@ -174,6 +174,6 @@ class Outcome(NamedTuple):
 
 
 if __name__ == "__main__":
-    from eval.caption_files import main
+    from eval.caption import main
 
     main()

@@ -16,7 +16,7 @@ from eval.coco import CaptionedImage, read_split
 from eval.meteor import Meteor, running
 from eval.metrics import Measured
 from eval.report import write_comparison
-from eval.resampling import Difference, compare
+from eval.significance import Difference, compare
 from eval.summary import RESULTS, add_meteor_option, measure_all, read_results
 
 LEVEL = 0.05

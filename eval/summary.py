@@ -15,7 +15,7 @@ from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
 from eval.meteor import Meteor
 from eval.metrics import Measured, measure_captions, signature
-from eval.resampling import RESAMPLES, SEED, bootstrap
+from eval.significance import RESAMPLES, SEED, bootstrap
 
 RESULTS = Path("eval/results")  # a folder for each run
 

@@ -10,7 +10,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
-from eval.protos import inference_protos
+from eval.grpc_stubs import inference_protos
 
 Answer = dict[str, Any]
 BUSY = {502, 503, 504}  # the server, or a proxy before it, can't take the request now

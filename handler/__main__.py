@@ -13,7 +13,7 @@ from pathlib import Path
 from handler.captioner import Captioner
 from handler.errors import BundleError, RequestError
 from handler.figure import draw_figure
-from handler.options import RANGES, parse_options
+from handler.serving.options import RANGES, parse_options
 
 EMBEDDED = Path(__file__).parent.parent / "pretrained"
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from handler.decoders import DecoderConfig
 from handler.errors import BundleError
+from handler.generation.beam_search import SearchOptions
+from handler.modeling import DecoderConfig
+from handler.modeling.vocabulary import Vocabulary
 from handler.preprocessing import Preprocessing
-from handler.search import SearchOptions
-from handler.vocabulary import Vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY = "captioner.json", "model.safetensors", "vocabulary.txt"
 FORMAT = 1

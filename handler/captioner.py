@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from handler.attribution import gradient_weights, methods
 from handler.backends import Source, build_engine, check_choice
 from handler.bundle import BundleConfig, load_bundle
-from handler.decoders import Decoder
 from handler.errors import BundleError, RequestError
-from handler.explain import gradient_weights, methods
+from handler.generation.beam_search import Hypothesis, Listener, SearchOptions, search
 from handler.image import MAX_PIXELS, decode_image, upright_rgb
-from handler.search import Hypothesis, Listener, SearchOptions, search
-from handler.threads import in_threads
-from handler.vocabulary import Vocabulary, join_tokens
+from handler.modeling import Decoder
+from handler.modeling.vocabulary import Vocabulary, join_tokens
+from handler.parallel import in_threads
 
 Picture = str | Path | bytes | Image.Image
 

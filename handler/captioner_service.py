@@ -15,12 +15,12 @@ from ts.handler_utils.utils import send_intermediate_predict_response
 
 import handler
 from handler.backends.buckets import BUCKETS
-from handler.call import Call
 from handler.captioner import Captioner
-from handler.endpoint import Endpoint, Settings
-from handler.response import EVENTS, PHRASES
-from handler.telemetry import Telemetry
-from handler.threads import cores
+from handler.parallel import cores
+from handler.serving.endpoint import Endpoint, Settings
+from handler.serving.messages import Call
+from handler.serving.metrics import Telemetry
+from handler.serving.responses import EVENTS, PHRASES
 
 logger = logging.getLogger(__name__)
 

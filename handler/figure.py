@@ -7,8 +7,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from handler.captioner import Caption
-from handler.grid import grid_shape
 from handler.image import decode_image
+from handler.modeling.grid import grid_shape
 
 PANEL = 224  # pixels, a panel's width; less where there are many
 TALLEST = 2  # times its width: a picture of one column would make a figure of gigabytes

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 
 from handler.captioner import Captioner
-from support import ROOT, FakeEndpoint, write_tiny_bundle
+from tests.helpers.support import ROOT, FakeEndpoint, write_tiny_bundle
 
 LONGEST = {
     "test_training",

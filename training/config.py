@@ -5,10 +5,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from handler.decoders import DecoderConfig
+from handler.generation.beam_search import SearchOptions
+from handler.modeling import DecoderConfig
 from handler.preprocessing import Preprocessing
-from handler.search import SearchOptions
-from training.data.views import Augmentation
+from training.data.augmentation import Augmentation
 
 PRESETS = Path(__file__).parent / "configs"
 

@@ -5,8 +5,8 @@ from types import MethodType
 import torch
 from torch import nn
 
-from handler.decoders import Decoder, Forced
-from handler.encoder import Encoder
+from handler.modeling import Decoder, Forced
+from handler.modeling.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from training.stages import above
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from handler.decoders import Forced
-from handler.vocabulary import Vocabulary
+from handler.modeling import Forced
+from handler.modeling.vocabulary import Vocabulary
 from training.config import TrainingConfig
-from training.data.batches import Batch, pad_captions
-from training.loss import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
+from training.data.dataset import Batch, pad_captions
+from training.losses import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
 from training.model import CaptionModel
 from training.rewards import Mixture
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from handler.decoders import Decoder
-from handler.decoders.base import repeat_state
-from handler.vocabulary import Vocabulary
+from handler.modeling import Decoder
+from handler.modeling.decoder import repeat_state
+from handler.modeling.vocabulary import Vocabulary
 
 
 def policy(logits: torch.Tensor, vocabulary: Vocabulary, temperature: float) -> torch.Tensor:

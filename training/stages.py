@@ -8,8 +8,8 @@ import copy
 import torch
 from torch import nn
 
-from handler.encoder import Encoder
-from handler.grid import grid_shape
+from handler.modeling.encoder import Encoder
+from handler.modeling.grid import grid_shape
 
 
 def below(encoder: Encoder, stage: str) -> Encoder:

@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from eval.meteor import MeteorError
-from handler.backends.base import processor_has_bfloat16
+from handler.backends.engine import processor_has_bfloat16
 from handler.bundle import write_whole
 from handler.errors import BundleError
 from training.config import TrainingConfig, config_of, preset, read_settings

@@ -19,23 +19,23 @@ from eval.endings import bad_endings
 from eval.meteor import Meteor
 from eval.metrics import score_captions
 from handler.bundle import write_whole
-from handler.decoders import build_decoder
-from handler.encoder import Encoder
-from handler.search import search
-from handler.vocabulary import join_tokens
-from training.bundle import make_bundle
+from handler.generation.beam_search import search
+from handler.modeling import build_decoder
+from handler.modeling.encoder import Encoder
+from handler.modeling.tokenizer import build_vocabulary
+from handler.modeling.vocabulary import join_tokens
 from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
 from training.config import TrainingConfig
-from training.data.batches import Batch, Batches, CachedGrids, Pictures
-from training.data.features import cached_grids, read_batch
-from training.data.tokenizer import build_vocabulary
-from training.log import RunLog
+from training.data.dataset import Batch, Batches, CachedGrids, Pictures
+from training.data.feature_cache import cached_grids, read_batch
+from training.export import make_bundle
 from training.model import CaptionModel, check_size
 from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
+from training.optim import rate_factor
+from training.pretrained_weights import load_decoder, load_pretrained
 from training.rewards import build_reward
-from training.schedule import rate_factor
+from training.run_logger import RunLog
 from training.stages import below, check_cut
-from training.weights import load_decoder, load_pretrained
 
 VAL_BATCH = 50
 CHECKPOINT = "checkpoint.safetensors"

@@ -22,9 +22,9 @@ from eval.meteor import Meteor
 from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from handler.options import RANGES
-from handler.search import SearchOptions
-from training.data.features import read_batch
+from handler.generation.beam_search import SearchOptions
+from handler.serving.options import RANGES
+from training.data.feature_cache import read_batch
 
 BATCH = 50
 

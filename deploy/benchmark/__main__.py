@@ -14,16 +14,16 @@ from pathlib import Path
 
 import yaml
 
+from deploy.archive import build_archive
 from deploy.benchmark.measure import Measured, measure_variants, table
 from deploy.benchmark.plot import plot
 from deploy.benchmark.variants import VARIANTS, grid
-from deploy.server import ServerError
-from eval.caption_files import find_pictures
+from deploy.torchserve import ServerError
+from eval.caption import find_pictures
 from eval.run import parse_options
 from eval.summary import RESULTS
 from eval.transports import EndpointError
 from handler.errors import BundleError, RequestError
-from training.archive import build_archive
 
 ROOT = Path(__file__).parent.parent.parent
 AS_GOOD = 0.95  # of the most captions a second: what is within the noise of the best

@@ -13,9 +13,9 @@ from torchvision.transforms import v2 as transforms
 
 from handler.backends import Source
 from handler.bundle import load_bundle
-from handler.decoders import build_decoder
-from handler.options import parse_options
-from handler.search import search
+from handler.generation.beam_search import search
+from handler.modeling import build_decoder
+from handler.serving.options import parse_options
 
 
 class BaselineService:

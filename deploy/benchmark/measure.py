@@ -12,12 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from deploy.benchmark.in_process import InProcess
+from deploy.benchmark.offline import InProcess
 from deploy.benchmark.variants import Variant, repack
-from deploy.private import private_server
-from deploy.server import Server
+from deploy.testing import private_server
+from deploy.torchserve import Server
 from eval.client import Client
-from eval.load import Load, closed_loop, measure
+from eval.load_test import Load, closed_loop, measure
 
 
 @dataclass

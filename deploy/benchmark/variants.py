@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from handler.threads import cores
-from training.archive import ENTRY, SETTINGS
+from deploy.archive import ENTRY, SETTINGS
+from handler.parallel import cores
 
 
 @dataclass(frozen=True)

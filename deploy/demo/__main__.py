@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy.archive import build_archive
 from deploy.demo.cluster import Cluster
-from deploy.demo.scenes import NEW, OLD, Scene, Scenes
-from deploy.server import ServerError
-from eval.caption_files import find_pictures
+from deploy.demo.scenarios import NEW, OLD, Scene, Scenes
+from deploy.torchserve import ServerError
+from eval.caption import find_pictures
 from eval.client import EndpointError
 from eval.summary import RESULTS
 from handler.errors import BundleError
-from training.archive import build_archive
 
 
 def table(scenes: Sequence[Scene]) -> str:

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.private import private_server
-from deploy.proxy import NAMES, Proxy
-from deploy.server import Server
+from deploy.haproxy.proxy import NAMES, Proxy
+from deploy.testing import private_server
+from deploy.torchserve import Server
 
 PINS = hasattr(os, "sched_setaffinity")  # Linux
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from deploy.callers import Callers
+from deploy.load_generator import Callers
 from eval.client import Client, EndpointError
 
 AGAIN = 12  # further tries of a caller, with pauses that double

@@ -18,16 +18,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from deploy.private import private_server
-from deploy.server import ServerError
-from deploy.soak.asking import Soak
+from deploy.archive import build_archive
+from deploy.soak.load import Soak
+from deploy.soak.monitor import Watch
 from deploy.soak.report import faults, plot, summarize, table
-from deploy.soak.watch import Watch
-from deploy.soak.wishes import draw_wishes
-from eval.caption_files import find_pictures
+from deploy.soak.request_mix import draw_wishes
+from deploy.testing import private_server
+from deploy.torchserve import ServerError
+from eval.caption import find_pictures
 from eval.summary import RESULTS
 from handler.errors import BundleError
-from training.archive import build_archive
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.soak.asking import Answered
-from deploy.soak.growth import Trend, trend
-from deploy.soak.watch import FIGURES, Sample
+from deploy.soak.load import Answered
+from deploy.soak.monitor import FIGURES, Sample
+from deploy.soak.trend import Trend, trend
 
 WARM_UP = 0.2  # of the time, before latency counts
 SETTLED = 0.5  # of the time, before growth counts: heaps fill for a quarter of an hour

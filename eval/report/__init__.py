@@ -18,7 +18,7 @@ from PIL import Image
 from eval.coco import CaptionedImage
 from eval.endings import bad_endings
 from eval.metrics import Measured
-from eval.resampling import Difference
+from eval.significance import Difference
 
 FOLDER = Path(__file__).parent
 THUMBNAIL = (240, 180)

@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from handler.backends.base import Encode, Source, autocast, half, processor_has_bfloat16
 from handler.backends.bf16 import Bf16Linear, can_halve
+from handler.backends.engine import Encode, Source, autocast, half, processor_has_bfloat16
 from handler.backends.fp16 import halve_weights
 from handler.backends.int8 import Int8Linear, can_quantize
-from handler.backends.rounded import Rounded, round_matrices
-from handler.decoders import Decoder, build_decoder
+from handler.backends.quantize import Rounded, round_matrices
+from handler.modeling import Decoder, build_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ PRECISIONS = ("full", "fast", "fastest")
 
 
 def _eager(source: Source) -> tuple[Encode, int]:
-    from handler.backends.eager import build
+    from handler.backends.pytorch import build
 
     return build(source)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from handler.backends.base import Encode
+from handler.backends.engine import Encode
 
 BUCKETS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 

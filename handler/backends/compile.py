@@ -3,8 +3,8 @@
 import torch
 from torch._inductor import config as inductor
 
-from handler.backends.base import Encode, Source, autocast
 from handler.backends.buckets import by_buckets
+from handler.backends.engine import Encode, Source, autocast
 
 LARGEST = {"cpu": 16, "cuda": 256}  # parts of a batch: a CPU is no faster with more
 

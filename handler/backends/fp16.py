@@ -4,7 +4,7 @@ import copy
 
 from torch import nn
 
-from handler.decoders import Decoder
+from handler.modeling import Decoder
 
 
 def halve_weights(decoder: Decoder) -> Decoder:

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import torch
 
-from handler.backends.base import Encode, Source
+from handler.backends.engine import Encode, Source
 from handler.bundle import WEIGHTS, BundleConfig
 
 FOLDER = "openvino"

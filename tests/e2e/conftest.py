@@ -5,9 +5,9 @@ import zipfile
 import grpc
 import pytest
 
-from eval.protos import inference_protos
+from eval.grpc_stubs import inference_protos
 from handler.captioner import Captioner
-from support import ROOT, running, write_tiny_bundle
+from tests.helpers.support import ROOT, running, write_tiny_bundle
 
 
 @pytest.fixture(scope="session")

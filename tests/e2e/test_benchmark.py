@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from support import ROOT, write_tiny_bundle
+from tests.helpers.support import ROOT, write_tiny_bundle
 
 
 def test_the_baseline_and_the_default_side_by_side(tmp_path):
@@ -31,7 +31,7 @@ def test_the_baseline_and_the_default_side_by_side(tmp_path):
 def test_where_a_pictures_time_goes(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "bundle")
     command = [
-        sys.executable, "-m", "deploy.benchmark.stages", "--model", bundle, "--backend", "eager",
+        sys.executable, "-m", "deploy.benchmark.profile_stages", "--model", bundle, "--backend", "eager",
         "--batches", "1", "2", "--beams", "1", "3", "--threads", "1",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

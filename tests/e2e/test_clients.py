@@ -8,9 +8,9 @@ import grpc
 import pytest
 import requests
 
-from eval.protos import inference_protos
-from faults import answers, under_load, worker
-from support import PHOTOS, running, write_tiny_bundle
+from eval.grpc_stubs import inference_protos
+from tests.helpers.fault_injection import answers, under_load, worker
+from tests.helpers.support import PHOTOS, running, write_tiny_bundle
 
 PHOTO = PHOTOS[0].read_bytes()
 WORDY = {"stream": "true", "beam_size": "1", "min_length": "40", "max_length": "50"}

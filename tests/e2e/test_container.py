@@ -14,13 +14,13 @@ import pytest
 import requests
 import yaml
 
-from deploy.private import private_server
-from deploy.proxy import Proxy
+from deploy.archive import build_archive
+from deploy.haproxy.proxy import Proxy
+from deploy.testing import private_server
 from eval.client import Client, EndpointError
-from eval.protos import inference_protos
-from sandbox import TOKEN, USER, Sandbox, make_certificate, sandbox
-from support import PHOTOS, ROOT, eventually, installed, write_tiny_bundle
-from training.archive import build_archive
+from eval.grpc_stubs import inference_protos
+from tests.helpers.sandbox import TOKEN, USER, Sandbox, make_certificate, sandbox
+from tests.helpers.support import PHOTOS, ROOT, eventually, installed, write_tiny_bundle
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -289,7 +289,7 @@ def test_no_root_no_rights_and_one_folder_to_write(container):
 
 def test_nothing_is_fetched_even_where_registration_is_on(tmp_path, store):
     """`allowed_urls` is empty: no URL matches, and what is none is a file of the model store."""
-    template = ROOT / "deploy" / "production" / "config.properties"
+    template = ROOT / "deploy" / "container" / "config.properties"
     server = private_server(tmp_path, store, tmp_path, template, enable_model_api="true")
     listener = socket.create_server(("127.0.0.1", 0))
     outside = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -437,6 +437,8 @@ def test_a_certificate_without_its_key(tmp_path, store):
 
 
 def test_root_is_refused():
-    done = subprocess.run([sys.executable, "-m", "deploy.container"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.container.entrypoint"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr == "This serves as any user but root: it needs none of root's rights.\n"

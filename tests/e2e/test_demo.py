@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from support import ROOT, installed, write_tiny_bundle
+from tests.helpers.support import ROOT, installed, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")

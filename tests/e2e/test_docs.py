@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support import ROOT, at, blocks
+from tests.helpers.support import ROOT, at, blocks
 
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
 SHELLS = [code for page in PAGES for language, code in blocks(page) if language == ""] + [
@@ -50,9 +50,9 @@ def test_a_command(server, command, flickr8k, tmp_path):
     elif "eval.client" in command:
         lines = captions.read_text() if captions.exists() else done.stdout
         assert len(lines.splitlines()) in (3, 7)
-    elif "deploy.bulk" in command:
+    elif "deploy.batch" in command:
         assert "7 have a caption." in done.stdout
-    elif "training.faithfulness" in command:
+    elif "eval.faithfulness" in command:
         assert "| attention |" in done.stdout
     elif "/metrics" in command:
         assert "captioner_pictures_total" in done.stdout
@@ -114,8 +114,8 @@ def test_every_target_that_the_pages_name_is_there():
 
 
 def test_the_options_and_errors_are_all_in_the_page():
-    from handler.openapi import DESCRIPTIONS, ERRORS
-    from handler.telemetry import METRICS
+    from handler.serving.metrics import METRICS
+    from handler.serving.openapi import DESCRIPTIONS, ERRORS
 
     page = (ROOT / "docs" / "api.md").read_text()
     for name in [*DESCRIPTIONS, *METRICS, *(f"| {kind.code} | `{kind.__name__}`" for kind in ERRORS)]:

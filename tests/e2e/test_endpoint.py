@@ -10,7 +10,7 @@ import requests
 from PIL import Image
 
 from handler import SearchOptions
-from support import PHOTOS
+from tests.helpers.support import PHOTOS
 
 IMAGE = PHOTOS[0].read_bytes()
 

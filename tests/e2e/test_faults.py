@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.server import is_jvm
-from faults import GENEROUS, tell, wait_for_service
-from support import ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
+from deploy.torchserve import is_jvm
+from tests.helpers.fault_injection import GENEROUS, tell, wait_for_service
+from tests.helpers.support import ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
 
 COUNT = 160
 

@@ -10,10 +10,10 @@ import pytest
 import requests
 import yaml
 
-from deploy.private import free_ports
-from deploy.proxy import Proxy
+from deploy.haproxy.proxy import Proxy
+from deploy.testing import free_ports
 from eval.client import Client
-from support import PHOTOS, ROOT, eventually, installed
+from tests.helpers.support import PHOTOS, ROOT, eventually, installed
 
 MONITORING = ROOT / "deploy" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())

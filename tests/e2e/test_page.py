@@ -14,9 +14,9 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from deploy.private import private_server
-from support import PHOTOS, ROOT, write_tiny_bundle
-from training.archive import build_archive
+from deploy.archive import build_archive
+from deploy.testing import private_server
+from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
 
 CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", "photographer.jpg"))
 LAPTOP = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
@@ -316,7 +316,7 @@ def test_what_options_the_server_refuses_it_says_itself(visit):
 def test_a_sample_comes_with_its_credit(visit, place):
     page = visit()
     caption_sample(page, place)
-    samples = json.loads((ROOT / "handler" / "page" / "samples" / "credits.json").read_text())
+    samples = json.loads((ROOT / "handler" / "serving" / "demo" / "samples" / "credits.json").read_text())
     credit = page.inner_text("#credit")
     assert samples[place]["author"] in credit
     assert samples[place]["licence"] in credit

@@ -17,8 +17,8 @@ from PIL import Image
 
 import handler.captioner_service as service
 from eval.client import Client
-from faults import GENEROUS, PICTURES, answers, tell, under_load, worker
-from support import PHOTOS, ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
+from tests.helpers.fault_injection import GENEROUS, PICTURES, answers, tell, under_load, worker
+from tests.helpers.support import PHOTOS, ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
 
 MB = 2**20
 COUNT = 60

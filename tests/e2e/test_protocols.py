@@ -19,7 +19,7 @@ from PIL import Image
 
 from eval.client import Client
 from eval.transports import EndpointError
-from support import PHOTOS, eventually
+from tests.helpers.support import PHOTOS, eventually
 
 PICTURES = [photo.read_bytes() for photo in PHOTOS]
 IMAGE = PICTURES[0]

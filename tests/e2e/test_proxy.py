@@ -8,11 +8,11 @@ import pytest
 import requests
 from PIL import Image
 
-from deploy.private import free_ports
-from deploy.proxy import BACKENDS, Proxy
-from deploy.server import ServerError
+from deploy.haproxy.proxy import BACKENDS, Proxy
+from deploy.testing import free_ports
+from deploy.torchserve import ServerError
 from eval.client import Client, EndpointError
-from support import PHOTOS, ROOT, blocks, eventually, installed
+from tests.helpers.support import PHOTOS, ROOT, blocks, eventually, installed
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -157,5 +157,5 @@ def test_what_haproxy_does_not_know_is_an_error(proxy):
 def test_the_file_stands_on_its_own(tmp_path):
     """Without any of its variables set, as its first line shows it."""
     program = installed("haproxy", "haproxy")
-    done = subprocess.run([program, "-c", "-f", "deploy/haproxy.cfg"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([program, "-c", "-f", "deploy/haproxy/haproxy.cfg"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

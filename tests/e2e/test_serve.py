@@ -14,11 +14,11 @@ import psutil
 import pytest
 import requests
 
+from deploy.archive import build_archive
 from deploy.java import find_java, java_version
-from deploy.private import private_server
-from deploy.server import Server, ServerError
-from support import ROOT, eventually, write_tiny_bundle
-from training.archive import build_archive
+from deploy.testing import private_server
+from deploy.torchserve import Server, ServerError
+from tests.helpers.support import ROOT, eventually, write_tiny_bundle
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_model_that_does_not_load(stopped, tmp_path, part):
 
 
 def test_java_that_fails_is_shown(stopped, monkeypatch):
-    monkeypatch.setattr("deploy.server.ensure_java", lambda: None)
+    monkeypatch.setattr("deploy.torchserve.ensure_java", lambda: None)
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
     with pytest.raises(ServerError, match="TorchServe did not come up"):
         stopped.start()

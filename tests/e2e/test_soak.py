@@ -4,9 +4,9 @@ import json
 import subprocess
 import sys
 
-from deploy.soak.watch import FIGURES
-from deploy.soak.wishes import GOOD, REFUSED
-from support import ROOT, write_tiny_bundle
+from deploy.soak.monitor import FIGURES
+from deploy.soak.request_mix import GOOD, REFUSED
+from tests.helpers.support import ROOT, write_tiny_bundle
 
 
 def test_half_a_minute_loses_nothing_and_nothing_grows(tmp_path):

@@ -6,11 +6,11 @@ import subprocess
 import pytest
 import requests
 
-from deploy.private import private_server
+from deploy.archive import build_archive
+from deploy.testing import private_server
 from eval.client import Client, EndpointError
-from eval.protos import inference_protos
-from support import PHOTOS, ROOT, at, blocks, write_tiny_bundle
-from training.archive import build_archive
+from eval.grpc_stubs import inference_protos
+from tests.helpers.support import PHOTOS, ROOT, at, blocks, write_tiny_bundle
 
 PHOTO = PHOTOS[0].read_bytes()
 

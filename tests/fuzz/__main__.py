@@ -14,7 +14,7 @@ import atheris
 
 HERE = Path(__file__).parent
 PARSERS = [f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP")]
-INSTRUMENTED = ["handler.image", "handler.request", "handler.options", "PIL.ImageFile", *PARSERS]
+INSTRUMENTED = ["handler.image", "handler.serving.parsing", "handler.serving.options", "PIL.ImageFile", *PARSERS]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, help="inputs that reached something new: they are kept for the next run")
     args = parser.parse_args(arguments)
     corpus = args.corpus or HERE.parent.parent / "runs" / "fuzz" / args.target
-    found = HERE / "found" / args.target
+    found = HERE / "regressions" / args.target
     for folder in (corpus, found):
         folder.mkdir(parents=True, exist_ok=True)
     with atheris.instrument_imports(include=INSTRUMENTED):

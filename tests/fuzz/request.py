@@ -5,12 +5,12 @@ import json
 from atheris import FuzzedDataProvider
 
 from handler.errors import RequestError
-from handler.kinds import Item
-from handler.options import FLAGS, RANGES
-from handler.request import Asking, Limits, parse_request
-from handler.search import SearchOptions
+from handler.generation.beam_search import SearchOptions
+from handler.serving.open_inference import Item
+from handler.serving.options import FLAGS, RANGES
+from handler.serving.parsing import Asking, Limits, parse_request
 
-from ..hostile.asks import as_torchserve_reads
+from ..adversarial.request_cases import as_torchserve_reads
 
 LIMITS = Limits(max_bytes=1000, max_images=8)
 ASKED = [Asking(SearchOptions(), LIMITS), Asking(SearchOptions(), LIMITS, ("attention", "gradient"))]

@@ -1,6 +1,6 @@
 """Where the fuzzer begins: the small ones of the hostile pictures, and bodies of the hostile requests."""
 
-from ..hostile import ASKS, PICTURES
+from ..adversarial import ASKS, PICTURES
 
 MAX_BYTES = 16_384
 SLOW = ("bombs", "slow", "too large", "too many pixels")  # kinds that take long to make, or to try

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from eval.meteor import Meteor, MeteorError
-from handler.threads import cores
-from handler.vocabulary import Vocabulary
+from handler.modeling.vocabulary import Vocabulary
+from handler.parallel import cores
 
 MOST_JARS = 4  # more of them would wait for the samples
 

@@ -1,0 +1,160 @@
+"""Requests that are wrong in their form, whatever their pictures are."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+
+from .builders import of
+from .case import CAPTION, Ask
+
+PICTURE = base64.b64encode(of("PNG")).decode()
+V1, V2 = "/v1/models/captioner:predict", "/v2/models/captioner/infer"
+FORM = "multipart/form-data"
+WRONG = (7, True, [], ["x"], {}, {"a": 1}, -1.5, 1e308)
+TENSOR = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [PICTURE]}
+
+
+def body(**fields) -> Callable[[], bytes]:
+    return lambda: json.dumps(fields).encode()
+
+
+def raw(text: str) -> Callable[[], bytes]:
+    return lambda: text.replace("PICTURE", f'"image": "{PICTURE}"').encode()
+
+
+def form(**fields: bytes) -> Callable[[], Mapping[str, bytes]]:
+    return lambda: fields
+
+
+def asks(kind: str, answer: str, made: Mapping[str, Callable], *more: str) -> list[Ask]:
+    return [Ask(kind, name, make, frozenset({answer}), *more) for name, make in made.items()]
+
+
+def as_torchserve_reads(body: bytes, content_type: str) -> object:
+    """What its worker makes of a body by the content type; see `otf_message_handler.py`."""
+    try:
+        if content_type == "application/json":
+            return json.loads(body.decode())
+        return body.decode() if content_type.startswith("text") else bytearray(body)
+    except Exception:
+        return bytearray(body)
+
+
+JSON = [
+    *asks("JSON", "MalformedJSON", {
+        "100,000 lists deep": lambda: b"[" * 100_000 + b"]" * 100_000,
+        "100,000 objects deep": lambda: b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        "a picture behind 100,000 lists": raw('{PICTURE, "a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        "a number of a million digits": raw('{PICTURE, "seed": ' + "9" * 1_000_000 + "}"),
+        "cut off": raw("{PICTURE"),
+        "not UTF-8": lambda: b'{"image": "\xff\xfe"}',
+        "no base64": body(image="not base64!"),
+        "base64 with a lone surrogate": raw('{"image": "\\ud800"}'),
+        "base64 of emoji": body(image="😀" * 1000),
+        "padding alone for base64": body(image="===="),
+        "base64 and too much padding": body(image="aGk====="),
+        "a URL": body(image="http://169.254.169.254/latest/meta-data"),
+        "a file's URL": body(image="file:///etc/passwd"),
+        "a data URL without base64": body(image="data:image/png,abc"),
+        "a list": lambda: b"[1, 2, 3]",
+        "a text": lambda: b'"hello"',
+        "two fields with pictures": body(image=PICTURE, data=PICTURE),
+    }),
+    *asks("JSON", "EmptyBody", {
+        "null": lambda: b"null",
+        "an empty object": lambda: b"{}",
+        "an empty text": body(image=""),
+        "an empty data URL": body(image="data:;base64,"),
+        "blanks for base64": body(image=" \n\t "),
+        **{f"the picture is {json.dumps(wrong)}": body(image=wrong) for wrong in WRONG},
+        **{f"the pictures are {json.dumps(wrong)}": body(images=wrong) for wrong in WRONG if wrong != ["x"]},
+    }),
+    *asks("JSON", "OptionOutOfRange", {
+        "NaN": raw('{PICTURE, "temperature": NaN}'),
+        "Infinity": raw('{PICTURE, "length_penalty": Infinity}'),
+        "-Infinity": raw('{PICTURE, "top_p": -Infinity}'),
+        "1e999": raw('{PICTURE, "temperature": 1e999}'),
+        "10 to the 400th": raw('{PICTURE, "seed": 1' + "0" * 400 + "}"),
+        "4300 digits": raw('{PICTURE, "beam_size": -' + "9" * 4300 + "}"),
+        "the second of two values": raw('{PICTURE, "beam_size": 2, "beam_size": 1000}'),
+        "a lone surrogate": raw('{PICTURE, "beam_size": "\\udfff"}'),
+        "a million letters": body(image=PICTURE, beam_size="a" * 1_000_000),
+        "a million digits in a text": body(image=PICTURE, beam_size="9" * 1_000_000),
+        "line breaks": body(image=PICTURE, attention="x\r\nSet-Cookie: a=b"),
+        **{f"beam_size is {json.dumps(wrong)}": body(image=PICTURE, beam_size=wrong) for wrong in WRONG if wrong != 7},
+        **{f"stream is {json.dumps(wrong)}": body(image=PICTURE, stream=wrong) for wrong in WRONG if wrong is not True},
+    }),
+    *asks("JSON", "UnknownOption", {
+        "a name that is a lone surrogate": raw('{PICTURE, "\\ud800": 1}'),
+        "an empty name": body(image=PICTURE, **{"": 1}),
+        "a name of a million letters": body(image=PICTURE, **{"a" * 1_000_000: 1}),
+        "Python's own names": body(image=PICTURE, __class__="x", __init__={}),
+        "10,000 options": body(image=PICTURE, **{f"o{number}": number for number in range(10_000)}),
+    }),
+    *asks("JSON", CAPTION, {
+        "the second of two pictures": raw('{"image": 7, PICTURE}'),
+        "base64 in lines": body(image="\r\n".join(PICTURE[at : at + 76] for at in range(0, len(PICTURE), 76))),
+        "base64 without padding": body(image=PICTURE.rstrip("=")),
+        "blanks about it": raw(" " * 100_000 + "{PICTURE}" + "\n" * 100_000),
+        "whole numbers as texts": body(image=PICTURE, beam_size="2", seed="7.0"),
+    }),
+]  # fmt: skip
+
+SEVERAL = [
+    *asks("several pictures", "TooManyImages", {
+        "10,000 pictures": body(images=[PICTURE] * 2000 + [""] * 8000),
+        "33 pictures": body(images=[""] * 33),
+    }),
+    *asks("several pictures", "EmptyBody", {"32 of nothing": body(images=[None] * 32)}),
+    *asks("several pictures", "MalformedJSON", {
+        "32 of junk": body(images=["§"] * 32),
+        "in two fields": body(images=[1], instances=[1]),
+    }),
+    *asks("several pictures", CAPTION, {"one among 31 of any kind": body(images=[*WRONG * 3, *[""] * 7, PICTURE])}),
+    *asks("V1", "EmptyBody", {"no list": body(instances={"image": PICTURE})}, "application/json", V1),
+    *asks("V1", CAPTION, {"b64": body(instances=[{"b64": PICTURE}])}, "application/json", V1),
+    *asks("V2", "MalformedJSON", {
+        "no list": body(inputs=7),
+        "a shape of 10 to the 18th": body(inputs=[TENSOR | {"shape": [10**9, 10**9]}]),
+        "a shape of 1000 dimensions": body(inputs=[TENSOR | {"shape": [1] * 1000}]),
+        "a negative shape": body(inputs=[TENSOR | {"shape": [-1, -1]}]),
+        "a shape of truths": body(inputs=[TENSOR | {"shape": [True]}]),
+        "floats": body(inputs=[TENSOR | {"datatype": "FP32"}]),
+        "outputs of no name": body(inputs=[TENSOR], outputs=[{"name": ["caption"]}, 7]),
+        "an id that is a list": body(inputs=[TENSOR], id=[1]),
+        "parameters that are a list": body(inputs=[TENSOR], parameters=[1]),
+    }, "application/json", V2),
+    *asks("V2", "EmptyBody", {"lists 500 deep": raw('{"inputs": [{"datatype": "BYTES", "shape": [1], "data": '
+                              + "[" * 500 + "]" * 500 + "}]}")}, "application/json", V2),
+]  # fmt: skip
+
+FORMS = [
+    *asks("forms", "UnknownOption", {
+        "weird names": form(**{"image": of("PNG"), "../../etc/passwd": b"x"}),
+        "a name with line breaks": form(**{"image": of("PNG"), "a b;c=d": b"x"}),
+        "a name of emoji": form(**{"image": of("PNG"), "😀": b"x"}),
+        "the picture under another name": form(file=of("PNG")),
+    }, FORM),
+    *asks("forms", "OptionOutOfRange", {
+        "bytes for a number": form(image=of("PNG"), beam_size=b"\xff\xfe\0"),
+        "infinity": form(image=of("PNG"), temperature=b"inf"),
+        "Python's number": form(image=of("PNG"), seed=b"1_000"),
+    }, FORM),
+    *asks("forms", "MalformedJSON", {
+        "broken JSON in a field": form(images=b"[" * 100_000),
+        "two pictures": form(image=of("PNG"), data=of("PNG")),
+    }, FORM),
+    *asks("forms", "EmptyBody", {"an empty picture": form(image=b"", beam_size=b"2")}, FORM),
+    *asks("forms", "InvalidImage", {"no picture": form(image=b"<html>")}, FORM),
+    *asks("forms", CAPTION, {"a picture and options": form(image=of("PNG"), beam_size=b"2", seed=b"1")}, FORM),
+]  # fmt: skip
+
+BODIES = [
+    *asks("bodies", "UnsupportedMedia", {"a text": lambda: b"hello"}, "text/plain"),
+    *asks("bodies", "InvalidImage", {"a picture's type, no picture": lambda: b"hello"}, "image/jpeg"),
+    *asks("bodies", "InvalidImage", {"XML": lambda: b"<xml/>"}, "application/xml"),
+    *asks("bodies", CAPTION, {"a type of 4000 letters": lambda: of("PNG")}, "image/" + "x" * 4000),
+    *asks("bodies", "MalformedJSON", {"a picture said to be JSON": lambda: of("PNG")}),
+]
+
+ASKS = [*JSON, *SEVERAL, *FORMS, *BODIES]

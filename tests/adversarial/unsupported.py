@@ -1,0 +1,36 @@
+"""Files that are no pictures, or pictures in formats that are not read."""
+
+import struct
+
+from .builders import encoded, noise, of
+from .case import cases
+
+FOREIGN = [
+    *cases("no picture", "EmptyBody", {"nothing": lambda: b""}),
+    *cases("no picture", "InvalidImage", {
+        "one byte": lambda: b"\xff",
+        "zeros": lambda: bytes(1_000_000),
+        "HTML": lambda: b"<!doctype html><html><script>alert(1)</script></html>",
+        "SVG": lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+        "SVG of a billion laughs": lambda: b'<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><svg>&b;</svg>',
+        "PDF": lambda: encoded(noise(), "PDF"),
+        "TIFF": lambda: encoded(noise(), "TIFF"),
+        "PSD": lambda: b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 48, 64, 8, 3) + bytes(40_000),
+        "EPS": lambda: encoded(noise(), "EPS"),
+        "EPS that runs a command": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (r) file\n",
+        "ICO": lambda: encoded(noise(), "ICO"),
+        "JPEG 2000": lambda: encoded(noise(), "JPEG2000"),
+        "AVIF": lambda: encoded(noise(), "AVIF"),
+        "ZIP": lambda: b"PK\x05\x06" + bytes(18),
+        "a pickle": lambda: b"cos\nsystem\n(S'id'\ntR.",
+        "JPEG's first bytes": lambda: b"\xff\xd8\xff",
+        "JPEG of 12 bits": lambda: of("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+        "PNG's signature": lambda: b"\x89PNG\r\n\x1a\n",
+        "PNG of no width": lambda: of("PNG")[:16] + bytes(8) + of("PNG")[24:],
+        "GIF without a picture": lambda: b"GIF89a\x10\0\x10\0\0\0\0;",
+        "a picture behind blanks": lambda: b"\n\n" + of("PNG"),
+    }),
+    *cases("no picture", "TooManyPixels", {
+        "BMP of a negative width": lambda: of("BMP")[:18] + struct.pack("<i", -64) + of("BMP")[22:],
+    }),
+]  # fmt: skip

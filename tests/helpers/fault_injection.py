@@ -1,0 +1,65 @@
+"""What a fault costs: callers ask all the while, and it becomes a row of the table in docs/robustness.md."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from deploy.demo.traffic import Traffic
+from deploy.torchserve import START_SECONDS, Server, ServerError, is_jvm
+from eval.client import Client
+from tests.helpers.support import PHOTOS, eventually
+
+PICTURES = {photo.stem: photo.read_bytes() for photo in PHOTOS}
+GENEROUS = START_SECONDS + 60  # a start takes ten seconds on a machine that does nothing else
+
+
+def worker(server: Server) -> psutil.Process:
+    """The server's only worker."""
+    [found] = [process for process in server.processes() if not is_jvm(process)]
+    return found
+
+
+def answers(server: Server) -> bool:
+    """Whether a picture gets a caption now."""
+    try:
+        return bool(server.caption(PHOTOS[0])["caption"])
+    except ServerError:
+        return False
+
+
+def wait_for_service(server: Server, since: float) -> float:
+    """Waits until the server is ready and captions; seconds since then, a time of `perf_counter`."""
+    eventually(server.ready, GENEROUS)
+    eventually(lambda: answers(server), GENEROUS, pause=0.2)
+    return time.perf_counter() - since
+
+
+def tell(fault: str, accepted: int, lost: int, wrong: int, seconds: float) -> None:
+    """Prints the table's row; nothing may be lost or wrong, and service has to be back in time."""
+    print(f"| {fault} | {accepted} | {lost} | {wrong} | {seconds:.1f} |")
+    assert accepted > 0
+    assert (lost, wrong) == (0, 0)
+    assert seconds < GENEROUS
+
+
+@contextmanager
+def under_load(server: Server, fault: str, callers: int = 4, protocol: str = "rest") -> Iterator[Traffic]:
+    """Has callers ask while a fault is brought about in the block, and tells of it.
+
+    What counts as recovery is the first right answer to a request that was made after the block began.
+    """
+    with Client(server.inference) as client:
+        answered = {name: client.caption(picture) for name, picture in PICTURES.items()}
+    version = next(iter(answered.values()))["model"]["version"]
+    expected = {version: {name: answer["caption"] for name, answer in answered.items()}}
+    endpoint = server.inference if protocol == "rest" else server.grpc
+    with Traffic(endpoint, PICTURES, expected, callers, protocol) as traffic:
+        traffic.wait(requests=callers)
+        began = time.perf_counter()
+        yield traffic
+        eventually(lambda: any(one.right and one.began > began for one in list(traffic.answered)), GENEROUS)
+        eventually(server.ready, GENEROUS)
+    first = min(one.at for one in traffic.answered if one.right and one.began > began)
+    tell(fault, len(traffic.answered), traffic.lost, traffic.wrong, first - began)

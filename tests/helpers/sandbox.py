@@ -1,0 +1,178 @@
+"""What a container is, without an engine: the image's layout, nothing to write but /tmp, no rights, its own PID 1."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from deploy.ports import free_ports
+from deploy.testing import private_server
+from tests.helpers.support import ROOT, eventually, installed
+
+USER = 10001
+TOKEN = "a-token.of_two~and+thirty/letters-or-more="  # noqa: S105
+
+
+class Sandbox:
+    """`deploy.container.entrypoint` in bubblewrap, as `deploy/container/Dockerfile` lays it out and its user runs it.
+
+    Attributes:
+        url: of the gateway; `http` trusts its certificate.
+        inside: URL of `/ready`, `/live` and `/metrics`.
+        server: addresses of the TorchServe in it.
+        process: bubblewrap.
+    """
+
+    def __init__(self, folder: Path, store: Path, *arguments: str, **properties: str):
+        self.folder, self.arguments = folder, arguments
+        self.store, self.tls, self.tokens = store, folder / "tls", folder / "tokens"
+        listen, inside = free_ports(2)
+        self.address, self.inside = f"127.0.0.1:{listen}", f"http://127.0.0.1:{inside}"
+        self.url = f"https://{self.address}"
+        template = ROOT / "deploy" / "container" / "config.properties"
+        # The archive's folder in the image is named there.
+        self.server = private_server(folder, Path("/opt/captioner/model_store"), template=template, **properties)
+        make_certificate(self.tls)
+        self.tokens.mkdir()
+        self.set_tokens(TOKEN)
+        self.http = requests.Session()
+        self.http.trust_env = False
+        self.http.verify = str(self.tls / "tls.crt")
+        self.http.headers["Authorization"] = f"Bearer {TOKEN}"
+
+    def set_tokens(self, *tokens: str) -> None:
+        (self.tokens / "tokens").write_text("# clients\n" + "".join(f"{token}\n" for token in tokens))
+
+    def command(self) -> list[str]:
+        read_only = {path: path for path in [Path("/usr"), *Path("/etc").iterdir(), Path(sys.base_prefix)]}
+        environment = Path(sys.prefix).resolve()
+        read_only[environment] = environment
+        read_only |= {
+            ROOT / "deploy": Path("/opt/captioner/deploy"),
+            self.store: Path("/opt/captioner/model_store"),
+            self.server.config: Path("/opt/captioner/config.properties"),
+            self.tls: Path("/etc/captioner/tls"),
+            self.tokens: Path("/etc/captioner/tokens"),
+        }
+        parents = sorted({parent for target in read_only.values() for parent in target.parents[:-1]})
+        binds = [word for parent in parents for word in ("--dir", str(parent))]  # else they are root's alone
+        binds += [word for source, target in read_only.items() for word in ("--ro-bind", str(source), str(target))]
+        links = [word for name in ("bin", "lib", "lib64", "sbin") for word in ("--symlink", f"usr/{name}", f"/{name}")]
+        machine = ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp", "--remount-ro", "/"]  # noqa: S108
+        own = ["--unshare-pid", "--unshare-ipc", "--as-pid-1", "--die-with-parent", "--new-session"]
+        own += ["--chdir", "/opt/captioner", "--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin", "--cap-add", "ALL"]
+        rights = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+        user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", *rights]
+        serve = [
+            str(environment / "bin" / "python"),
+            "-B",
+            "-m",
+            "deploy.container.entrypoint",
+            "--config",
+            "config.properties",
+        ]
+        ports = ["--listen", self.address, "--inside", self.inside.removeprefix("http://")]
+        return [
+            installed("bwrap", "bubblewrap"),
+            *binds,
+            *links,
+            *machine,
+            *own,
+            *user,
+            *serve,
+            *ports,
+            *self.arguments,
+        ]
+
+    def start(self) -> None:
+        """Starts it, and no more. Only root can hand it over to another user."""
+        installed("nginx", "nginx-light")
+        if os.getuid() != 0:
+            pytest.skip("needs root, to become another user")
+        for name in ("stdout", "stderr"):
+            (self.folder / name).touch()
+            (self.folder / name).chmod(0o666)  # an engine gives these to the container's user
+        with (self.folder / "stdout").open("a") as out, (self.folder / "stderr").open("a") as errors:
+            self.process = subprocess.Popen(self.command(), stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.said()
+        return self.get_inside("/ready") == 200
+
+    def get_inside(self, path: str) -> int:
+        """A status of the inner address; 0 where nobody listens."""
+        try:
+            return self.http.get(self.inside + path, timeout=60, verify=False).status_code
+        except requests.ConnectionError:
+            return 0
+
+    def started(self) -> bool:
+        """Whether its first process is there."""
+        return bool(psutil.Process(self.process.pid).children())
+
+    def first(self) -> psutil.Process:
+        """The process that has PID 1 in there."""
+        [first] = psutil.Process(self.process.pid).children()
+        return first
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Those in there whose command line has a word."""
+        found = []
+        for process in self.first().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                found += [process] if word in " ".join(process.cmdline()) else []
+        return found
+
+    def file(self, path: str) -> Path:
+        """A file in there."""
+        return Path(f"/proc/{self.first().pid}/root{path}")
+
+    def keys(self) -> dict[str, str]:
+        """TorchServe's own tokens."""
+        keys = json.loads(self.file("/tmp/run/key_file.json").read_text())  # noqa: S108
+        return {name: key["key"] for name, key in keys.items()}
+
+    def terminate(self) -> None:
+        """What an engine's stop does: SIGTERM to PID 1."""
+        self.first().send_signal(signal.SIGTERM)
+
+    def said(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            for first in psutil.Process(self.process.pid).children():
+                first.kill()  # takes all that is in there along; to become another user has undone --die-with-parent
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def sandbox(folder: Path, store: Path, *arguments: str) -> Iterator[Sandbox]:
+    """A sandbox that is ready."""
+    made = Sandbox(folder, store, "--drain-seconds", "1", *arguments)
+    made.start()
+    try:
+        eventually(made.ready, seconds=120, pause=0.1)
+        yield made
+    finally:
+        made.stop()
+
+
+def make_certificate(folder: Path) -> None:
+    """A certificate for 127.0.0.1 that signs itself."""
+    folder.mkdir(exist_ok=True)
+    command = installed("openssl", "openssl") + " req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    command += (
+        f" -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {folder}/tls.key -out {folder}/tls.crt"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    os.chmod(folder / "tls.key", 0o644)  # for the container's user

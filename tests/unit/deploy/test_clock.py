@@ -1,0 +1,83 @@
+"""The clock on the wall jumps, by hours and back: whatever is measured takes as long as it takes."""
+
+import itertools
+import json
+import logging
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from eval.client import Client
+from eval.request_log import RequestLog
+from handler.captioner import Captioner
+from handler.serving.endpoint import Endpoint, Settings
+from handler.serving.messages import Call
+from handler.serving.metrics import Telemetry
+from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
+
+PHOTO = PHOTOS[0].read_bytes()
+JUMPS = (0.0, 7200.0, -86400.0, 3.2e9)  # s, from true time
+LONGEST = 60.0  # s; whatever is done here takes less
+
+
+@pytest.fixture
+def jumping(monkeypatch):
+    """Each look at the wall clock sees another of the jumps."""
+    now, jumps = time.time, itertools.cycle(JUMPS)
+    monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
+    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * time.time()))
+
+
+class Metrics:
+    """Keeps what a worker's metrics are told."""
+
+    def __init__(self):
+        self.told: dict[str, list[float]] = {}
+
+    def add_metric_to_cache(self, metric_name, **_):
+        told = self.told.setdefault(metric_name, [])
+        return SimpleNamespace(add_or_update=lambda value, dimensions: told.append(value))
+
+
+def test_the_handlers_times_and_its_cache(jumping, tmp_path, caplog):
+    captioner, metrics = Captioner.load(write_tiny_bundle(tmp_path / "model")), Metrics()
+    endpoint = Endpoint(captioner, {"name": "c", "version": "1.0", "digest": ""}, Settings(cache_entries=2))
+    telemetry = Telemetry(metrics, "c")
+    with caplog.at_level(logging.INFO):
+        for outcome in ("ok", "cached", "cached"):  # what is kept does not grow old
+            calls = [Call({"body": PHOTO}, {"host": "x"}, "id", None)]
+            began = time.perf_counter()
+            answers, batch = endpoint.answer(calls)
+            telemetry.record(calls, answers, batch, time.perf_counter() - began)
+            assert answers[0].results == [outcome]
+    seconds = {name: told for name, told in metrics.told.items() if name.endswith("_seconds")}
+    assert len(seconds) == 4
+    assert all(0 <= value < LONGEST for told in seconds.values() for value in told)
+    line = json.loads(next(record.message for record in caplog.records if "request_id" in record.message))
+    assert all(0 < line[name] < 1000 * LONGEST for name in ("decode_ms", "encode_ms", "search_ms"))
+
+
+def test_the_harness_latencies_and_its_patience(jumping, serve, tmp_path):
+    """It asks again when it is turned away, and neither gives up nor waits by the wall clock."""
+    answer = {"caption": "a dog", "model": {"digest": "x"}}
+    server = serve(lambda number, _: (503, "text/plain", b"") if number % 2 else (200, "application/json", answer))
+    log = RequestLog(tmp_path / "run" / "requests.jsonl", {"split": "x"})
+    with Client(server.url, timeout=5, concurrency=2) as client:
+        for outcome in client.caption_all((number, lambda: b"x") for number in range(6)):
+            assert 0 < outcome.seconds < LONGEST
+            log.add(outcome)
+    log.close()
+    lines = [line for line in map(json.loads, log.path.read_text().splitlines()) if "image_id" in line]
+    assert len(lines) == 6
+    assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
+    assert all(0 <= line[name] < LONGEST for line in lines for name in ("at", "seconds"))
+    assert 0 < log.seconds < LONGEST
+
+
+@pytest.mark.parametrize("folder", ["handler", "eval", "deploy"])
+def test_nothing_is_measured_by_the_wall_clock(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        code = path.read_text()
+        assert "time.time(" not in code, path
+        assert "datetime.now(" not in code, path

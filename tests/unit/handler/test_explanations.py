@@ -1,0 +1,169 @@
+"""`/explanations` without TorchServe: what it answers, in the picture's own coordinates, beside plain calls."""
+
+import base64
+import json
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+
+from handler.captioner import Caption, Captioner
+from handler.generation.beam_search import SearchOptions
+from handler.serving.endpoint import Endpoint, Settings
+from handler.serving.messages import Call
+from handler.serving.responses import describe_explanations
+from tests.helpers.support import PHOTOS, write_tiny_bundle
+
+PHOTO = PHOTOS[0].read_bytes()
+ENCODED = base64.b64encode(PHOTO).decode()
+MODEL = {"name": "captioner", "version": "1.0", "digest": "sha256:0"}
+
+
+@pytest.fixture(scope="module", params=["soft_attention", "nic"])
+def endpoint(tmp_path_factory, request):
+    captioner = Captioner.load(write_tiny_bundle(tmp_path_factory.mktemp("model"), request.param))
+    return Endpoint(captioner, MODEL, Settings(max_pixels=1_000_000, cache_entries=4, max_explained=8))
+
+
+def explained(row, **headers) -> Call:
+    return Call(row, {"host": "x", "explain": "True"} | headers, "id", print)
+
+
+def flat(grid: list[list[float]]) -> list[float]:
+    return [cell for row in grid for cell in row]
+
+
+def ask(endpoint, *calls):
+    answers, _ = endpoint.answer(calls)
+    return [(answer.code, json.loads(answer.body)) for answer in answers]
+
+
+def test_explanations_beside_plain_calls(endpoint):
+    """The caption is that of a plain call; with attention, so are the weights."""
+    fields = {"image": PHOTO, "beam_size": b"4", "num_captions": b"2"}
+    plain = Call(fields | {"attention": b"true"}, {"host": "x"}, "id", print)
+    (code, body), (_, other) = ask(endpoint, explained(fields), plain)
+    assert code == 200
+    assert [c["tokens"] for c in body["captions"]] == [c["tokens"] for c in other["captions"]]
+    assert [c["score"] for c in body["captions"]] == pytest.approx([c["score"] for c in other["captions"]], abs=1e-4)
+    method = endpoint.captioner.methods[0]
+    with Image.open(BytesIO(PHOTO)) as image:
+        size = {"width": image.width, "height": image.height}
+    assert body["explanation"] == {"method": method, "rows": 2, "columns": 2, "picture": size}
+    assert "overlay" not in body
+    for caption, its in zip(body["captions"], other["captions"], strict=True):
+        assert "attention" not in caption
+        assert [word["token"] for word in caption["words"]] == caption["tokens"]
+        for word, grid in zip(caption["words"], its.get("attention", caption["tokens"]), strict=True):
+            cells = flat(word["weights"])
+            assert sum(cells) == pytest.approx(1, abs=1e-3)
+            assert 0 <= word["entropy"] <= 2.001
+            if method == "attention":
+                assert cells == pytest.approx(flat(grid), abs=1e-4)
+
+
+def test_gradients_on_request(endpoint):
+    [(code, body)] = ask(endpoint, explained({"image": PHOTO, "method": b"gradient"}))
+    assert (code, body["explanation"]["method"]) == (200, "gradient")
+    [best] = endpoint.captioner.explain(PHOTO, method="gradient")
+    weights = [flat(word["weights"]) for word in body["captions"][0]["words"]]
+    assert torch.tensor(weights).numpy() == pytest.approx(best.attention.numpy(), abs=1e-4)
+
+
+def test_the_overlay_in_json_and_alone(endpoint):
+    ((code, body),) = ask(endpoint, explained({"image": PHOTO, "overlay": b"true"}))
+    assert code == 200
+    with Image.open(BytesIO(base64.b64decode(body["overlay"]))) as figure:
+        assert figure.format == "PNG"
+    [answer], _ = endpoint.answer([explained({"body": PHOTO}, accept="image/png")])
+    assert (answer.code, answer.content_type) == (200, "image/png")
+    assert answer.body == base64.b64decode(body["overlay"])
+    [bad], _ = endpoint.answer([explained({"body": b"no picture"}, accept="image/png")])
+    assert (bad.code, bad.content_type, json.loads(bad.body)["type"]) == (422, "application/json", "InvalidImage")
+
+
+def test_several_pictures_with_methods_of_their_own(endpoint):
+    pictures = [{"image": ENCODED, "method": "gradient"}, "AAAA", {"image": ENCODED, "max_length": 3}]
+    [(code, body)] = ask(endpoint, explained({"body": {"images": pictures}}, **{"content-type": "application/json"}))
+    assert code == 200
+    first, second, third = body["predictions"]
+    assert first["explanation"]["method"] == "gradient"
+    assert second["type"] == "InvalidImage"
+    assert third["explanation"]["method"] == endpoint.captioner.methods[0]
+    assert len(third["captions"][0]["words"]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "type", "message"),
+    [
+        ({"image": PHOTO, "method": b"magic"}, "OptionOutOfRange", "for this model, not magic."),
+        ({"image": PHOTO, "overlay": b"yes"}, "OptionOutOfRange", "overlay is true or false, not yes."),
+        ({"image": PHOTO, "stream": b"true"}, "OptionOutOfRange", "stream is for captions of one picture"),
+        ({"image": PHOTO, "beams": b"1"}, "UnknownOption", "There is no option 'beams'"),
+        ({"inputs": b"[]"}, "MalformedJSON", "not with 'inputs'"),
+        (
+            {"images": json.dumps([{"image": ENCODED, "overlay": True}]).encode()},
+            "OptionOutOfRange",
+            "overlay is for one picture",
+        ),
+        (
+            {"images": json.dumps([ENCODED] * 3).encode(), "num_captions": b"3", "beam_size": b"4"},
+            "OptionOutOfRange",
+            "The request wants 9 captions explained, more than the 8 allowed.",
+        ),
+        ({}, "EmptyBody", "There is no picture"),
+    ],
+)
+def test_what_cannot_be_explained(endpoint, fields, type, message):
+    [(code, body)] = ask(endpoint, explained(fields))
+    assert (code, body["type"]) == (400, type)
+    assert message in body["message"]
+
+
+def test_plain_calls_know_no_method(endpoint):
+    [(code, body)] = ask(endpoint, Call({"image": PHOTO, "method": b"gradient"}, {"host": "x"}, "id", print))
+    assert (code, body["type"]) == (400, "UnknownOption")
+
+
+def test_explanations_are_not_kept(endpoint):
+    answers, batch = endpoint.answer([explained({"image": PHOTO})])
+    assert (batch.hits, batch.misses) == (0, 0)
+    assert answers[0].results == ["ok"]
+
+
+def test_a_figure_that_fails_harms_no_neighbour(endpoint, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("handler.serving.endpoint.draw_figure", broken)
+    row = {"image": PHOTO, "overlay": b"true"}
+    (code, body), (other, _) = ask(endpoint, explained(row), explained({"image": PHOTO}))
+    assert (code, body["type"], other) == (500, "InternalError", 200)
+
+
+def test_the_picture_is_the_upright_one(endpoint):
+    """A photo that its EXIF turns: width and height are those one sees."""
+    stream, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 30), "red").save(stream, "JPEG", exif=exif)
+    [(_, body)] = ask(endpoint, explained({"image": stream.getvalue(), "overlay": b"true"}))
+    assert body["explanation"]["picture"] == {"width": 30, "height": 60}
+
+
+def test_peaks_lie_in_the_picture():
+    """A grid of 3 × 3 over 100 × 50 pixels: columns end at 33, 67, 100, rows at 17, 33, 50."""
+    attention = torch.zeros(3, 9)
+    attention[0, 0] = attention[1, 5] = attention[2, 7] = 1
+    caption = Caption("a b c", -1.0, ["a", "b", "c"], [-1.0] * 4, attention)
+    words = describe_explanations([caption], None, "attention", (100, 50))["captions"][0]["words"]
+    assert [tuple(word["peak"].values()) for word in words] == [(0, 0, 33, 17), (67, 17, 33, 16), (33, 33, 34, 17)]
+    assert [word["entropy"] for word in words] == [0, 0, 0]
+
+
+def test_sampled_captions_are_explained_with_their_seed(endpoint):
+    row = {"image": PHOTO, "temperature": b"1", "seed": b"7"}
+    [(_, body)] = ask(endpoint, explained(row))
+    assert body["seed"] == 7
+    options = SearchOptions(temperature=1, seed=7, max_length=8)
+    assert body["captions"][0]["tokens"] == endpoint.captioner.caption([PHOTO], options)[0][0].tokens

@@ -1,0 +1,264 @@
+"""Rows as TorchServe hands them over, and the options in them."""
+
+import base64
+import json
+
+import pytest
+
+from handler.errors import (
+    EmptyBody,
+    MalformedJSON,
+    OptionOutOfRange,
+    TooLarge,
+    TooManyImages,
+    UnknownOption,
+    UnsupportedMedia,
+)
+from handler.generation.beam_search import SearchOptions
+from handler.serving.open_inference import Item, OnePicture, Tensors
+from handler.serving.options import parse_options
+from handler.serving.parsing import Asking, Limits, parse_request
+
+DEFAULTS = SearchOptions()
+ENCODED = base64.b64encode(b"picture").decode()
+
+
+@pytest.mark.parametrize(
+    ("row", "content_type", "options"),
+    [
+        ({"body": bytearray(b"picture")}, "image/jpeg", DEFAULTS),
+        ({"body": bytearray(b"picture")}, "", DEFAULTS),
+        ({"image": bytearray(b"picture")}, "multipart/form-data; boundary=x", DEFAULTS),
+        ({"data": bytearray(b"picture")}, "", DEFAULTS),
+        ({"image": bytearray(b"picture"), "beam_size": bytearray(b"3")}, "", SearchOptions(beam_size=3)),
+        ({"body": {"image": ENCODED}}, "application/json", DEFAULTS),
+        ({"body": {"image": f"{ENCODED[:5]}\n{ENCODED[5:]}\n"}}, "application/json", DEFAULTS),
+        ({"body": {"image": ENCODED, "max_length": 9}}, "Application/JSON; charset=utf-8", SearchOptions(max_length=9)),
+    ],
+)
+def test_where_a_picture_may_stand(row, content_type, options):
+    request = parse_request(row, content_type, Asking(DEFAULTS))
+    assert isinstance(request, OnePicture)
+    assert request.items == [Item(b"picture", options)]
+    assert not request.stream
+
+
+@pytest.mark.parametrize(
+    ("row", "content_type", "error"),
+    [
+        ({}, "", EmptyBody),
+        ({"body": bytearray()}, "image/jpeg", EmptyBody),
+        ({"beam_size": bytearray(b"3")}, "", EmptyBody),
+        ({"file": bytearray(b"picture")}, "", UnknownOption),
+        ({"image": bytearray(b"x"), "body": bytearray(b"y")}, "", MalformedJSON),
+        ({"body": "hello"}, "text/plain", UnsupportedMedia),
+        ({"body": bytearray(b"{broken")}, "application/json", MalformedJSON),
+        ({"body": [1, 2]}, "application/json", MalformedJSON),
+        ({"body": {}}, "application/json", EmptyBody),
+        ({"body": {"beam_size": 3}}, "application/json", EmptyBody),
+        ({"body": {"image": 7}}, "application/json", EmptyBody),
+        ({"body": {"image": "not base64!"}}, "application/json", MalformedJSON),
+        ({"body": {"image": "é"}}, "application/json", MalformedJSON),
+        ({"body": {"image": ENCODED, "beams": 3}}, "application/json", UnknownOption),
+        ({"image": bytearray(b"x"), "beam_size": bytearray(b"99")}, "", OptionOutOfRange),
+    ],
+)
+def test_requests_that_cant_be_met(row, content_type, error):
+    request = parse_request(row, content_type, Asking(DEFAULTS))
+    assert isinstance(request, OnePicture)
+    assert [type(item) for item in request.items] == [error]
+
+
+BIG = base64.b64encode(b"x" * 101).decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "items"),
+    [
+        ({"images": [ENCODED, ENCODED]}, [DEFAULTS, DEFAULTS]),
+        ({"instances": [ENCODED], "beam_size": 2}, [SearchOptions(beam_size=2)]),
+        (
+            {"images": [{"image": ENCODED, "max_length": 9}, {"b64": ENCODED}, ENCODED], "beam_size": 2},
+            [SearchOptions(beam_size=2, max_length=9), SearchOptions(beam_size=2), SearchOptions(beam_size=2)],
+        ),
+        ({"images": [ENCODED, 7, "§", {}, BIG, {"image": ENCODED, "x": 1}, {"image": ENCODED, "beam_size": 0}]},
+         [DEFAULTS, EmptyBody, MalformedJSON, EmptyBody, TooLarge, UnknownOption, OptionOutOfRange]),
+        (  # Together they are right, alone the shared ones would not be.
+            {"images": [{"image": ENCODED, "beam_size": 9}, {"image": ENCODED, "temperature": 1}], "num_captions": 8},
+            [SearchOptions(beam_size=9, num_captions=8), SearchOptions(temperature=1, num_captions=8)],
+        ),
+        ({"images": []}, [EmptyBody]),
+        ({"images": ENCODED}, [EmptyBody]),
+        ({"images": [ENCODED], "instances": [ENCODED]}, [MalformedJSON]),
+        ({"images": [ENCODED], "image": ENCODED}, [MalformedJSON]),
+        ({"images": [ENCODED], "beams": 1}, [UnknownOption]),
+        ({"images": [ENCODED], "stream": True}, [OptionOutOfRange]),
+        ({"images": [ENCODED] * 9}, [TooManyImages]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", [False, True])
+def test_several_pictures(fields, items, form):
+    """In JSON, and in a form or gRPC's map, whose fields hold JSON texts."""
+    row = {"body": fields}
+    if form:
+        row = {name: json.dumps(value).encode() for name, value in fields.items()}
+        if "image" in fields:
+            row["image"] = b"picture"
+    request = parse_request(
+        row, "" if form else "application/json", Asking(DEFAULTS, Limits(max_bytes=100, max_images=8))
+    )
+    expected = [Item(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
+    assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
+
+
+TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, ENCODED]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "items"),
+    [
+        ({"inputs": [TENSOR], "id": "a"}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR | {"shape": [1, 2], "data": [[ENCODED, ENCODED]]}], "id": "a"}, [DEFAULTS, DEFAULTS]),
+        (
+            {"inputs": [TENSOR | {"parameters": {"beam_size": 2, "content_type": "base64"}}],
+             "parameters": {"beam_size": 3, "max_length": 7}, "id": "a"},
+            [SearchOptions(beam_size=2, max_length=7)] * 2,
+        ),
+        ({"inputs": [TENSOR | {"shape": [2, 1], "data": [[ENCODED], [ENCODED]]}], "id": "a"}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR | {"data": [ENCODED, "§"]}], "id": "a"}, [DEFAULTS, MalformedJSON]),
+        ({"inputs": [TENSOR | {"data": [ENCODED, 7]}], "id": "a"}, [DEFAULTS, EmptyBody]),
+        ({"inputs": [], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR, TENSOR], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [7], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"datatype": "FP32"}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"shape": [3]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"shape": [-1, -2]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"shape": [True, 2]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"data": []}], "id": "a"}, [EmptyBody]),
+        ({"inputs": [TENSOR | {"shape": [9], "data": [ENCODED] * 9}], "id": "a"}, [TooManyImages]),
+        ({"inputs": [TENSOR], "beam_size": 3, "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR], "parameters": [], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR], "parameters": {"beams": 3}, "id": "a"}, [UnknownOption, UnknownOption]),
+        ({"inputs": [TENSOR | {"shape": [2] + [1] * 8}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"shape": [2, 10**400]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR], "outputs": [{"name": "caption"}, {"name": "caption"}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"name": 7}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR], "parameters": {"stream": True}, "id": "a"}, [OptionOutOfRange]),
+        ({"inputs": [TENSOR], "outputs": [{"name": "logits"}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR], "outputs": 7, "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR], "outputs": [{"name": {}}], "id": "a"}, [MalformedJSON]),
+    ],
+)  # fmt: skip
+def test_tensors(fields, items):
+    request = parse_request({"body": fields}, "application/json", Asking(DEFAULTS, Limits(max_images=8)))
+    assert isinstance(request, Tensors)
+    assert request.id == "a"
+    expected = [Item(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
+    assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
+
+
+def test_limits_on_bytes():
+    for size, fits in ((100, True), (101, False), (200, False)):
+        picture = b"x" * size
+        encoded = base64.b64encode(picture).decode()
+        for row, kind in (({"body": picture}, ""), ({"body": {"image": encoded}}, "application/json")):
+            [item] = parse_request(row, kind, Asking(DEFAULTS, Limits(max_bytes=100))).items
+            assert (item == Item(picture, DEFAULTS)) if fits else isinstance(item, TooLarge)
+
+
+@pytest.mark.parametrize("value", [True, "true", b"true"])
+def test_stream(value):
+    row = {"image": b"picture", "stream": value}
+    request = parse_request(row, "", Asking(DEFAULTS))
+    assert request.stream
+    assert request.items == [Item(b"picture", DEFAULTS)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ENCODED.rstrip("="),
+        base64.b64encode(b"\xfb\xff?").decode(),
+        base64.urlsafe_b64encode(b"\xfb\xff?").decode(),
+        f" DATA:image/png;base64,{ENCODED}",
+        f"{ENCODED[:4]}\r\n{ENCODED[4:]}",
+    ],
+)
+def test_base64_as_it_is_met(text):
+    [item] = parse_request({"body": {"image": text}}, "application/json", Asking(DEFAULTS)).items
+    assert item.image in (b"picture", b"\xfb\xff?")
+
+
+@pytest.mark.parametrize("text", ["data:image/png,picture", "a", "====", "ab§=", "data:"])
+def test_what_is_no_base64(text):
+    [item] = parse_request({"body": {"image": text}}, "application/json", Asking(DEFAULTS)).items
+    assert isinstance(item, MalformedJSON)
+
+
+def test_a_data_url_and_json_that_torchserve_left_as_bytes():
+    for body in ({"image": f"data:image/jpeg;base64,{ENCODED}"}, json.dumps({"image": ENCODED}).encode()):
+        request = parse_request({"body": body}, "application/json; charset=utf-8", Asking(DEFAULTS))
+        assert request.items == [Item(b"picture", DEFAULTS)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, DEFAULTS),
+        ({"beam_size": 10, "num_captions": "10"}, SearchOptions(beam_size=10, num_captions=10)),
+        ({"length_penalty": b"0"}, SearchOptions(length_penalty=0.0)),
+        ({"length_penalty": 1}, SearchOptions(length_penalty=1.0)),
+        ({"min_length": bytearray(b"5"), "max_length": 5.0}, SearchOptions(min_length=5, max_length=5)),
+        ({"no_repeat_ngram": 3, "attention": True}, SearchOptions(no_repeat_ngram=3, attention=True)),
+        ({"temperature": b"0.5", "top_p": 0.9, "seed": "7"}, SearchOptions(temperature=0.5, top_p=0.9, seed=7)),
+        ({"temperature": 1, "num_captions": 10}, SearchOptions(temperature=1.0, num_captions=10)),
+        ({"attention": bytearray(b"false")}, DEFAULTS),
+    ],
+)
+def test_options(fields, expected):
+    assert parse_options(fields, DEFAULTS) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"beam_size": 0}, "beam_size is a whole number from 1 to 10, not 0."),
+        ({"beam_size": 11}, "beam_size is a whole number from 1 to 10, not 11."),
+        ({"beam_size": 2.5}, "beam_size is a whole number from 1 to 10, not 2.5."),
+        ({"beam_size": True}, "beam_size is a whole number from 1 to 10, not true."),
+        ({"beam_size": b"\xff"}, "beam_size is a whole number from 1 to 10, not \ufffd."),
+        ({"beam_size": [[[1]]]}, "beam_size is a whole number from 1 to 10, not a list."),
+        ({"beam_size": None}, "beam_size is a whole number from 1 to 10, not null."),
+        ({"beam_size": "9" * 400}, f"beam_size is a whole number from 1 to 10, not {'9' * 40}…."),
+        ({"length_penalty": "nan"}, "length_penalty is a number from 0 to 2, not nan."),
+        ({"length_penalty": "inf"}, "length_penalty is a number from 0 to 2, not inf."),
+        ({"beam_size": b""}, "beam_size is a whole number from 1 to 10, not ''."),
+        ({"beam_size": "1_0"}, "beam_size is a whole number from 1 to 10, not 1_0."),
+        ({"max_length": 51}, "max_length is a whole number from 1 to 50, not 51."),
+        ({"attention": "yes"}, "attention is true or false, not yes."),
+        ({"attention": 1}, "attention is true or false, not 1."),
+        ({"temperature": 6}, "temperature is a number from 0 to 5, not 6."),
+        ({"top_p": 0}, "top_p is a number from 0.01 to 1, not 0."),
+        ({"top_p": 0.5}, "top_p is for sampling: give a temperature above 0 with it."),
+        ({"seed": 2**32}, "seed is a whole number from 0 to 4294967295, not 4294967296."),
+        ({"min_length": 21}, "min_length is 21, more than max_length, 20."),
+        ({"num_captions": 6}, "num_captions is 6, more than beam_size, 5: a beam finds no more captions."),
+    ],
+)
+def test_options_out_of_range(fields, message):
+    with pytest.raises(OptionOutOfRange) as caught:
+        parse_options(fields, DEFAULTS)
+    assert caught.value.message == message
+
+
+def test_an_unknown_option_names_those_there_are():
+    with pytest.raises(
+        UnknownOption, match=r"no option 'beams': choose among beam_size, .* a picture's field is 'image'"
+    ):
+        parse_options({"beams": 3}, DEFAULTS)
+
+
+@pytest.mark.parametrize("image", ["data:;base64,", "data:image/png;base64, \n", " \n\t"])
+def test_base64_of_nothing_is_no_picture(image):
+    [item] = parse_request({"body": {"image": image}}, "application/json", Asking(DEFAULTS)).items
+    assert isinstance(item, EmptyBody)

@@ -1,0 +1,35 @@
+"""The mean of several bundles' weights."""
+
+import json
+
+import pytest
+import torch
+
+from handler.bundle import load_bundle
+from tests.helpers.support import write_tiny_bundle
+from training.average_weights import average_bundles
+
+
+def test_weights_are_the_mean(tmp_path):
+    folders = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3)]
+    average_bundles(folders, tmp_path / "mean")
+    parts = [load_bundle(folder)[1] for folder in folders]
+    config, mean, vocabulary = load_bundle(tmp_path / "mean")
+    for name, tensor in mean.items():
+        expected = sum(some[name].double() for some in parts) / 3
+        torch.testing.assert_close(tensor.double(), expected, atol=1e-3, rtol=1e-3)  # stored in half precision
+    assert not torch.equal(mean["decoder.words.embedding.weight"], parts[0]["decoder.words.embedding.weight"])
+    assert vocabulary.tokens == load_bundle(folders[0])[2].tokens
+    assert config.card["mean_of"] == [load_bundle(folder)[0].digest for folder in folders]
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    one, other = (write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    content = json.loads((other / "captioner.json").read_text())
+    content["decoder"]["heads"] = 99
+    (other / "captioner.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="2 has another decoder than "):
+        average_bundles([one, other], tmp_path / "mean")
+    with pytest.raises(ValueError, match="A mean takes two bundles or more"):
+        average_bundles([one], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()

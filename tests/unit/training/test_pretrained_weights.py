@@ -1,0 +1,73 @@
+"""What a training can start from."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from handler import BundleError
+from handler.bundle import load_bundle
+from handler.modeling import DecoderConfig, build_decoder
+from handler.modeling.encoder import Encoder
+from handler.modeling.tokenizer import build_vocabulary
+from handler.modeling.vocabulary import Vocabulary
+from tests.helpers.support import write_tiny_bundle
+from training.pretrained_weights import load_decoder, load_pretrained
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_tiny_bundle(tmp_path_factory.mktemp("weights") / "bundle", "top_down", seed=3)
+
+
+def test_an_encoder_from_a_bundle_and_from_files(bundle, tmp_path):
+    _, weights, _ = load_bundle(bundle)
+    first = Encoder("test_efficientnet")
+    load_pretrained(first, str(bundle))
+    assert torch.equal(first.backbone.conv_stem.weight, weights["encoder.backbone.conv_stem.weight"])
+    state = first.backbone.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "x.safetensors")
+    torch.save(state, tmp_path / "x.pth")
+    for name in ("x.safetensors", "x.pth"):
+        other = Encoder("test_efficientnet")
+        load_pretrained(other, str(tmp_path / name))
+        assert all(torch.equal(tensor, state[key]) for key, tensor in other.backbone.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_named(bundle, tmp_path):
+    with pytest.raises(ValueError, match=r"are not resnet10t's: conv1\.0\.weight"):
+        load_pretrained(Encoder("resnet10t"), str(bundle))
+    with pytest.raises(ValueError, match="no encoder weights 'nowhere'"):
+        load_pretrained(Encoder("test_efficientnet"), "nowhere")
+    with pytest.raises(ValueError, match="No package ships weights for 'test_efficientnet'"):
+        load_pretrained(Encoder("test_efficientnet"), "package")
+    with pytest.raises(BundleError, match="is no model bundle"):
+        load_pretrained(Encoder("test_efficientnet"), str(tmp_path))
+
+
+def test_a_pickle_of_more_than_tensors_is_refused(tmp_path):
+    torch.save({"conv_stem.weight": print}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match=r"evil\.pth can't be read as weights"):
+        load_pretrained(Encoder("test_efficientnet"), str(tmp_path / "evil.pth"))
+
+
+def test_a_decoder_from_a_bundle_matches_words_by_name(bundle):
+    config, weights, known = load_bundle(bundle)
+    vocabulary = build_vocabulary(["a green zebra runs", "the zebra"], 1)
+    torch.manual_seed(0)
+    decoder = build_decoder(config.decoder, len(vocabulary), Encoder("test_efficientnet").channels)
+    fresh = decoder.words.embedding.weight.clone()
+    load_decoder(decoder, vocabulary, bundle)
+    for name in ("words.embedding.weight", "words.output", "words.bias"):
+        ours, theirs = decoder.state_dict()[name], weights[f"decoder.{name}"]
+        for token in ("<start>", "<end>", "<unk>", "green", "runs", "the"):
+            assert torch.equal(ours[vocabulary.tokens.index(token)], theirs[known.tokens.index(token)]), (name, token)
+    zebra = vocabulary.tokens.index("zebra")
+    assert torch.equal(decoder.words.embedding.weight[zebra], fresh[zebra])
+    assert torch.equal(decoder.project[0].weight, weights["decoder.project.0.weight"])
+
+
+def test_a_decoder_of_other_sizes_is_named(bundle):
+    vocabulary = Vocabulary(load_bundle(bundle)[2].tokens)
+    decoder = build_decoder(DecoderConfig("top_down", embed_size=8, hidden_size=16), len(vocabulary), 256)
+    with pytest.raises(ValueError, match=r"another decoder: words\.output differs"):
+        load_decoder(decoder, vocabulary, bundle)
