@@ -20,8 +20,8 @@ from pathlib import Path
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging import generate_model_archive
 
-from handler.backends.openvino import convert_ahead
-from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, check_bundle, load_bundle
+from handler.backends.openvino import export_openvino
+from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, load_bundle, verify_bundle
 from handler.errors import BundleError
 
 HANDLER = Path(__file__).parent.parent / "handler"
@@ -51,7 +51,7 @@ def build_archive(bundle: Path, output: Path, version: str = VERSION) -> Path:
     """
     if not VERSIONS.fullmatch(version):
         raise ValueError(f"A version is numbers with points between, such as 2.0, not '{version}'.")
-    check_bundle(bundle)
+    verify_bundle(bundle)
     archive = output if output.suffix == ".mar" else output / f"{NAME}.mar"
     archive.parent.mkdir(parents=True, exist_ok=True)
     # The packaging code empties $TMPDIR/<name> first; in a folder of our own, builds side by side can't meet.
@@ -62,7 +62,7 @@ def build_archive(bundle: Path, output: Path, version: str = VERSION) -> Path:
         (stage / "model").mkdir()
         for name in (CONFIG, WEIGHTS, VOCABULARY):
             shutil.copy(bundle / name, stage / "model" / name)
-        convert_ahead(*load_bundle(bundle)[:2], stage / "model")
+        export_openvino(*load_bundle(bundle)[:2], stage / "model")
         generate_model_archive(
             ModelArchiverConfig(
                 model_name=NAME,

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 Wish, Answered = TypeVar("Wish"), TypeVar("Answered")
 
 
-class Callers(Generic[Wish, Answered]):
-    """Callers that ask for what comes next, all out of one list.
+class LoadGenerator(Generic[Wish, Answered]):
+    """LoadGenerator that ask for what comes next, all out of one list.
 
     Args:
         wishes: without an end.

@@ -9,13 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-from deploy.torchserve import MODEL, Server, ServerError
+from deploy.torchserve import MODEL, ServerError, TorchServe
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "samples" / "photos" / "photographer.jpg"
 
 
-def start(server: Server) -> None:
+def start(server: TorchServe) -> None:
     """Starts the server, captions a sample through it, and prints how to go on."""
     server.start()
     answer = server.caption(SAMPLE)
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's properties")
     arguments = parser.parse_args()
     try:
-        server = Server(arguments.config, ROOT, ROOT / "logs")
+        server = TorchServe(arguments.config, ROOT, ROOT / "logs")
         if arguments.action == "start":
             start(server)
         else:

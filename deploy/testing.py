@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from deploy.ports import free_ports
-from deploy.torchserve import Server
+from deploy.torchserve import TorchServe
 
 ROOT = Path(__file__).parent.parent
 
 
-def private_server(
+def isolated_server(
     folder: Path, store: Path, root: Path = ROOT, template: Path = ROOT / "config.properties", **properties: str
-) -> Server:
+) -> TorchServe:
     """A configuration of the project's with private ports, logs and archive, and what else of it is changed."""
     inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
     changed = {
@@ -24,4 +24,4 @@ def private_server(
     kept = [line for line in template.read_text().splitlines() if line.split("=", 1)[0] not in changed]
     config = folder / "config.properties"
     config.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in changed.items())]) + "\n")
-    return Server(config, root, folder / "logs")
+    return TorchServe(config, root, folder / "logs")

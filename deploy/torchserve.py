@@ -48,7 +48,7 @@ class ServerError(Exception):
     """The server can't be started; the message is one clear sentence, with the log's last lines where there are any."""
 
 
-class Server:
+class TorchServe:
     """A TorchServe of this checkout.
 
     Its temporary folder has a name made from the checkout's and the configuration's path: TorchServe keeps its pid file

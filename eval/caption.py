@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval.client import Client, Outcome
+from eval.client import CaptionResult, Client
 from eval.transports import Answer, EndpointError, Unreachable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
@@ -23,7 +23,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def find_pictures(arguments: Iterable[str]) -> list[str]:
+def find_images(arguments: Iterable[str]) -> list[str]:
     """Paths of files, folders (all pictures in them, however deep) and patterns → paths, each once, in their order.
 
     Raises:
@@ -79,7 +79,7 @@ class Lines:
         os.replace(partial, path)
         self.file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: CaptionResult) -> None:
         """Writes what came of a picture, at once."""
         failed = isinstance(outcome.result, EndpointError)
         if self.csv:
@@ -88,7 +88,7 @@ class Lines:
             error = str(outcome.result) if failed else ""
             self.file.write(self._row((outcome.key, best.get("caption", ""), score, self.options, error)))
         else:
-            content = {"error": describe_error(outcome.result)} if failed else outcome.result
+            content = {"error": error_to_json(outcome.result)} if failed else outcome.result
             head = {"image": outcome.key, "options": json.loads(self.options)}
             self.file.write(json.dumps(head | content, ensure_ascii=False) + "\n")
         self.file.flush()
@@ -131,7 +131,7 @@ class Lines:
         return text.getvalue()
 
 
-def describe_error(error: EndpointError) -> dict[str, Any]:
+def error_to_json(error: EndpointError) -> dict[str, Any]:
     """An error as a line holds it."""
     described = {"code": error.code, "type": error.type, "message": str(error)}
     return described | ({"request_id": error.request_id} if error.request_id else {})
@@ -211,7 +211,7 @@ def main() -> None:
     if arguments.stream and (arguments.output or arguments.json):
         parser.error("--stream prints to the terminal: leave out --output and --json.")
     try:
-        paths = find_pictures(arguments.pictures)
+        paths = find_images(arguments.pictures)
         client = Client(
             arguments.endpoint, protocol=arguments.protocol, model=arguments.model, timeout=arguments.timeout,
             retries=arguments.retries, token=arguments.token, concurrency=arguments.concurrency,
@@ -226,6 +226,10 @@ def main() -> None:
         again = " The same command goes on." if arguments.output and isinstance(error, Unreachable) else ""
         sys.exit(f"{error}{again}")
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on where it stopped." if arguments.output else "Stopped.")
+        sys.exit(
+            "Stopped. The same command goes on where it stopped."
+            if arguments.output
+            else "Stopped."
+        )
     if failed:
         sys.exit(f"{failed} of {len(paths)} pictures have no caption.")

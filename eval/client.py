@@ -100,7 +100,7 @@ class Client:
 
     def caption_all(
         self, pictures: Iterable[tuple[Any, Callable[[], bytes]]], *, in_order: bool = True, **options: Any
-    ) -> Iterator["Outcome"]:
+    ) -> Iterator["CaptionResult"]:
         """Captions many pictures, `concurrency` at a time.
 
         Args:
@@ -115,7 +115,7 @@ class Client:
             Unreachable: nobody is there any more, after all tries; what follows is not asked for.
         """
 
-        def one(key: Any, read: Callable[[], bytes]) -> Outcome:
+        def one(key: Any, read: Callable[[], bytes]) -> CaptionResult:
             began = time.perf_counter()
             try:
                 result: Answer | EndpointError = self.caption(read(), **options)
@@ -125,9 +125,9 @@ class Client:
                 result = error
             except OSError as error:
                 result = EndpointError(0, "Unreadable", f"{error.strerror or error}.")
-            return Outcome(key, result, time.perf_counter() - began)
+            return CaptionResult(key, result, time.perf_counter() - began)
 
-        waiting: deque[Future[Outcome]] = deque()
+        waiting: deque[Future[CaptionResult]] = deque()
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
                 for key, read in pictures:
@@ -155,7 +155,7 @@ class Client:
         return attempt()
 
 
-def _next(waiting: deque[Future], in_order: bool) -> "Outcome":
+def _next(waiting: deque[Future], in_order: bool) -> "CaptionResult":
     """Takes the first outcome, or one that is there."""
     if not in_order:
         done, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -165,7 +165,7 @@ def _next(waiting: deque[Future], in_order: bool) -> "Outcome":
     return waiting.popleft().result()
 
 
-class Outcome(NamedTuple):
+class CaptionResult(NamedTuple):
     """What came of one picture."""
 
     key: Any

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.coco import CaptionedImage, read_split
-from eval.meteor import Meteor, running
-from eval.metrics import Measured
+from eval.meteor import Meteor, optional_meteor
+from eval.metrics import CaptionScores
 from eval.report import write_comparison
 from eval.significance import Difference, compare
 from eval.summary import RESULTS, add_meteor_option, measure_all, read_results
@@ -27,8 +27,8 @@ SHOWN = 10
 class Comparison(NamedTuple):
     """Two runs on the same images."""
 
-    a: Measured
-    b: Measured
+    a: CaptionScores
+    b: CaptionScores
     differences: dict[str, Difference]
     captions: tuple[dict[int, str], dict[int, str]]  # as they were given, A's first
 
@@ -37,7 +37,7 @@ class MeasuredRun(NamedTuple):
     """A run's captions, as they were given, and what was measured of them."""
 
     captions: dict[int, str]
-    measured: Measured
+    measured: CaptionScores
 
 
 def read_captions(path: Path, images: Sequence[CaptionedImage]) -> dict[int, str]:
@@ -111,7 +111,7 @@ def main() -> None:
         images = read_split(arguments.data, arguments.split, pictures=False)
         a, b = (Path(name) if Path(name).exists() else RESULTS / name for name in (arguments.a, arguments.b))
         both = [read_captions(path, images) for path in (a, b)]
-        with running(arguments.meteor) as meteor:
+        with optional_meteor(arguments.meteor) as meteor:
             comparison = compare_runs(*(measure_run(captions, images, meteor) for captions in both), meteor)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))

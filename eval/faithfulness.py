@@ -45,7 +45,7 @@ def hide(pixels: torch.Tensor, cells: torch.Tensor, shape: tuple[int, int]) -> t
 def logprobs(captioner: Captioner, pixels: torch.Tensor, words: Sequence[str]) -> torch.Tensor:
     """Pictures (N, 3, size, size) → log-probability of each word of a caption, given those before it: (N, words)."""
     ids = torch.tensor(captioner.vocabulary.encode(words))
-    before = torch.cat([torch.tensor([captioner.vocabulary.start]), ids[:-1]])
+    before = torch.cat([torch.tensor([captioner.vocabulary.bos_id]), ids[:-1]])
     logits = captioner.decoder(captioner.encode(pixels), before.expand(len(pixels), 1, -1)).logits
     chosen = ids.expand(len(pixels), -1).unsqueeze(-1)
     return logits.unflatten(0, (len(pixels), -1)).float().log_softmax(-1).gather(-1, chosen).squeeze(-1)
@@ -100,7 +100,9 @@ def main() -> None:
     try:
         captioner = Captioner.load(arguments.bundle)
         images = read_split(arguments.data, arguments.split)[: arguments.pictures]
-        measured = {method: falls(captioner, images, method, arguments.share) for method in captioner.methods}
+        measured = {
+            method: falls(captioner, images, method, arguments.share) for method in captioner.explanation_methods
+        }
     except (BundleError, OSError, ValueError) as error:
         sys.exit(str(error))
     print("| method | heaviest cells hidden | random ones | lightest | heaviest − random |\n|---|---|---|---|---|")

@@ -30,7 +30,7 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
-from eval.caption import find_pictures
+from eval.caption import find_images
 from eval.client import Client, EndpointError
 from eval.run import parse_options
 from eval.summary import RESULTS
@@ -234,7 +234,7 @@ def main() -> None:
     loads: list[Load] = []
     try:
         options = parse_options([word for word in arguments.endpoints if "=" in word])
-        pictures = [Path(path).read_bytes() for path in find_pictures(arguments.pictures)]
+        pictures = [Path(path).read_bytes() for path in find_images(arguments.pictures)]
         levels = [("closed", level) for level in arguments.concurrency] + [("open", rate) for rate in arguments.rates]
         if any(level <= 0 for _, level in levels) or not levels or not endpoints:
             raise ValueError("There has to be an endpoint, and each level of load is above 0.")

@@ -31,7 +31,7 @@ COMMAND = (
 )
 
 
-def running(wanted: bool) -> AbstractContextManager["Meteor | None"]:
+def optional_meteor(wanted: bool) -> AbstractContextManager["Meteor | None"]:
     """METEOR for the length of a `with` statement, or None where it is not wanted; raises as `Meteor`."""
     return Meteor() if wanted else nullcontext()
 

@@ -19,7 +19,7 @@ METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr",
 
 
 @dataclass(frozen=True)
-class Measured:
+class CaptionScores:
     """A split's captions as measured.
 
     Attributes:
@@ -46,13 +46,13 @@ class Measured:
 def score_captions(
     references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, meteor: bool | Meteor = True
 ) -> dict[str, float]:
-    """The scores of `measure_captions` alone; arguments and errors as there."""
-    return measure_captions(references, captions, meteor=meteor).scores
+    """The scores of `compute_metrics` alone; arguments and errors as there."""
+    return compute_metrics(references, captions, meteor=meteor).scores
 
 
-def measure_captions(
+def compute_metrics(
     references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, meteor: bool | Meteor = True
-) -> Measured:
+) -> CaptionScores:
     """BLEU-1..4, METEOR, ROUGE-L and CIDEr-D of a split, by pycocoevalcap's own code.
 
     CIDEr's IDF comes from these references, as in coco-caption, so a part's score does not compare with the whole's.
@@ -90,7 +90,7 @@ def measure_captions(
             scores["METEOR"], each["METEOR"] = program.evaluate(statistics)
     for name, coco in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):
         scores[name], each[name] = coco.compute_score(wanted, found)
-    return Measured(
+    return CaptionScores(
         images=list(wanted),
         references=wanted,
         tokens=tokens,
@@ -108,7 +108,7 @@ def _bleu_row(image: dict) -> list[int]:
 
 
 def bleu_of(sums: np.ndarray) -> np.ndarray:
-    """BLEU-1..4 (…, 4) of sets of images, from the sums (…, 10) of their rows in `Measured.bleu`.
+    """BLEU-1..4 (…, 4) of sets of images, from the sums (…, 10) of their rows in `CaptionScores.bleu`.
 
     The formula and its small constants are pycocoevalcap's, so that a whole split gets the same number.
     """

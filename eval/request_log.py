@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from eval.client import Outcome
+from eval.client import CaptionResult
 from eval.transports import EndpointError
 
 FINAL = {413, 415, 422}  # what is wrong with a picture stays wrong; a missing token or an unknown option may be mended
@@ -90,7 +90,7 @@ class RequestLog:
         line = self.answers.get(image)
         return line is not None and ("caption" in line or line["error"]["code"] in FINAL)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: CaptionResult) -> None:
         """Writes what came of a picture, at once.
 
         Raises:

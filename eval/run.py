@@ -22,19 +22,19 @@ from eval.client import Client, EndpointError, Unreachable
 from eval.coco import CaptionedImage, read_split
 from eval.compare import REGRESSION, MeasuredRun, compare_runs, measure_run, read_captions, regressions
 from eval.compare import table as differences_table
-from eval.meteor import running
+from eval.meteor import optional_meteor
 from eval.report import write_run
 from eval.request_log import RequestLog
 from eval.summary import (
     RESULTS,
     add_meteor_option,
-    name_split,
-    read_training,
+    atomic_write_text,
+    load_training_split,
     split_digest,
+    split_name,
     summarize,
     table,
     write_results,
-    write_whole,
 )  # fmt: skip
 
 LOG, CAPTIONS, SCORES, REPORT = "requests.jsonl", "captions.json", "scores.json", "report.html"
@@ -143,12 +143,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all runs")
     arguments = parser.parse_intermixed_args()
     data, split = arguments.data, arguments.split
-    name = name_split(data, split)
+    name = split_name(data, split)
     run = arguments.results / (arguments.run or f"{name.replace('/', '-')}-{arguments.protocol}")
     log = None
     try:
         images = read_split(data, split)
-        train = read_training(data, arguments.train)
+        train = load_training_split(data, arguments.train)
         options = parse_options(arguments.options)
         if arguments.baseline:
             baseline = arguments.results / arguments.baseline
@@ -173,7 +173,7 @@ def main() -> None:
             raise ValueError(f"No picture got a caption; the first one's error is: {first}")
         write_results(run / CAPTIONS, captions)
         worse = []
-        with running(arguments.meteor) as meteor:
+        with optional_meteor(arguments.meteor) as meteor:
             measured, content = summarize(name, images, captions, describe(log, options), train, meteor)
             if arguments.baseline:
                 old = measure_run(before, images, meteor)
@@ -181,7 +181,7 @@ def main() -> None:
                 worse = regressions(comparison)
         content |= speed_and_failures(log, images)
         write_run(run / REPORT, run.name, content, images, captions, measured, log.answers)
-        write_whole(run / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(run / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except Unreachable as error:
         sys.exit(f"{error} The same command goes on where it stopped.")
     except OSError as error:

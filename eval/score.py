@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from eval.coco import read_split
-from eval.meteor import running
-from eval.summary import add_meteor_option, name_split, read_results, read_training, summarize, table
+from eval.meteor import optional_meteor
+from eval.summary import add_meteor_option, load_training_split, read_results, split_name, summarize, table
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
     try:
         images = read_split(arguments.data, arguments.split, pictures=False)
         captions = read_results(arguments.results)
-        train = read_training(arguments.data, arguments.train)
+        train = load_training_split(arguments.data, arguments.train)
         described = f"results:{arguments.results.name}"
-        with running(arguments.meteor) as meteor:
-            split = name_split(arguments.data, arguments.split)
+        with optional_meteor(arguments.meteor) as meteor:
+            split = split_name(arguments.data, arguments.split)
             _, content = summarize(split, images, captions, described, train, meteor)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.meteor import Meteor
-from eval.metrics import METRICS, Measured, bleu_of
+from eval.metrics import METRICS, CaptionScores, bleu_of
 
 RESAMPLES = 1000
 SEED = 12345
@@ -20,7 +20,7 @@ Samples = dict[str, np.ndarray]  # metric → its score in each resample
 
 
 def bootstrap(
-    measured: Measured, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
+    measured: CaptionScores, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of each score: percentiles over sets of as many images, drawn with replacement.
 
@@ -60,7 +60,7 @@ class Difference:
 
 
 def compare(
-    a: Measured, b: Measured, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
+    a: CaptionScores, b: CaptionScores, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Difference]:
     """Paired tests of two systems on the same images.
 
@@ -103,7 +103,7 @@ def _draws(images: int, resamples: int, seed: int) -> np.ndarray:
     return generator.multinomial(images, np.full(images, 1 / images), resamples).astype(np.float64)
 
 
-def _scores(parts: Sequence[tuple[Measured, np.ndarray]], meteor: Meteor | None) -> Samples:
+def _scores(parts: Sequence[tuple[CaptionScores, np.ndarray]], meteor: Meteor | None) -> Samples:
     """The scores of sets of images, each set put together from one or more systems' captions.
 
     Args:

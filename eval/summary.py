@@ -14,7 +14,7 @@ from eval import __version__, spice
 from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
 from eval.meteor import Meteor
-from eval.metrics import Measured, measure_captions, signature
+from eval.metrics import CaptionScores, compute_metrics, signature
 from eval.significance import RESAMPLES, SEED, bootstrap
 
 RESULTS = Path("eval/results")  # a folder for each run
@@ -27,7 +27,7 @@ def summarize(
     described: str,
     train: Sequence[CaptionedImage] = (),
     meteor: Meteor | None = None,
-) -> tuple[Measured, dict[str, Any]]:
+) -> tuple[CaptionScores, dict[str, Any]]:
     """Scores captions.
 
     Args:
@@ -72,9 +72,9 @@ def summarize(
 
 def measure_all(
     references: Mapping[int, Sequence[str]], captions: Mapping[int, str], meteor: Meteor | None
-) -> Measured:
-    """What `measure_captions` gives, and SPICE where it is installed; METEOR where it runs. Errors as there."""
-    measured = measure_captions(references, captions, meteor=meteor or False)
+) -> CaptionScores:
+    """What `compute_metrics` gives, and SPICE where it is installed; METEOR where it runs. Errors as there."""
+    measured = compute_metrics(references, captions, meteor=meteor or False)
     if spice.installed():
         measured.scores["SPICE"], each = spice.spice_scores(measured.references, measured.tokens)
         measured.each["SPICE"] = np.array(each)
@@ -92,7 +92,7 @@ def split_digest(images: Sequence[CaptionedImage]) -> str:
     return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
 
-def name_split(data: Path, split: str) -> str:
+def split_name(data: Path, split: str) -> str:
     """A split's name with that of its set, such as `flickr8k/val`."""
     return f"{data.resolve().name}/{split}"
 
@@ -122,10 +122,10 @@ def read_results(path: Path) -> dict[int, str]:
 def write_results(path: Path, captions: Mapping[int, str]) -> None:
     """Writes captions in COCO's results format."""
     entries = [{"image_id": image, "caption": caption} for image, caption in captions.items()]
-    write_whole(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    atomic_write_text(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all: a kill or a full disk in between leaves what was there."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
@@ -151,6 +151,6 @@ def add_meteor_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-meteor", dest="meteor", action="store_false", help=spared)
 
 
-def read_training(data: Path, split: str | None) -> Sequence[CaptionedImage]:
+def load_training_split(data: Path, split: str | None) -> Sequence[CaptionedImage]:
     """The training split's captions, where one is named; its pictures need not be there."""
     return read_split(data, split, pictures=False) if split else ()

@@ -15,13 +15,15 @@ from handler.errors import BundleError, RequestError
 from handler.figure import draw_figure
 from handler.serving.options import RANGES, parse_options
 
-EMBEDDED = Path(__file__).parent.parent / "pretrained"
+DEFAULT_BUNDLE = Path(__file__).parent.parent / "pretrained"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m handler", description="Captions pictures, with no server.")
     parser.add_argument("pictures", type=Path, nargs="+", help="image files")
-    parser.add_argument("--model", type=Path, default=EMBEDDED, help="a bundle's folder; left out, the shipped one")
+    parser.add_argument(
+        "--model", type=Path, default=DEFAULT_BUNDLE, help="a bundle's folder; left out, the shipped one"
+    )
     parser.add_argument("--explain", type=Path, metavar="PNG", help="draw what each word of the caption rests on")
     parser.add_argument("--method", help="attention or gradient; left out, attention where the model has it")
     for name, (low, high) in RANGES.items():

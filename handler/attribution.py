@@ -15,7 +15,7 @@ def methods(decoder: Decoder) -> tuple[str, ...]:
     return ("attention", "gradient") if decoder.attends else ("gradient",)
 
 
-def gradient_weights(
+def input_x_gradient(
     decoder: Decoder, grid: torch.Tensor, token_ids: Sequence[int], vocabulary: Vocabulary
 ) -> torch.Tensor:
     """How much each cell speaks for each word: gradient × input (Shrikumar et al. 2016), by Captum.
@@ -37,7 +37,7 @@ def gradient_weights(
     if not token_ids:
         return grid.new_zeros(0, len(grid))
     words = torch.tensor(token_ids, device=grid.device)
-    before = torch.tensor([vocabulary.start, *token_ids[:-1]], device=grid.device)
+    before = torch.tensor([vocabulary.bos_id, *token_ids[:-1]], device=grid.device)
 
     def logprobs(grids: torch.Tensor) -> torch.Tensor:  # (words, cells, C) → (words, words)
         tokens = before.expand(len(grids), 1, -1)

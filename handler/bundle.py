@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from handler.errors import BundleError
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.modeling import DecoderConfig
 from handler.modeling.vocabulary import Vocabulary
 from handler.preprocessing import Preprocessing
@@ -38,7 +38,7 @@ class BundleConfig:
     encoder: str
     preprocessing: Preprocessing
     decoder: DecoderConfig
-    decoding: SearchOptions
+    decoding: GenerationConfig
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
@@ -79,7 +79,7 @@ def update_card(folder: Path, entries: dict[str, Any]) -> None:
     _write_config(folder, content)
 
 
-def check_bundle(folder: Path) -> BundleConfig:
+def verify_bundle(folder: Path) -> BundleConfig:
     """Reads `captioner.json` and holds the other two files against it, without loading them.
 
     Raises:
@@ -104,7 +104,7 @@ def check_bundle(folder: Path) -> BundleConfig:
             | {
                 "preprocessing": Preprocessing(**preprocessing),
                 "decoder": DecoderConfig(**content["decoder"]),
-                "decoding": SearchOptions(**content["decoding"]),
+                "decoding": GenerationConfig(**content["decoding"]),
                 "digest": digest,
             }
         )
@@ -129,9 +129,9 @@ def load_bundle(folder: Path) -> tuple[BundleConfig, dict[str, torch.Tensor], Vo
         Its configuration, its weights in single precision, and its vocabulary.
 
     Raises:
-        BundleError: as `check_bundle`, or the vocabulary is no vocabulary.
+        BundleError: as `verify_bundle`, or the vocabulary is no vocabulary.
     """
-    config = check_bundle(folder)
+    config = verify_bundle(folder)
     try:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
     except ValueError as error:
@@ -143,7 +143,7 @@ def load_bundle(folder: Path) -> tuple[BundleConfig, dict[str, torch.Tensor], Vo
     return config, weights, vocabulary
 
 
-def write_whole(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all: a kill or a full disk in between leaves the old one."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
@@ -151,7 +151,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
-    write_whole(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

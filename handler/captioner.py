@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from handler.attribution import gradient_weights, methods
-from handler.backends import Source, build_engine, check_choice
+from handler.attribution import input_x_gradient, methods
+from handler.backends import ModelSource, build_engine, validate_backend
 from handler.bundle import BundleConfig, load_bundle
 from handler.errors import BundleError, RequestError
-from handler.generation.beam_search import Hypothesis, Listener, SearchOptions, search
-from handler.image import MAX_PIXELS, decode_image, upright_rgb
+from handler.generation.beam_search import GenerationConfig, Hypothesis, Listener, search
+from handler.image import MAX_PIXELS, decode_image, to_upright_rgb
 from handler.modeling import Decoder
-from handler.modeling.vocabulary import Vocabulary, join_tokens
-from handler.parallel import in_threads
+from handler.modeling.vocabulary import Vocabulary, detokenize
+from handler.parallel import parallel_map
 
-Picture = str | Path | bytes | Image.Image
+ImageInput = str | Path | bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Captioner:
         precision: str = "full",
         folder: Path | None = None,
     ):
-        check_choice(backend, precision)
+        validate_backend(backend, precision)
         self.config, self.vocabulary, self.device = config, vocabulary, torch.device(device)
-        source = Source(config, weights, self.device, precision, folder)
+        source = ModelSource(config, weights, self.device, precision, folder)
         try:
             self.engine = build_engine(source, len(vocabulary), backend)
         except (ValueError, RuntimeError) as error:
@@ -97,8 +97,8 @@ class Captioner:
 
     def caption(
         self,
-        images: Sequence[Picture],
-        options: SearchOptions | Sequence[SearchOptions] | None = None,
+        images: Sequence[ImageInput],
+        options: GenerationConfig | Sequence[GenerationConfig] | None = None,
         *,
         batch_size: int = 16,
     ) -> list[list[Caption]]:
@@ -117,25 +117,25 @@ class Captioner:
             OSError: a path can't be opened.
             ValueError: there are not as many options as pictures.
         """
-        if options is None or isinstance(options, SearchOptions):
+        if options is None or isinstance(options, GenerationConfig):
             options = [options or self.config.decoding] * len(images)
         if len(options) != len(images):
             raise ValueError(f"There are {len(images)} images and {len(options)} options.")
         captions: list[list[Caption]] = []
         for first in range(0, len(images), batch_size):
-            pixels = in_threads(
+            pixels = parallel_map(
                 partial(self._prepare_placed, images), range(first, min(first + batch_size, len(images)))
             )
             captions += self.caption_pixels(torch.stack(pixels), options[first : first + batch_size])
         return captions
 
-    def _prepare_placed(self, images: Sequence[Picture], place: int) -> torch.Tensor:
+    def _prepare_placed(self, images: Sequence[ImageInput], place: int) -> torch.Tensor:
         try:
-            return self.prepare(images[place])
+            return self.preprocess(images[place])
         except RequestError as error:
-            raise type(error)(f"Picture {place}: {error}") from error
+            raise type(error)(f"ImageInput {place}: {error}") from error
 
-    def prepare(self, picture: Picture, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+    def preprocess(self, picture: ImageInput, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         """A path, an image file's bytes or a PIL image → uint8 pixels (3, size, size).
 
         Raises:
@@ -145,21 +145,21 @@ class Captioner:
             picture = Path(picture).read_bytes()
         preprocessing = self.config.preprocessing
         if isinstance(picture, Image.Image):
-            return preprocessing.resize(upright_rgb(picture))
+            return preprocessing.resize(to_upright_rgb(picture))
         return preprocessing.resize(decode_image(picture, max_pixels, preprocessing.enough))
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 pixels (B, 3, size, size) → grid (B, cells, channels)."""
         return self.engine.encode(pixels)
 
-    def caption_pixels(self, pixels: torch.Tensor, options: Sequence[SearchOptions]) -> list[list[Caption]]:
+    def caption_pixels(self, pixels: torch.Tensor, options: Sequence[GenerationConfig]) -> list[list[Caption]]:
         """uint8 pixels (B, 3, size, size) with an option set each → each picture's captions, the best first."""
-        return self.caption_grid(self.encode(pixels), options)
+        return self.caption_features(self.encode(pixels), options)
 
-    def caption_grid(
+    def caption_features(
         self,
         grid: torch.Tensor,
-        options: Sequence[SearchOptions],
+        options: Sequence[GenerationConfig],
         listeners: Mapping[int, Callable[[list[str]], None]] | None = None,
     ) -> list[list[Caption]]:
         """Grid (B, cells, channels) with an option set each → each picture's captions, the best first.
@@ -176,12 +176,12 @@ class Captioner:
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
     @property
-    def methods(self) -> tuple[str, ...]:
+    def explanation_methods(self) -> tuple[str, ...]:
         """The ways in which this model can explain its words, the one taken by default first."""
         return methods(self.decoder)
 
     def explain(
-        self, picture: Picture, options: SearchOptions | None = None, method: str | None = None
+        self, picture: ImageInput, options: GenerationConfig | None = None, method: str | None = None
     ) -> list[Caption]:
         """A picture's captions, the best first, each with what its words rest on as its `attention`.
 
@@ -195,19 +195,23 @@ class Captioner:
             OSError: the path can't be opened.
             ValueError: the model has no such method.
         """
-        method = method or self.methods[0]
-        if method not in self.methods:
-            raise ValueError(f"method is {' or '.join(self.methods)} for this model, not {method}.")
+        method = method or self.explanation_methods[0]
+        if method not in self.explanation_methods:
+            raise ValueError(f"method is {' or '.join(self.explanation_methods)} for this model, not {method}.")
         options = replace(options or self.config.decoding, attention=method == "attention")
-        grid = self.encode(self.prepare(picture).unsqueeze(0))
-        [captions] = self.caption_grid(grid, [options])
-        return captions if options.attention else [self.add_gradient(caption, grid[0]) for caption in captions]
+        grid = self.encode(self.preprocess(picture).unsqueeze(0))
+        [captions] = self.caption_features(grid, [options])
+        return (
+            captions
+            if options.attention
+            else [self.with_gradient_attributions(caption, grid[0]) for caption in captions]
+        )
 
-    def add_gradient(self, caption: Caption, grid: torch.Tensor) -> Caption:
+    def with_gradient_attributions(self, caption: Caption, grid: torch.Tensor) -> Caption:
         """A caption of the picture with this grid (cells, channels), with gradients' weights as its attention."""
         ids = self.vocabulary.encode(caption.tokens)
-        return replace(caption, attention=gradient_weights(self.decoder, grid, ids, self.vocabulary))
+        return replace(caption, attention=input_x_gradient(self.decoder, grid, ids, self.vocabulary))
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         tokens = self.vocabulary.decode(hypothesis.token_ids)
-        return Caption(join_tokens(tokens), hypothesis.score, tokens, hypothesis.logprobs, hypothesis.attention)
+        return Caption(detokenize(tokens), hypothesis.score, tokens, hypothesis.logprobs, hypothesis.attention)

@@ -16,7 +16,7 @@ from ts.handler_utils.utils import send_intermediate_predict_response
 import handler
 from handler.backends.buckets import BUCKETS
 from handler.captioner import Captioner
-from handler.parallel import cores
+from handler.parallel import available_cpus
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call
 from handler.serving.metrics import Telemetry
@@ -41,7 +41,7 @@ class CaptionerService:
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
         configured = context.model_yaml_config or {}
         settings = Settings(**configured.get("handler", {}))
-        torch.set_num_threads(settings.threads or max(1, cores() // int(configured.get("maxWorkers") or 1)))
+        torch.set_num_threads(settings.threads or max(1, available_cpus() // int(configured.get("maxWorkers") or 1)))
         folder = Path(properties["model_dir"]) / "model"
         captioner = Captioner.load(folder, device, backend=settings.backend, precision=settings.precision)
         version = context.manifest["model"]["modelVersion"]
@@ -59,7 +59,7 @@ class CaptionerService:
         """Captions once at each size that encoders are given: the first call of a shape is slower than the others."""
         stream = BytesIO()
         Image.effect_noise((640, 480), 50).convert("RGB").save(stream, "JPEG")
-        pixels = captioner.prepare(stream.getvalue()).unsqueeze(0)
+        pixels = captioner.preprocess(stream.getvalue()).unsqueeze(0)
         for size in BUCKETS:  # a lone picture last: that is how most come
             if size <= batch_size:
                 captioner.caption_pixels(pixels.expand(size, -1, -1, -1), [captioner.config.decoding] * size)

@@ -30,7 +30,7 @@ UPRIGHT = {
 }
 
 
-class PictureFile(BytesIO):
+class ReadLimitedBytesIO(BytesIO):
     """A file's bytes that can be read so many times: a small file can have Pillow's parsers read for minutes."""
 
     def __init__(self, data: bytes, reads: int = MAX_READS):
@@ -53,7 +53,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None =
     Args:
         data: the file's bytes.
         max_pixels: cap on width × height, checked from the header before any pixel is decoded.
-        enough: see `upright_rgb`.
+        enough: see `to_upright_rgb`.
 
     Returns:
         A PIL image of mode RGB.
@@ -64,7 +64,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None =
         InvalidImage: the bytes are of no known format, truncated or damaged.
         MemoryError: there is too little memory for it.
     """
-    return upright_rgb(open_image(data, max_pixels), enough)
+    return to_upright_rgb(open_image(data, max_pixels), enough)
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -72,7 +72,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise EmptyBody("The picture is empty: send the bytes of an image file.")
     try:
-        image = Image.open(PictureFile(_with_one_exif(data)), formats=FORMATS)
+        image = Image.open(ReadLimitedBytesIO(_drop_duplicate_exif(data)), formats=FORMATS)
     except (InvalidImage, MemoryError):  # of too little memory the picture may be innocent
         raise
     except Image.DecompressionBombError as error:
@@ -96,13 +96,13 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def _with_one_exif(data: bytes) -> bytes:
+def _drop_duplicate_exif(data: bytes) -> bytes:
     """A JPEG with its first EXIF only: Pillow puts several together, at the cost of a copy of all for each."""
     head, mark, rest = data.partition(EXIF)
     return head + mark + rest.replace(EXIF, bytes(len(EXIF))) if data[:2] == b"\xff\xd8" and EXIF in rest else data
 
 
-def upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
+def to_upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image:
     """Any of Pillow's images → RGB, 8 bits a channel, turned as its EXIF says; transparency is laid over white.
 
     Args:

@@ -18,7 +18,7 @@ SIGNS = (  # in lower case; PyTorch says it of the CPU with a RuntimeError, as d
 )
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was too little memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -32,12 +32,14 @@ def fault(error: Exception, failed: str) -> RequestError:
         error: what was raised; its traceback, which holds the memory of what failed, is not kept.
         failed: what could not be done, a clause.
     """
-    if ran_out(error):
+    if is_out_of_memory(error):
         return OutOfMemory(f"{failed}: the server has too little memory for it.")
     return InternalError(f"{failed}: the server's log says why.")
 
 
-def by_halves(items: Sequence[Item], attempt: Callable[[Sequence[Item]], Fault | None]) -> Iterator[tuple[Item, Fault]]:
+def retry_in_halves(
+    items: Sequence[Item], attempt: Callable[[Sequence[Item]], Fault | None]
+) -> Iterator[tuple[Item, Fault]]:
     """Attempts something with all items together; where that fails, with each half, down to the items one by one.
 
     Args:
@@ -56,5 +58,5 @@ def by_halves(items: Sequence[Item], attempt: Callable[[Sequence[Item]], Fault |
         yield items[0], failed
         return
     half = len(items) // 2
-    yield from by_halves(items[:half], attempt)
-    yield from by_halves(items[half:], attempt)
+    yield from retry_in_halves(items[:half], attempt)
+    yield from retry_in_halves(items[half:], attempt)

@@ -13,7 +13,7 @@ CGROUP = "/sys/fs/cgroup/cpu.max"
 Given, Made = TypeVar("Given"), TypeVar("Made")
 
 
-def cores() -> int:
+def available_cpus() -> int:
     """The processors that this process may use: a container may have a share of the machine's."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -23,7 +23,7 @@ def cores() -> int:
         return count
 
 
-def in_threads(make: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
+def parallel_map(make: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
     """`make` of each item, in their order, as many at a time as PyTorch has threads; a lone one in this thread.
 
     It is for decoding pictures: Pillow lets go of Python's lock meanwhile.

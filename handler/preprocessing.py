@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-RESAMPLING = "bicubic, antialiased, PyTorch's"  # of cached grids: those of pictures resized otherwise are not read
+RESIZE_VERSION = "bicubic, antialiased, PyTorch's"  # of cached grids: those of pictures resized otherwise are not read
 
 
 @dataclass(frozen=True)

@@ -61,14 +61,14 @@ def fill(tensors: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> No
             tensor.copy_(saved[name])
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The state of an optimizer, `<parameter's place>.<name>`; its rates are not kept, the schedule knows them."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{name}": torch.as_tensor(value) for i, some in state.items() for name, value in some.items()}
 
 
-def fill_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
+    """Puts back what `optimizer_state` gave."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in saved.items():
         index, _, key = name.partition(".")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.modeling import DecoderConfig
 from handler.preprocessing import Preprocessing
 from training.data.augmentation import Augmentation
@@ -119,7 +119,7 @@ class TrainingConfig:
     cached_views: int = 2
     workers: int = 1
     decoder: DecoderConfig = DecoderConfig()
-    decoding: SearchOptions = SearchOptions()
+    decoding: GenerationConfig = GenerationConfig()
     train_splits: list[str] = field(default_factory=lambda: ["train2017"])
     val_splits: list[str] = field(default_factory=lambda: ["val2017"])
     min_count: int = 5
@@ -191,7 +191,7 @@ def preset(name: str) -> Path:
     return path
 
 
-def read_settings(path: Path) -> TrainingConfig:
+def load_config(path: Path) -> TrainingConfig:
     """A preset, or the `settings.yaml` of a run.
 
     Raises:
@@ -200,12 +200,12 @@ def read_settings(path: Path) -> TrainingConfig:
     parser = ArgumentParser(exit_on_error=False, default_config_files=[str(path)])
     names = parser.add_class_arguments(TrainingConfig, nested_key=None)
     try:
-        return config_of(parser, parser.parse_args([]), names)
+        return config_from_args(parser, parser.parse_args([]), names)
     except Exception as error:  # jsonargparse has several kinds
         raise ValueError(f"{path}: {error}") from error
 
 
-def config_of(parser: ArgumentParser, arguments: Namespace, names: list[str]) -> TrainingConfig:
+def config_from_args(parser: ArgumentParser, arguments: Namespace, names: list[str]) -> TrainingConfig:
     """The parser's arguments `names` as one `TrainingConfig`."""
     values = parser.instantiate(arguments)
     return TrainingConfig(**{name: getattr(values, name) for name in names})

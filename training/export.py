@@ -19,13 +19,13 @@ from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import Vocabulary
 from training.checkpoint import fill, load_checkpoint
-from training.config import read_settings
+from training.config import load_config
 from training.model import CaptionModel
-from training.pretrained_weights import load_pretrained
-from training.validate import best_device, validate_bundle
+from training.pretrained_weights import load_encoder_weights
+from training.validate import default_device, validate_bundle
 
 
-def make_bundle(run: Path, checkpoint: Path, folder: Path, data: Path, meteor: Meteor | None = None) -> None:
+def export_bundle(run: Path, checkpoint: Path, folder: Path, data: Path, meteor: Meteor | None = None) -> None:
     """Writes the bundle of a checkpoint, with the scores of its validation splits on its card.
 
     The scores are those of the bundle as it is stored, in half precision, from the pictures.
@@ -37,9 +37,9 @@ def make_bundle(run: Path, checkpoint: Path, folder: Path, data: Path, meteor: M
         data: what the run was trained on.
         meteor: one that runs already, which saves ten seconds.
     """
-    config, vocabulary = read_settings(run / "settings.yaml"), Vocabulary.load(run / "vocabulary.txt")
+    config, vocabulary = load_config(run / "settings.yaml"), Vocabulary.load(run / "vocabulary.txt")
     encoder = Encoder(config.encoder)
-    load_pretrained(encoder, config.encoder_weights)
+    load_encoder_weights(encoder, config.encoder_weights)
     decoder = build_decoder(config.decoder, len(vocabulary), encoder.channels)
     model = CaptionModel(encoder, decoder, config.preprocessing, config.finetune_from)
     parts, progress = load_checkpoint(checkpoint)
@@ -79,7 +79,7 @@ def score_bundle(folder: Path, data: Path, splits: Sequence[str], meteor: Meteor
     Returns:
         For each split what `validate_bundle` gives.
     """
-    captioner = Captioner.load(folder, best_device())
+    captioner = Captioner.load(folder, default_device())
     scores = []
     for split in splits:
         name = f"{(data / split).resolve().parent.name}/{Path(split).name}"
@@ -103,7 +103,7 @@ def main() -> None:
         found = ", ".join(sorted(path.stem for path in arguments.run.glob("*.safetensors")))
         sys.exit(f"There is no {checkpoint}. Checkpoints found there: {found or 'none'}.")
     try:
-        make_bundle(arguments.run, checkpoint, folder, arguments.data)
+        export_bundle(arguments.run, checkpoint, folder, arguments.data)
     except (BundleError, ModuleNotFoundError, OSError, ValueError) as error:
         sys.exit(str(error))
     print(f"The bundle is in {folder}. Serve it: make serve MODEL={folder}")

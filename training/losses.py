@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from handler.modeling import Forced
+from handler.modeling import TeacherForcingOutput
 
 
 class Counts(NamedTuple):
@@ -51,7 +51,7 @@ def doubly_stochastic(attention: torch.Tensor, present: torch.Tensor, counts: Co
 
 
 def hard_attention(
-    forced: Forced,
+    forced: TeacherForcingOutput,
     present: torch.Tensor,
     logprobs: torch.Tensor,
     baseline: float,

@@ -5,13 +5,13 @@ from types import MethodType
 import torch
 from torch import nn
 
-from handler.modeling import Decoder, Forced
+from handler.modeling import Decoder, TeacherForcingOutput
 from handler.modeling.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from training.stages import above
 
 
-def in_full_precision(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def forward_float32(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """A layer's forward pass: on a CPU a grouped convolution's gradient takes four times as long in bfloat16."""
     if inputs.device.type != "cpu":
         return type(layer).forward(layer, inputs)
@@ -66,7 +66,7 @@ class CaptionModel(nn.Module):
                 parameter.requires_grad_(False)
             for layer in encoder.backbone.modules():
                 if isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.weight.requires_grad:
-                    layer.forward = MethodType(in_full_precision, layer)  # copied with the layer
+                    layer.forward = MethodType(forward_float32, layer)  # copied with the layer
 
     def _beside_the_grid(self) -> list[nn.Parameter]:
         """What of the stages to be trained has no part in the grid, such as a classifier's own layers.
@@ -97,7 +97,7 @@ class CaptionModel(nn.Module):
             return above(self.encoder, self.finetune_from, pictures.float())
         return pictures.float()
 
-    def forward(self, pictures: torch.Tensor, tokens: torch.Tensor) -> Forced:
+    def forward(self, pictures: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
         """Teacher forcing; tokens (B, K, T) from `<start>` on."""
         return self.decoder(self.grid(pictures), tokens)
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from handler.modeling import Forced
+from handler.modeling import TeacherForcingOutput
 from handler.modeling.vocabulary import Vocabulary
 from training.config import TrainingConfig
-from training.data.dataset import Batch, pad_captions
+from training.data.dataset import Batch, collate_captions
 from training.losses import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
 from training.model import CaptionModel
-from training.rewards import Mixture
+from training.rewards import CombinedReward
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss
 
 BASELINE_KEPT = 0.9  # of hard attention's moving baseline a step (Xu et al. 2015, eq. 11)
@@ -50,13 +50,13 @@ class CrossEntropy:
     def __call__(self, batch: Batch, done: float) -> Outcome:
         """A batch on the device, and the share of this training that is done, 0 to 1."""
         config = self.config
-        present = batch.targets != self.vocabulary.pad  # (B, K, T)
+        present = batch.targets != self.vocabulary.pad_id  # (B, K, T)
         targets = batch.targets[present]  # (N,)
         counts = Counts(*self._sum(float(len(targets)), float(present.any(2).sum())))
         inputs = batch.inputs
         if share := config.scheduled_sampling * done:
             inputs = self._scheduled(batch, present, share)
-        forced: Forced = self.model(batch.pictures, inputs)
+        forced: TeacherForcingOutput = self.model(batch.pictures, inputs)
         loss, logprobs = cross_entropy(forced.logits, targets, counts, config.label_smoothing)
         if config.doubly_stochastic and forced.attention is not None:
             loss = loss + config.doubly_stochastic * doubly_stochastic(forced.attention, present, counts)
@@ -83,7 +83,7 @@ class CrossEntropy:
         before = words.roll(1, 2)  # what was said at t is the input at t + 1
         replace = (torch.rand(before.shape, device=before.device) < share) & present
         replace[..., 0] = False  # `<start>` stays
-        replace &= before != self.vocabulary.end
+        replace &= before != self.vocabulary.eos_id
         return torch.where(replace, before, batch.inputs)
 
     def _sum(self, *values: float) -> list[float]:
@@ -99,7 +99,7 @@ class SelfCritical:
         reward: the training split's.
     """
 
-    def __init__(self, truth: CrossEntropy, reward: Mixture):
+    def __init__(self, truth: CrossEntropy, reward: CombinedReward):
         self.truth, self.reward = truth, reward
         self.config, self.vocabulary, self.fabric = truth.config.self_critical, truth.vocabulary, truth.fabric
 
@@ -122,8 +122,8 @@ class SelfCritical:
         baseline = self.reward.total(self._parts(batch.images, greedy))[:, 0] if greedy else None
         advantage = torch.from_numpy(advantages(rewards, baseline)).float().to(grid.device)
 
-        inputs, targets = (part.to(grid.device) for part in pad_captions(drawn, config.samples, vocabulary))
-        present = targets != vocabulary.pad
+        inputs, targets = (part.to(grid.device) for part in collate_captions(drawn, config.samples, vocabulary))
+        present = targets != vocabulary.pad_id
         sums = [
             float(present.sum()),
             float(rewards.size),
@@ -131,7 +131,7 @@ class SelfCritical:
             *(float(p.sum()) for p in parts.values()),
         ]
         tokens, captions, total, *of_parts = sum_over_processes(self.fabric, *sums)
-        forced: Forced = self.truth.model(batch.pictures, inputs)
+        forced: TeacherForcingOutput = self.truth.model(batch.pictures, inputs)
         loss = self_critical_loss(
             forced.logits, targets[present], advantage, present, vocabulary,
             temperature=config.temperature, tokens=tokens,

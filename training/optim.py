@@ -3,7 +3,7 @@
 import math
 
 
-def rate_factor(
+def lr_multiplier(
     step: int, total: int, *, warmup: int, schedule: str, decay: float = 1.0, decay_steps: int = 1
 ) -> float:
     """What the learning rate is multiplied by at a step, 0 to 1.

@@ -20,7 +20,7 @@ PACKAGES = {
 }
 
 
-def load_pretrained(encoder: Encoder, source: str) -> None:
+def load_encoder_weights(encoder: Encoder, source: str) -> None:
     """Fills an encoder with pretrained weights.
 
     Args:

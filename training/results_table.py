@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from eval.coco import read_split
 from handler.backends import Source
-from handler.bundle import load_bundle, write_whole
+from handler.bundle import atomic_write_text, load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from training.data.feature_cache import cached_grids
-from training.validate import best_device, validate_bundle
+from training.data.feature_cache import cached_features
+from training.validate import default_device, validate_bundle
 
 BEAMS = (1, 5)
 PHASES = {"cross_entropy": "cross-entropy", "self_critical": "then self-critical"}
@@ -51,8 +51,8 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
     for folder in (run / "bundle", *(run / f"bundle-{phase}" for phase in PHASES)):
         if not folder.exists():
             continue
-        captioner = Captioner.load(folder, best_device())
-        source = Source(*load_bundle(folder)[:2], best_device(), "full")
+        captioner = Captioner.load(folder, default_device())
+        source = Source(*load_bundle(folder)[:2], default_device(), "full")
         training = captioner.config.card["training"]
         phase = training["checkpoint"].removeprefix("best-")
         split = training["val_splits"][0]
@@ -60,14 +60,14 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
             name = f"{captioner.config.digest}|{beam}"
             if name not in known:
                 images = read_split(data, split)
-                grids = cached_grids(
+                grids = cached_features(
                     features, source.encoder().encoder, captioner.config.preprocessing, images,
                     device=source.device,
                 )  # fmt: skip
                 options = replace(captioner.config.decoding, beam_size=beam)
                 result, _ = validate_bundle(captioner, images, split, options, grids)
                 known[name] = result
-                write_whole(kept, json.dumps(known, indent=1))
+                atomic_write_text(kept, json.dumps(known, indent=1))
             yield known[name] | {
                 "decoder": captioner.config.decoder.name,
                 "model": captioner.config.card.get("name", run.name),
@@ -125,7 +125,7 @@ def main() -> None:
             rows = list(measure(run, arguments.data, arguments.features))
             if arguments.keep and rows and run.is_dir():
                 arguments.keep.mkdir(parents=True, exist_ok=True)
-                write_whole(arguments.keep / f"{run.name}.json", json.dumps(rows, indent=1) + "\n")
+                atomic_write_text(arguments.keep / f"{run.name}.json", json.dumps(rows, indent=1) + "\n")
             results += rows
     except (BundleError, OSError, ValueError) as error:
         sys.exit(str(error))

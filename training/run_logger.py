@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from eval.coco import CaptionedImage
-from handler.bundle import write_whole
+from handler.bundle import atomic_write_text
 from handler.image import decode_image
 
 matplotlib.use("Agg")  # no screen needed
@@ -34,7 +34,7 @@ class RunLog:
     def __init__(self, run: Path, total: int, step: int):
         self.run, self.metrics = run, run / "metrics.jsonl"
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        write_whole(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+        atomic_write_text(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         self.file = self.metrics.open("a")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.bar = tqdm(total=total, initial=step, desc="training", unit="step")

@@ -10,7 +10,7 @@ from handler.modeling.vocabulary import Vocabulary
 
 def policy(logits: torch.Tensor, vocabulary: Vocabulary, temperature: float) -> torch.Tensor:
     """Logits (…, V) → log-probabilities of what may be said: not `<pad>`, `<start>`, `<unk>`."""
-    never = torch.tensor([vocabulary.pad, vocabulary.start, vocabulary.unknown], device=logits.device)
+    never = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=logits.device)
     return (logits.float() / temperature).index_fill(-1, never, float("-inf")).log_softmax(-1)
 
 
@@ -39,26 +39,26 @@ def sample_captions(
     """
     memory, state = decoder.start(grid)
     state = repeat_state(state, samples)
-    last = torch.full((len(grid), samples), vocabulary.start, device=grid.device)
+    last = torch.full((len(grid), samples), vocabulary.bos_id, device=grid.device)
     over = torch.zeros_like(last, dtype=torch.bool)
     columns = []
     for _ in range(max_words + 1):
         logits, state, _ = decoder.step(last, state, memory)
         logprobs = policy(logits, vocabulary, temperature or 1.0)
         drawn = torch.multinomial(logprobs.exp().flatten(0, 1), 1).view_as(last) if temperature else logprobs.argmax(-1)
-        last = drawn.masked_fill(over, vocabulary.pad)
+        last = drawn.masked_fill(over, vocabulary.pad_id)
         columns.append(last)
-        over |= last == vocabulary.end
+        over |= last == vocabulary.eos_id
         if over.all():
             break
     found = torch.stack(columns, 2).tolist()  # (B, S, T)
-    captions = [[[i for i in ids if i != vocabulary.pad] for ids in some] for some in found]
+    captions = [[[i for i in ids if i != vocabulary.pad_id] for ids in some] for some in found]
     return [sorted(_cut(some, vocabulary, max_words), key=len, reverse=True) for some in captions]
 
 
 def _cut(captions: list[list[int]], vocabulary: Vocabulary, max_words: int) -> list[list[int]]:
     """After `max_words` words there is nothing but `<end>`."""
-    return [ids if ids[-1] == vocabulary.end else ids[:max_words] for ids in captions]
+    return [ids if ids[-1] == vocabulary.eos_id else ids[:max_words] for ids in captions]
 
 
 def advantages(rewards: np.ndarray, greedy: np.ndarray | None) -> np.ndarray:

@@ -23,7 +23,7 @@ def above(encoder: Encoder, stage: str, features: torch.Tensor) -> torch.Tensor:
     return _without(encoder, stage, before=True)(features.transpose(1, 2).unflatten(2, (rows, columns)))
 
 
-def check_cut(encoder: Encoder, stage: str, size: int) -> None:
+def check_split(encoder: Encoder, stage: str, size: int) -> None:
     """Sees that both parts in turn give what the whole does, for pictures of `size` pixels a side.
 
     Raises:

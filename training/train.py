@@ -22,11 +22,11 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from eval.meteor import MeteorError
-from handler.backends.engine import processor_has_bfloat16
-from handler.bundle import write_whole
+from handler.backends.engine import cpu_supports_bfloat16
+from handler.bundle import atomic_write_text
 from handler.errors import BundleError
-from training.config import TrainingConfig, config_of, preset, read_settings
-from training.trainer import Stopped, Trainer
+from training.config import TrainingConfig, config_from_args, load_config, preset
+from training.trainer import Trainer, TrainingInterrupted
 
 INDIFFERENT = ("workers", "checkpoint_every", "card")  # may change from one start of a run to the next
 WAIT = 8  # s, for the lock: when a training is killed, its workers notice after 5
@@ -51,9 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     run = arguments.into or Path("runs") / arguments.preset
     try:
-        config = config_of(parser, arguments, names)
+        config = config_from_args(parser, arguments, names)
         if config.precision == "auto":
-            config = replace(config, precision=begun_in(run) or device_precision(arguments.accelerator))
+            config = replace(config, precision=saved_precision(run) or device_precision(arguments.accelerator))
         fabric = launch(arguments.accelerator, config.precision)
         run.mkdir(parents=True, exist_ok=True)
         with alone(run) if fabric.is_global_zero else nullcontext():
@@ -64,7 +64,7 @@ def main() -> None:
         sys.exit(str(error))
     except (OSError, MeteorError) as error:
         sys.exit(f"{error} The same command goes on at the last checkpoint, where there is one, in {run}.")
-    except (Stopped, KeyboardInterrupt) as stopped:
+    except (TrainingInterrupted, KeyboardInterrupt) as stopped:
         sys.exit(f"{stopped or 'Stopped.'} The same command goes on at the last checkpoint in {run}.")
     if bundles:
         print(
@@ -87,21 +87,21 @@ def launch(accelerator: str, precision: str) -> Fabric:
     return fabric
 
 
-def begun_in(run: Path) -> str | None:
+def saved_precision(run: Path) -> str | None:
     """The precision that a run was begun in; None where it was not begun.
 
     Raises:
         ValueError: its settings can't be read.
     """
     settings = run / "settings.yaml"
-    return read_settings(settings).precision if settings.exists() else None
+    return load_config(settings).precision if settings.exists() else None
 
 
 def device_precision(accelerator: str) -> str:
     """The precision that a device computes fastest in: mixed with bfloat16 where it has that."""
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if processor_has_bfloat16() else "32-true"
+    return "bf16-mixed" if cpu_supports_bfloat16() else "32-true"
 
 
 @contextmanager
@@ -132,12 +132,12 @@ def keep_settings(run: Path, config: TrainingConfig) -> None:
     path, now = run / "settings.yaml", asdict(config)
     text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True)
     if path.exists():
-        before = asdict(read_settings(path))
+        before = asdict(load_config(path))
         if differs := sorted(name for name in before if before[name] != now[name] and name not in INDIFFERENT):
             raise ValueError(
                 f"{run} was begun with other settings ({', '.join(differs)}): name another folder with --into."
             )
-    write_whole(path, text)
+    atomic_write_text(path, text)
 
 
 if __name__ == "__main__":

@@ -18,24 +18,24 @@ from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
 from eval.meteor import Meteor
 from eval.metrics import score_captions
-from handler.bundle import write_whole
+from handler.bundle import atomic_write_text
 from handler.generation.beam_search import search
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.tokenizer import build_vocabulary
-from handler.modeling.vocabulary import join_tokens
-from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
+from handler.modeling.vocabulary import detokenize
+from training.checkpoint import fill, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
 from training.config import TrainingConfig
-from training.data.dataset import Batch, Batches, CachedGrids, Pictures
-from training.data.feature_cache import cached_grids, read_batch
-from training.export import make_bundle
+from training.data.dataset import Batch, CachedFeatures, CaptionDataset, Pictures
+from training.data.feature_cache import cached_features, read_batch
+from training.export import export_bundle
 from training.model import CaptionModel, check_size
 from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
-from training.optim import rate_factor
-from training.pretrained_weights import load_decoder, load_pretrained
+from training.optim import lr_multiplier
+from training.pretrained_weights import load_decoder, load_encoder_weights
 from training.rewards import build_reward
 from training.run_logger import RunLog
-from training.stages import below, check_cut
+from training.stages import below, check_split
 
 VAL_BATCH = 50
 CHECKPOINT = "checkpoint.safetensors"
@@ -57,7 +57,7 @@ class Phase:
 
     name: str
     objective: Callable[[Batch, float], Outcome]
-    batches: Batches
+    batches: CaptionDataset
     epochs: int
     learning_rate: float
     warmup_steps: int
@@ -68,7 +68,7 @@ class Phase:
         return self.epochs * len(self.batches)
 
 
-class Stopped(Exception):
+class TrainingInterrupted(Exception):
     """The run was asked to stop; it has written a checkpoint."""
 
 
@@ -96,7 +96,7 @@ class Trainer:
         self.data_digest = digest_captions(train, *self.val.values())
         torch.manual_seed(config.seed)
         encoder = Encoder(config.encoder)
-        load_pretrained(encoder, config.encoder_weights)
+        load_encoder_weights(encoder, config.encoder_weights)
         check_size(encoder, config.serving.size)
         decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels)
         if config.decoder_weights and not (run / CHECKPOINT).exists():
@@ -104,7 +104,7 @@ class Trainer:
         self.raw = CaptionModel(encoder, decoder, config.preprocessing, config.finetune_from)
         self.raw.to(fabric.device)
         self.pictures, self.val_grids = self._pictures(train, features)
-        self.average = AveragedModel(self.raw, multi_avg_fn=moving_average(config.ema)) if config.ema else None
+        self.average = AveragedModel(self.raw, multi_avg_fn=ema_update(config.ema)) if config.ema else None
         self.model, self.optimizer = fabric.setup(self.raw, self._new_optimizer(), move_to_device=False)
         self.truth = CrossEntropy(config, self.model, self.raw, self.vocabulary, fabric)
         self.phases = self._phases(train)
@@ -121,11 +121,11 @@ class Trainer:
         frozen = self.raw.encoder
         if stage := config.finetune_from:
             for size in {config.preprocessing.size, config.serving.size}:
-                check_cut(frozen, stage, size)
+                check_split(frozen, stage, size)
             frozen = below(frozen, stage)
 
         def grids(images, preprocessing, **view):
-            return cached_grids(features, frozen, preprocessing, images, device=fabric.device, **view)
+            return cached_features(features, frozen, preprocessing, images, device=fabric.device, **view)
 
         with fabric.autocast():
             halved = torch.is_autocast_enabled(fabric.device.type)
@@ -144,13 +144,13 @@ class Trainer:
         # A grids' file is named by the digest of its pictures, so that the names stand for all pixels.
         names = [Path(part.filename).stem for parts in [*views, list(val.values())] for part in parts]
         self.data_digest = hashlib.sha256(json.dumps([self.data_digest, names]).encode()).hexdigest()
-        return CachedGrids(views), val
+        return CachedFeatures(views), val
 
     def _phases(self, train: list[CaptionedImage]) -> list[Phase]:
         config, critical = self.config, self.config.self_critical
 
-        def batches(size: int, seed: int) -> Batches:
-            return Batches(
+        def batches(size: int, seed: int) -> CaptionDataset:
+            return CaptionDataset(
                 train, self.pictures, self.vocabulary, batch_size=size, captions_per_image=config.captions_per_image,
                 max_words=config.max_words, seed=seed,
                 rank=self.fabric.global_rank, processes=self.fabric.world_size,
@@ -198,7 +198,7 @@ class Trainer:
             The folders of the bundles, the best first; none in processes other than the first.
 
         Raises:
-            Stopped: SIGTERM or Ctrl-C; the step in hand was finished and a checkpoint written.
+            TrainingInterrupted: SIGTERM or Ctrl-C; the step in hand was finished and a checkpoint written.
             OSError: the run's folder can't be written; its checkpoint is whole.
         """
         self._resume()
@@ -241,10 +241,10 @@ class Trainer:
             if ends or stop or step % self.config.checkpoint_every == 0:
                 self._save(log)
             if stop:
-                raise Stopped(f"Stopped after step {step} of {self.total_steps}.")
+                raise TrainingInterrupted(f"Stopped after step {step} of {self.total_steps}.")
             began = time.perf_counter()
 
-    def _loaded(self, batches: Batches, steps: range) -> Iterator[Batch]:
+    def _loaded(self, batches: CaptionDataset, steps: range) -> Iterator[Batch]:
         """The steps' batches on the device; workers read pictures or grids beside the training."""
         loader = torch.utils.data.DataLoader(
             batches,
@@ -265,7 +265,7 @@ class Trainer:
         config = self.config
         # Dropout and samples depend on the step and the process alone.
         torch.manual_seed(((config.seed * 1_000_003 + phase.first + place) << 10) + self.fabric.global_rank)
-        factor = rate_factor(
+        factor = lr_multiplier(
             place, phase.steps, warmup=phase.warmup_steps, schedule=config.schedule,
             decay=config.decay, decay_steps=config.decay_epochs * len(phase.batches),
         )  # fmt: skip
@@ -324,7 +324,7 @@ class Trainer:
         images = self.val[split]
         longest = self.config.decoding.max_length
         share = -(-len(images) // processes)
-        ids = torch.full((share, longest), self.vocabulary.pad, device=self.fabric.device)
+        ids = torch.full((share, longest), self.vocabulary.pad_id, device=self.fabric.device)
         mine = list(range(rank, len(images), processes))
         for first in range(0, len(mine), VAL_BATCH):
             some = mine[first : first + VAL_BATCH]
@@ -341,7 +341,7 @@ class Trainer:
         if processes > 1:
             ids = self.fabric.all_gather(ids).transpose(0, 1).flatten(0, 1)  # back in the split's order
         return [
-            join_tokens(self.vocabulary.decode(i for i in row if i != self.vocabulary.pad))
+            detokenize(self.vocabulary.decode(i for i in row if i != self.vocabulary.pad_id))
             for row in ids[: len(images)].tolist()
         ]
 
@@ -358,7 +358,7 @@ class Trainer:
         if not log:
             return
         log.flush()
-        parts = {"model": self.raw.learned(), "optimizer": optimizer_tensors(self.optimizer)}
+        parts = {"model": self.raw.learned(), "optimizer": optimizer_state(self.optimizer)}
         if self.average:
             parts["average"] = self.average.module.learned()
             self.progress["averaged"] = float(self.average.n_averaged)
@@ -370,7 +370,7 @@ class Trainer:
         path, digest = self.run / CHECKPOINT, self.run / "data.sha256"
         if not path.exists():
             if self.fabric.is_global_zero:
-                write_whole(digest, self.data_digest)
+                atomic_write_text(digest, self.data_digest)
                 self.vocabulary.save(self.run / "vocabulary.txt")
             return
         if digest.read_text() != self.data_digest:
@@ -379,7 +379,7 @@ class Trainer:
             )
         parts, self.progress = load_checkpoint(path)
         fill(self.raw.learned(), parts["model"])
-        fill_optimizer(self.optimizer, parts.get("optimizer", {}))
+        load_optimizer_state(self.optimizer, parts.get("optimizer", {}))
         if self.average:
             fill(self.average.module.learned(), parts["average"])
             self.average.n_averaged.fill_(int(self.progress["averaged"]))
@@ -391,11 +391,11 @@ class Trainer:
         folders = [self.run / "bundle", *(self.run / f"bundle-{phase.name}" for phase in order[1:])]
         with Meteor() as meteor:
             for phase, folder in zip(order, folders, strict=True):
-                make_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data, meteor)
+                export_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data, meteor)
         return folders
 
 
-def moving_average(decay: float) -> Callable:
+def ema_update(decay: float) -> Callable:
     """The step of an exponential moving average whose decay is at most (1 + n) / (10 + n), to forget its start."""
 
     def update(averaged, current, steps) -> None:

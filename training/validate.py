@@ -22,19 +22,19 @@ from eval.meteor import Meteor
 from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.serving.options import RANGES
 from training.data.feature_cache import read_batch
 
 BATCH = 50
 
 
-def best_device() -> torch.device:
+def default_device() -> torch.device:
     """Where a bundle is scored: a GPU, where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def describe_decoding(options: SearchOptions) -> str:
+def describe_decoding(options: GenerationConfig) -> str:
     """The decoding options as a signature names them."""
     way = f"beam:{options.beam_size}"
     if options.samples:
@@ -49,7 +49,7 @@ def validate_bundle(
     captioner: Captioner,
     images: Sequence[CaptionedImage],
     split: str,
-    options: SearchOptions | None = None,
+    options: GenerationConfig | None = None,
     grids: np.ndarray | None = None,
     meteor: Meteor | None = None,
 ) -> tuple[dict[str, Any], dict[int, str]]:
@@ -74,7 +74,7 @@ def validate_bundle(
             grid = captioner.encode(read_batch(batch, captioner.config.preprocessing))
         else:
             grid = torch.from_numpy(np.float32(grids[first : first + BATCH])).to(captioner.device)
-        for image, found in zip(batch, captioner.caption_grid(grid, [options] * len(batch)), strict=True):
+        for image, found in zip(batch, captioner.caption_features(grid, [options] * len(batch)), strict=True):
             captions[image.id] = found[0].caption
     references = {image.id: image.captions for image in images}
     scores = score_captions(references, captions, meteor=meteor or True)
@@ -101,7 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     asked = {name: getattr(arguments, name, None) for name in RANGES}
     try:
-        captioner = Captioner.load(arguments.bundle, best_device())
+        captioner = Captioner.load(arguments.bundle, default_device())
         options = replace(
             captioner.config.decoding, **{name: value for name, value in asked.items() if value is not None}
         )

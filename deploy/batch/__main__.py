@@ -19,21 +19,23 @@ from pathlib import Path
 from deploy.batch.ray_session import READER_CPUS, running_ray
 from deploy.batch.results import COLUMNS, Results
 from deploy.batch.sources import Folder, ParquetFiles, Source
-from deploy.batch.storage import BulkError
+from deploy.batch.storage import BatchJobError
 from handler.backends import PRECISIONS
 from handler.bundle import load_bundle
 from handler.errors import BundleError, RequestError
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.serving.options import parse_options
 
-EMBEDDED = Path(__file__).parent.parent.parent / "pretrained"
+DEFAULT_BUNDLE = Path(__file__).parent.parent.parent / "pretrained"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.batch", description="Captions very many pictures.")
     parser.add_argument("pictures", help="a folder of pictures, or Parquet: a path, s3://…, gs://…, hdfs://…")
     parser.add_argument("output", help="the folder for the captions, alike")
-    parser.add_argument("--model", type=Path, default=EMBEDDED, help="a bundle's folder; left out, the shipped one")
+    parser.add_argument(
+        "--model", type=Path, default=DEFAULT_BUNDLE, help="a bundle's folder; left out, the shipped one"
+    )
     parser.add_argument("--image-column", help="of Parquet files: the column of images' bytes, paths or URIs")
     parser.add_argument("--keep", nargs="*", default=[], help="of Parquet files: columns that the captions have too")
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="such as beam_size=3")
@@ -47,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         caption(arguments)
-    except (BulkError, BundleError, RequestError) as error:
+    except (BatchJobError, BundleError, RequestError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         print("Stopped; what is written stays. The same command goes on from there.", file=sys.stderr)
@@ -108,19 +110,19 @@ def told_each_minute(results: Results, count: int) -> Iterator[None]:
         teller.join()
 
 
-def chosen_options(texts: Sequence[str], defaults: SearchOptions) -> SearchOptions:
+def chosen_options(texts: Sequence[str], defaults: GenerationConfig) -> GenerationConfig:
     """`name=value` … → options.
 
     Raises:
-        BulkError: a text without `=`, or an option that means nothing here.
+        BatchJobError: a text without `=`, or an option that means nothing here.
         RequestError: no option, or a value out of its range.
     """
     for text in texts:
         if "=" not in text:
-            raise BulkError(f"An option is written name=value, not '{text}'.")
+            raise BatchJobError(f"An option is written name=value, not '{text}'.")
     options = parse_options(dict(text.split("=", 1) for text in texts), defaults)
     if options.attention:
-        raise BulkError("attention is not written: ask the endpoint for it.")
+        raise BatchJobError("attention is not written: ask the endpoint for it.")
     return options
 
 
@@ -128,14 +130,14 @@ def chosen_source(arguments: argparse.Namespace) -> Source:
     """Where the pictures come from.
 
     Raises:
-        BulkError: it is not there.
+        BatchJobError: it is not there.
     """
     if arguments.image_column:
         for name in set(arguments.keep) & set(COLUMNS):
-            raise BulkError(f"No column '{name}' can be kept: the captions have one of that name.")
+            raise BatchJobError(f"No column '{name}' can be kept: the captions have one of that name.")
         return ParquetFiles(_whole(arguments.pictures), arguments.image_column, arguments.keep)
     if arguments.keep:
-        raise BulkError("--keep is for Parquet files: say with --image-column where their pictures are.")
+        raise BatchJobError("--keep is for Parquet files: say with --image-column where their pictures are.")
     return Folder(_whole(arguments.pictures))
 
 

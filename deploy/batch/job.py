@@ -17,15 +17,15 @@ from ray.exceptions import RayError
 from deploy.batch.ray_session import READER_CPUS
 from deploy.batch.results import Results
 from deploy.batch.sources import Source
-from deploy.batch.storage import BulkError
-from handler.backends.openvino import FOLDER, convert_ahead
+from deploy.batch.storage import BatchJobError
+from handler.backends.openvino import FOLDER, export_openvino
 from handler.bundle import BundleConfig
 from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.image import decode_image
 from handler.modeling.vocabulary import Vocabulary
-from handler.oom import by_halves, fault, ran_out
+from handler.oom import fault, is_out_of_memory, retry_in_halves
 from handler.preprocessing import Preprocessing
 
 BLOCK_BYTES = 16 << 20  # of pixels that go from a reader to a worker at once, some 64 pictures
@@ -57,7 +57,7 @@ def run(
     work: pa.Table,
     results: Results,
     bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary],
-    options: SearchOptions,
+    options: GenerationConfig,
     workers: Workers,
     rows_per_file: int,
 ) -> None:
@@ -73,7 +73,7 @@ def run(
         rows_per_file: pictures in a file of captions, at least; the last ones may have fewer.
 
     Raises:
-        BulkError: a worker failed again and again, or nothing can be written.
+        BatchJobError: a worker failed again and again, or nothing can be written.
     """
     context = DataContext.get_current()
     context.target_max_block_size, context.enable_progress_bars = BLOCK_BYTES, False
@@ -116,7 +116,7 @@ def run(
             ray_remote_args={"num_cpus": 0},  # a moment's work
         )
     except RayError as error:
-        raise BulkError(
+        raise BatchJobError(
             f"{error}\nThe job broke off; what is written stays. The same command goes on there."
         ) from error
 
@@ -124,7 +124,7 @@ def run(
 def _converted(bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary]) -> dict[str, bytes]:
     """The files of the encoder as OpenVINO takes it: made once here, no worker needs seconds and timm for it."""
     with tempfile.TemporaryDirectory() as folder:
-        convert_ahead(*bundle[:2], Path(folder))
+        export_openvino(*bundle[:2], Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).glob(f"{FOLDER}/*")}
 
 
@@ -167,7 +167,7 @@ class CaptionPixels:
         precision: it computes in.
     """
 
-    def __init__(self, bundle: list[Any], options: SearchOptions, threads: int, device: str, precision: str):
+    def __init__(self, bundle: list[Any], options: GenerationConfig, threads: int, device: str, precision: str):
         torch.set_num_threads(threads)
         parts, converted = ray.get(bundle[0])
         with tempfile.TemporaryDirectory() as folder:
@@ -205,10 +205,10 @@ class CaptionPixels:
             try:
                 captions = self.captioner.caption_pixels(torch.from_numpy(stacked), [self.options] * len(rows))
             except Exception as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise  # it would meet every picture
                 return fault(error, "The picture was not captioned")
             found.update(zip(rows, captions, strict=True))
             return None
 
-        return found, dict(by_halves(list(pixels), attempt)) if pixels else {}
+        return found, dict(retry_in_halves(list(pixels), attempt)) if pixels else {}

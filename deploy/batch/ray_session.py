@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import psutil
 
-from deploy.batch.storage import BulkError, in_a_line
+from deploy.batch.storage import BatchJobError, in_a_line
 from deploy.ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,7 +50,7 @@ def running_ray(address: str | None, cpus: int, output: str) -> Iterator[None]:
         output: where the job writes, which tells it from others. Nobody else writes there.
 
     Raises:
-        BulkError: there is no such cluster, it is too small, or Ray does not start.
+        BatchJobError: there is no such cluster, it is too small, or Ray does not start.
     """
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"} | ({} if address else own_settings())
     import ray
@@ -60,10 +60,12 @@ def running_ray(address: str | None, cpus: int, output: str) -> Iterator[None]:
         try:
             _connect(address) if address else _start(job, cpus)
         except Exception as error:  # Ray's own are of any kind
-            raise BulkError(f"Ray does not {'answer' if address else 'start'}: {in_a_line(error)}.") from error
+            raise BatchJobError(f"Ray does not {'answer' if address else 'start'}: {in_a_line(error)}.") from error
         there = int(ray.cluster_resources().get("CPU", 0))
         if there < cpus:
-            raise BulkError(f"The job needs {cpus} CPUs and the cluster has {there}: take fewer workers or threads.")
+            raise BatchJobError(
+                f"The job needs {cpus} CPUs and the cluster has {there}: take fewer workers or threads."
+            )
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own says nothing
         yield
     finally:

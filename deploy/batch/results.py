@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
 from deploy.batch.sources import PICTURE
-from deploy.batch.storage import THREADS, BulkError, in_a_line, locate
+from deploy.batch.storage import THREADS, BatchJobError, in_a_line, locate
 
 SETTINGS = "_settings.json"  # those who read a folder of Parquet files pass over names that begin so
 
@@ -32,7 +32,7 @@ class Results:
         settings: all that decides captions; a folder holds those of one setting alone.
 
     Raises:
-        BulkError: the folder can't be written, holds something else, or captions of other settings.
+        BatchJobError: the folder can't be written, holds something else, or captions of other settings.
     """
 
     def __init__(self, uri: str, settings: dict[str, Any]):
@@ -42,13 +42,13 @@ class Results:
             self.filesystem.create_dir(self.path)
             self._agree(settings)
         except (OSError, pa.ArrowException) as error:
-            raise BulkError(f"{uri} can't be written: {in_a_line(error)}.") from error
+            raise BatchJobError(f"{uri} can't be written: {in_a_line(error)}.") from error
 
     def _agree(self, settings: dict[str, Any]) -> None:
         path = f"{self.path}/{SETTINGS}"
         if self.filesystem.get_file_info(path).type == FileType.NotFound:
             if self.filesystem.get_file_info(FileSelector(self.path)):
-                raise BulkError(f"{self.uri} holds something else: name a new folder for the captions.")
+                raise BatchJobError(f"{self.uri} holds something else: name a new folder for the captions.")
             with self.filesystem.open_output_stream(path) as file:
                 file.write(json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
             return
@@ -57,28 +57,28 @@ class Results:
         try:
             theirs = json.loads(content)
         except ValueError as error:
-            raise BulkError(f"{self.uri}/{SETTINGS} can't be understood: {error}.") from error
+            raise BatchJobError(f"{self.uri}/{SETTINGS} can't be understood: {error}.") from error
         told = [
             f"{name} is {theirs.get(name)} there and {value} here"
             for name, value in settings.items()
             if theirs.get(name) != value
         ]
         if told:
-            raise BulkError(f"{self.uri} holds captions made otherwise: {'; '.join(told)}. Name another folder.")
+            raise BatchJobError(f"{self.uri} holds captions made otherwise: {'; '.join(told)}. Name another folder.")
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Lets one job at a time of this machine write here.
 
         Raises:
-            BulkError: another one does.
+            BatchJobError: another one does.
         """
         name = f"captioner-{os.getuid()}-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}.lock"
         with Path(tempfile.gettempdir(), name).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise BulkError(f"Another job writes into {self.uri}: wait for it, or stop it.") from error
+                raise BatchJobError(f"Another job writes into {self.uri}: wait for it, or stop it.") from error
             yield
 
     def done(self) -> set[str]:

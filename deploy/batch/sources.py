@@ -15,7 +15,16 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow.fs import FileType
 
-from deploy.batch.storage import THREADS, BulkError, Unreadable, find_files, in_a_line, kind, open_parquet, read_files
+from deploy.batch.storage import (
+    THREADS,
+    BatchJobError,
+    Unreadable,
+    find_files,
+    in_a_line,
+    kind,
+    open_parquet,
+    read_files,
+)
 from handler.errors import RequestError
 from handler.image import FORMATS
 
@@ -69,20 +78,20 @@ class Folder(Source):
     """All pictures in a folder, however deep; a picture's name is its path in there.
 
     Raises:
-        BulkError: there is no such folder, or no picture in it.
+        BatchJobError: there is no such folder, or no picture in it.
     """
 
     schema = pa.schema([(PICTURE, pa.string())])
 
     def __init__(self, folder: str):
         if kind(folder) != FileType.Directory:
-            raise BulkError(
+            raise BatchJobError(
                 f"{folder} is no folder; of Parquet files say with --image-column where their pictures are."
             )
         self.folder, self.listed = folder, find_files(folder, SUFFIXES)
         self.count = len(self.listed)
         if not self.count:
-            raise BulkError(f"There are no pictures in {folder}: it needs files that end in {', '.join(SUFFIXES)}.")
+            raise BatchJobError(f"There are no pictures in {folder}: it needs files that end in {', '.join(SUFFIXES)}.")
 
     def left(self, done: set[str]) -> pa.Table:
         return pa.table({PICTURE: [name for name in self.listed if name not in done]}, self.schema)
@@ -103,7 +112,7 @@ class ParquetFiles(Source):
         kept: columns that the captions have too.
 
     Raises:
-        BulkError: there is nothing of the kind.
+        BatchJobError: there is nothing of the kind.
     """
 
     def __init__(self, place: str, column: str, kept: Sequence[str]):
@@ -114,15 +123,15 @@ class ParquetFiles(Source):
             self.listed = dict(zip(names, pool.map(self._footer, names), strict=True))
         readable = [footer for footer in self.listed.values() if footer]
         if not readable:
-            raise BulkError(f"There is no Parquet file at {place} that can be read.")
+            raise BatchJobError(f"There is no Parquet file at {place} that can be read.")
         schema = readable[0].schema.to_arrow_schema()
         for name in (column, *kept):
             if name not in schema.names:
-                raise BulkError(f"There is no column '{name}' at {place}: choose among {', '.join(schema.names)}.")
+                raise BatchJobError(f"There is no column '{name}' at {place}: choose among {', '.join(schema.names)}.")
         self.schema = pa.schema([(PICTURE, pa.string()), *(schema.field(name).with_nullable(True) for name in kept)])
         self.count = sum(footer.num_rows if footer else 1 for footer in self.listed.values())
         if not self.count:
-            raise BulkError(f"There are no rows at {place}.")
+            raise BatchJobError(f"There are no rows at {place}.")
 
     def left(self, done: set[str]) -> pa.Table:
         work = []

@@ -16,7 +16,7 @@ MAX_BYTES = 20_000_000  # of a picture's file
 THREADS = 8  # files opened at once: remote storage makes each wait
 
 
-class BulkError(Exception):
+class BatchJobError(Exception):
     """The job can't be done as it was asked for; the message is one clear sentence."""
 
 
@@ -50,27 +50,27 @@ def kind(uri: str) -> FileType:
     """Whether there is a file, a folder, or nothing.
 
     Raises:
-        BulkError: its storage can't be asked.
+        BatchJobError: its storage can't be asked.
     """
     try:
         filesystem, path = locate(uri)
         return filesystem.get_file_info(path).type
     except (OSError, pa.ArrowException) as error:
-        raise BulkError(f"{uri} can't be read: {in_a_line(error)}.") from error
+        raise BatchJobError(f"{uri} can't be read: {in_a_line(error)}.") from error
 
 
 def find_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
     """Paths, relative to a folder, of its files with such suffixes, however deep, in order.
 
     Raises:
-        BulkError: the folder can't be read.
+        BatchJobError: the folder can't be read.
     """
     try:
         filesystem, path = locate(folder)
         infos = filesystem.get_file_info(FileSelector(path, recursive=True))
         found = [info.path for info in infos if info.is_file and info.path.lower().endswith(suffixes)]
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise BulkError(f"{folder} can't be read: {in_a_line(error)}.") from error
+        raise BatchJobError(f"{folder} can't be read: {in_a_line(error)}.") from error
     return sorted(posixpath.relpath(name, path) for name in found)
 
 

@@ -19,7 +19,7 @@ from deploy.benchmark.measure import Measured, measure_variants, table
 from deploy.benchmark.plot import plot
 from deploy.benchmark.variants import VARIANTS, grid
 from deploy.torchserve import ServerError
-from eval.caption import find_pictures
+from eval.caption import find_images
 from eval.run import parse_options
 from eval.summary import RESULTS
 from eval.transports import EndpointError
@@ -54,7 +54,7 @@ def main() -> None:
     concurrency = [1, arguments.concurrency]
     variants = grid() if arguments.tune else [VARIANTS[name] for name in arguments.variants]
     try:
-        pictures = [Path(path).read_bytes() for path in find_pictures(arguments.pictures)]
+        pictures = [Path(path).read_bytes() for path in find_images(arguments.pictures)]
         with tempfile.TemporaryDirectory() as folder:
             found = measure_variants(
                 build_archive(arguments.model, Path(folder)), Path(folder), variants, pictures,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2 as transforms
 
-from handler.backends import Source
+from handler.backends import ModelSource
 from handler.bundle import load_bundle
 from handler.generation.beam_search import search
 from handler.modeling import build_decoder
@@ -24,7 +24,7 @@ class BaselineService:
     def initialize(self, context) -> None:
         """Loads the bundle."""
         config, weights, self.vocabulary = load_bundle(Path(context.system_properties["model_dir"]) / "model")
-        source = Source(config, weights, torch.device("cpu"), "full")
+        source = ModelSource(config, weights, torch.device("cpu"), "full")
         encoder = source.encoder().encoder
         self.backbone = encoder.backbone.to(memory_format=torch.contiguous_format)
         self.decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels).eval()

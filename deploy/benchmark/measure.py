@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from deploy.benchmark.offline import InProcess
 from deploy.benchmark.variants import Variant, repack
-from deploy.testing import private_server
-from deploy.torchserve import Server
+from deploy.testing import isolated_server
+from deploy.torchserve import TorchServe
 from eval.client import Client
 from eval.load_test import Load, closed_loop, measure
 
@@ -83,7 +83,7 @@ def measure_variants(
             store = folder / str(number) / "model_store"
             store.mkdir(parents=True)
             repack(archive, store / archive.name, variant)
-            server = private_server(store.parent, store)
+            server = isolated_server(store.parent, store)
             stack.callback(server.stop)
             began = time.perf_counter()
             server.start()
@@ -117,7 +117,7 @@ def measure_variants(
     return found
 
 
-def _memory(server: Server) -> float:
+def _memory(server: TorchServe) -> float:
     workers = [process for process in server.processes() if any("model_service_worker" in a for a in process.cmdline())]
     return sum(process.memory_info().rss for process in workers) / 2**20
 

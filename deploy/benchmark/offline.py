@@ -12,7 +12,7 @@ import yaml
 
 from deploy.archive import SETTINGS
 from handler.captioner import Captioner
-from handler.parallel import cores
+from handler.parallel import available_cpus
 from handler.serving.options import parse_options
 
 
@@ -35,7 +35,7 @@ class InProcess:
             content.extractall(folder, [name for name in content.namelist() if name.startswith("model/")])
         how = settings["handler"]
         self.batch = settings["batchSize"]
-        self.threads = how["threads"] or cores()
+        self.threads = how["threads"] or available_cpus()
         torch.set_num_threads(self.threads)
         self.captioner = Captioner.load(folder / "model", backend=how["backend"], precision=how["precision"])
         self.options = parse_options(options, self.captioner.config.decoding)

@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from eval.caption import find_pictures
-from handler.backends import BACKENDS, PRECISIONS, Source
-from handler.backends.engine import processor_has_bfloat16
+from eval.caption import find_images
+from handler.backends import BACKENDS, PRECISIONS, ModelSource
+from handler.backends.engine import cpu_supports_bfloat16
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from handler.parallel import cores, in_threads
+from handler.parallel import available_cpus, parallel_map
 
 ROOT = Path(__file__).parent.parent.parent
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is the peak
@@ -77,17 +77,17 @@ def rows(
     everything = range(len(pictures))
 
     def each(run: Callable[[bytes], object]) -> float:
-        return median_ms(lambda: in_threads(lambda place: run(pictures[place]), everything), 5) / len(pictures)
+        return median_ms(lambda: parallel_map(lambda place: run(pictures[place]), everything), 5) / len(pictures)
 
-    alone, whole = each(libjpeg), each(captioner.prepare)
+    alone, whole = each(libjpeg), each(captioner.preprocess)
     yield "the picture's file, pixels alone", alone, "the limit of the next"
     yield "decoded, upright, resized", whole, f"{whole / alone:.2f} × it"
     peaks = {"fp32": peak_gflops(torch.float32, captioner.device)}
-    if captioner.device.type == "cuda" or processor_has_bfloat16():
+    if captioner.device.type == "cuda" or cpu_supports_bfloat16():
         peaks["bf16"] = peak_gflops(torch.bfloat16, captioner.device)
     config, weights, _ = load_bundle(folder)
-    pixels = torch.stack(in_threads(captioner.prepare, pictures[: max(batches)]))
-    encoder = Source(config, weights, captioner.device, "full").encoder()
+    pixels = torch.stack(parallel_map(captioner.preprocess, pictures[: max(batches)]))
+    encoder = ModelSource(config, weights, captioner.device, "full").encoder()
     work = count_operations(encoder, pixels[:1].to(captioner.device)) / 1e9
     for batch in batches:
         taken = median_ms(partial(captioner.encode, pixels[:batch]), max(5, 40 // batch)) / batch
@@ -98,7 +98,7 @@ def rows(
     for batch in batches:
         for beam in beams:
             options = [replace(captioner.config.decoding, beam_size=beam)] * batch
-            taken = median_ms(partial(captioner.caption_grid, grid[:batch], options), max(3, 20 // batch)) / batch
+            taken = median_ms(partial(captioner.caption_features, grid[:batch], options), max(3, 20 // batch)) / batch
             yield f"search, beam {beam}, batch {batch}", taken, ""
             taken = median_ms(partial(captioner.caption_pixels, pixels[:batch], options), max(3, 20 // batch)) / batch
             yield f"from decoded pictures, beam {beam}, batch {batch}", taken, f"{1e3 / taken:.1f} captions a second"
@@ -117,13 +117,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, default="full")
-    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--threads", type=int, default=available_cpus())
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
-        pictures = [Path(path).read_bytes() for path in islice(find_pictures(arguments.pictures), 64)]
+        pictures = [Path(path).read_bytes() for path in islice(find_images(arguments.pictures), 64)]
         pictures *= -(-max(arguments.batches) // len(pictures))
         captioner = Captioner.load(
             arguments.model, arguments.device, backend=arguments.backend, precision=arguments.precision

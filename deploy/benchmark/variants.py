@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from deploy.archive import ENTRY, SETTINGS
-from handler.parallel import cores
+from handler.parallel import available_cpus
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,12 @@ VARIANTS = {
         Variant("prompt", {"maxBatchDelay": 1}),
         Variant(
             "fastest-workers",  # a worker a core, which share nothing
-            {"minWorkers": cores(), "maxWorkers": cores(), "maxBatchDelay": 1, "handler.precision": "fastest"},
+            {
+                "minWorkers": available_cpus(),
+                "maxWorkers": available_cpus(),
+                "maxBatchDelay": 1,
+                "handler.precision": "fastest",
+            },
         ),
         Variant("compile", {"handler.backend": "compile", "startupTimeout": 600}),
     )
@@ -52,11 +57,11 @@ def grid() -> list[Variant]:
     """Numbers of workers that share this machine's cores, each with batches' sizes and how long one waits for them."""
     return [
         Variant(
-            f"{workers} × {cores() // workers} threads, batch {batch}, {delay} ms",
+            f"{workers} × {available_cpus() // workers} threads, batch {batch}, {delay} ms",
             {"minWorkers": workers, "maxWorkers": workers, "batchSize": batch, "maxBatchDelay": delay},
         )
         for workers in (1, 2, 4, 8, 16)
-        if cores() % workers == 0
+        if available_cpus() % workers == 0
         for batch, delay in ((1, 1), (4, 1), (8, 1), (8, 10), (16, 1))
     ]
 

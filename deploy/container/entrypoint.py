@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from deploy.container.gateway import Gateway
-from deploy.torchserve import Server, ServerError
+from deploy.torchserve import ServerError, TorchServe
 
 PRODUCTION = Path(__file__).parent
 UNREADY_SECONDS = 60  # a worker that dies is started again within seconds; one that can't be is for others to see
@@ -27,7 +27,7 @@ class Terminated(BaseException):
     """SIGTERM or SIGINT has come."""
 
 
-def serve(server: Server, gateway: Gateway, drain_seconds: float) -> bool:
+def serve(server: TorchServe, gateway: Gateway, drain_seconds: float) -> bool:
     """Serves until SIGTERM.
 
     Args:
@@ -58,7 +58,7 @@ def serve(server: Server, gateway: Gateway, drain_seconds: float) -> bool:
         server.stop()
 
 
-def _watch(server: Server, gateway: Gateway) -> None:
+def _watch(server: TorchServe, gateway: Gateway) -> None:
     """Announces readiness as it changes; ends only by raising."""
     last_ready = time.monotonic()
     while True:
@@ -106,7 +106,7 @@ def main() -> None:
     try:
         run = work / "run"
         run.mkdir(exist_ok=True)
-        server = Server(arguments.config, run, work / "logs", PRODUCTION / "log4j2.xml")
+        server = TorchServe(arguments.config, run, work / "logs", PRODUCTION / "log4j2.xml")
         gateway = Gateway(server, work / "gateway", arguments.listen, arguments.inside, arguments.tls, arguments.tokens)
         if not serve(server, gateway, arguments.drain_seconds):
             sys.exit("Requests were cut off: they took too long.")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jinja2
 
-from deploy.torchserve import Server, ServerError
+from deploy.torchserve import ServerError, TorchServe
 
 TEMPLATE = Path(__file__).parent / "nginx.conf.j2"
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{32,}=*")  # RFC 6750's letters, and long enough not to be guessed
@@ -35,7 +35,9 @@ class Gateway:
         ServerError: the certificate or the tokens are missing or can't be.
     """
 
-    def __init__(self, server: Server, folder: Path, listen: str, inside: str, tls: Path | None, tokens: Path | None):
+    def __init__(
+        self, server: TorchServe, folder: Path, listen: str, inside: str, tls: Path | None, tokens: Path | None
+    ):
         self.server, self.folder, self.listen, self.inside = server, folder.resolve(), listen, inside
         self.tls, self.tokens = tls and tls.absolute(), tokens  # not resolved: Kubernetes changes where links lead
         self.config = self.folder / "nginx.conf"

@@ -17,7 +17,7 @@ from deploy.archive import build_archive
 from deploy.demo.cluster import Cluster
 from deploy.demo.scenarios import NEW, OLD, Scene, Scenes
 from deploy.torchserve import ServerError
-from eval.caption import find_pictures
+from eval.caption import find_images
 from eval.client import EndpointError
 from eval.summary import RESULTS
 from handler.errors import BundleError
@@ -69,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it leaves no server behind
     try:
-        pictures = {path: Path(path).read_bytes() for path in find_pictures(arguments.pictures)}
+        pictures = {path: Path(path).read_bytes() for path in find_images(arguments.pictures)}
         with tempfile.TemporaryDirectory(prefix="captioner-demo-") as scratch:
             folder = Path(scratch)
             old = build_archive(arguments.bundle, folder / "old.mar", OLD)

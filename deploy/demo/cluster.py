@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.haproxy.proxy import NAMES, Proxy
-from deploy.testing import private_server
-from deploy.torchserve import Server
+from deploy.testing import isolated_server
+from deploy.torchserve import TorchServe
 
 PINS = hasattr(os, "sched_setaffinity")  # Linux
 
@@ -25,11 +25,11 @@ class Cluster:
     """
 
     def __init__(self, folder: Path, archive: Path):
-        self.servers: dict[str, Server] = {}
+        self.servers: dict[str, TorchServe] = {}
         for name in NAMES:
             store = folder / name / "model_store"
             store.mkdir(parents=True)
-            self.servers[name] = private_server(folder / name, store)
+            self.servers[name] = isolated_server(folder / name, store)
         self.cores = dict(zip(NAMES, _shares(len(NAMES)), strict=True))
         self.archive = archive
         self.proxy = Proxy(self.servers, folder / "haproxy.log")

@@ -1,4 +1,4 @@
-"""Callers of an endpoint that compare each answer with what an undisturbed server said of the same picture."""
+"""LoadGenerator of an endpoint that compare each answer with what an undisturbed server said of the same picture."""
 
 import itertools
 import time
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from deploy.load_generator import Callers
+from deploy.load_generator import LoadGenerator
 from eval.client import Client, EndpointError
 
 AGAIN = 12  # further tries of a caller, with pauses that double
@@ -36,7 +36,7 @@ class Answered(NamedTuple):
         return self.began + self.seconds
 
 
-class Traffic(Callers[str, Answered]):
+class Traffic(LoadGenerator[str, Answered]):
     """So many callers, each with one request at a time, until they are told to stop.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.ports import free_ports
-from deploy.torchserve import Server, ServerError
+from deploy.torchserve import ServerError, TorchServe
 
 CONFIG = Path(__file__).parent / "haproxy.cfg"
 NAMES = ("one", "two")  # what haproxy.cfg calls the servers
@@ -32,7 +32,7 @@ class Proxy:
         ServerError: HAProxy is not installed.
     """
 
-    def __init__(self, servers: Mapping[str, Server], log: Path, **settings: str):
+    def __init__(self, servers: Mapping[str, TorchServe], log: Path, **settings: str):
         program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}{os.pathsep}{SYSTEM}")
         if program is None:
             raise ServerError("HAProxy is missing: apt-get install haproxy.")
@@ -130,7 +130,7 @@ class Proxy:
             time.sleep(0.05)
 
 
-def _addresses(server: Server | None) -> tuple[str, str, str]:
+def _addresses(server: TorchServe | None) -> tuple[str, str, str]:
     """Where a server answers over REST and gRPC, and its management port; of none, where nobody does."""
     if server is None:
         rest, grpc, management = free_ports(3)

@@ -23,9 +23,9 @@ from deploy.soak.load import Soak
 from deploy.soak.monitor import Watch
 from deploy.soak.report import faults, plot, summarize, table
 from deploy.soak.request_mix import draw_wishes
-from deploy.testing import private_server
+from deploy.testing import isolated_server
 from deploy.torchserve import ServerError
-from eval.caption import find_pictures
+from eval.caption import find_images
 from eval.summary import RESULTS
 from handler.errors import BundleError
 
@@ -62,7 +62,7 @@ def soak(model: Path, pictures: list[bytes], plan: Plan, results: Path) -> dict[
     with tempfile.TemporaryDirectory(prefix="captioner-soak-") as scratch:
         folder = Path(scratch)
         build_archive(model, folder / "model_store")
-        server = private_server(folder, folder / "model_store")
+        server = isolated_server(folder, folder / "model_store")
         try:
             server.start()
             load = Soak(server, draw_wishes(pictures, plan.wishes, Random(plan.seed)), plan.callers)  # noqa: S311
@@ -95,7 +95,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it leaves no server behind
     plan = Plan(arguments.minutes, arguments.callers, arguments.every, arguments.wishes, arguments.seed)
     try:
-        pictures = [Path(path).read_bytes() for path in find_pictures(arguments.pictures)]
+        pictures = [Path(path).read_bytes() for path in find_images(arguments.pictures)]
         content = soak(arguments.model, pictures, plan, arguments.results / arguments.name)
     except (BundleError, OSError, ServerError) as error:
         sys.exit(str(error))

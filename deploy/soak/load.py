@@ -10,9 +10,9 @@ import grpc
 import requests
 from requests.adapters import HTTPAdapter
 
-from deploy.load_generator import Callers
+from deploy.load_generator import LoadGenerator
 from deploy.soak.request_mix import Wish
-from deploy.torchserve import Server, ServerError
+from deploy.torchserve import ServerError, TorchServe
 from eval.grpc_stubs import inference_protos
 
 SECONDS = 120  # that an answer may take
@@ -37,8 +37,8 @@ class Answered(NamedTuple):
     said: Said
 
 
-class Soak(Callers[Wish, Answered]):
-    """Callers of a server with mixed requests, which have been answered one by one before.
+class Soak(LoadGenerator[Wish, Answered]):
+    """LoadGenerator of a server with mixed requests, which have been answered one by one before.
 
     Args:
         server: running.
@@ -49,7 +49,7 @@ class Soak(Callers[Wish, Answered]):
         ServerError: alone, a request gets something else than it has to.
     """
 
-    def __init__(self, server: Server, wishes: Sequence[Wish], callers: int):
+    def __init__(self, server: TorchServe, wishes: Sequence[Wish], callers: int):
         super().__init__(itertools.cycle(enumerate(wishes)), self._compare, callers)
         self.server, self.wishes = server, wishes
         self.http = requests.Session()

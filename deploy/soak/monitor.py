@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import psutil
 
-from deploy.torchserve import Server, is_jvm
+from deploy.torchserve import TorchServe, is_jvm
 
 MB = 2**20
 
@@ -49,7 +49,7 @@ class Watch:
         unready: samples at which no worker was READY, or a process was gone.
     """
 
-    def __init__(self, server: Server, every: float):
+    def __init__(self, server: TorchServe, every: float):
         self.server, self.every = server, every
         self.samples: list[Sample] = []
         self.workers: set[int] = set()

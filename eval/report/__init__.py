@@ -17,7 +17,7 @@ from PIL import Image
 
 from eval.coco import CaptionedImage
 from eval.endings import bad_endings
-from eval.metrics import Measured
+from eval.metrics import CaptionScores
 from eval.significance import Difference
 
 FOLDER = Path(__file__).parent
@@ -31,7 +31,7 @@ def write_run(
     content: Mapping[str, Any],
     images: Sequence[CaptionedImage],
     captions: Mapping[int, str],
-    measured: Measured,
+    measured: CaptionScores,
     log: Mapping[int, Mapping[str, Any]],
 ) -> None:
     """Writes the page of one run.
@@ -69,7 +69,7 @@ def write_comparison(
     differences: Mapping[str, Difference],
     images: Sequence[CaptionedImage],
     captions: tuple[Mapping[int, str], Mapping[int, str]],
-    measured: tuple[Measured, Measured],
+    measured: tuple[CaptionScores, CaptionScores],
 ) -> None:
     """Writes the page of two runs on the same split.
 
@@ -104,11 +104,11 @@ def _row(image: CaptionedImage, with_picture: bool) -> dict[str, Any]:
     return row
 
 
-def _scores(measured: Measured, place: int) -> dict[str, float]:
+def _scores(measured: CaptionScores, place: int) -> dict[str, float]:
     return {name: round(float(values[place]), 4) for name, values in measured.each.items()}
 
 
-def _disputed(measured: Measured) -> np.ndarray:
+def _disputed(measured: CaptionScores) -> np.ndarray:
     """How far a picture's ranks by CIDEr and by METEOR are apart, 0 to 1."""
     if "METEOR" not in measured.each or len(measured.images) < 2:
         return np.zeros(len(measured.images))

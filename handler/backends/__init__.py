@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from handler.backends.bf16 import Bf16Linear, can_halve
-from handler.backends.engine import Encode, Source, autocast, half, processor_has_bfloat16
+from handler.backends.engine import Encode, ModelSource, autocast, cpu_supports_bfloat16, half
 from handler.backends.fp16 import halve_weights
 from handler.backends.int8 import Int8Linear, can_quantize
-from handler.backends.quantize import Rounded, round_matrices
+from handler.backends.quantize import Rounded, quantize_decoder
 from handler.modeling import Decoder, build_decoder
 
 logger = logging.getLogger(__name__)
@@ -25,26 +25,26 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("full", "fast", "fastest")
 
 
-def _eager(source: Source) -> tuple[Encode, int]:
+def _eager(source: ModelSource) -> tuple[Encode, int]:
     from handler.backends.pytorch import build
 
     return build(source)
 
 
-def _compile(source: Source) -> tuple[Encode, int]:
+def _compile(source: ModelSource) -> tuple[Encode, int]:
     from handler.backends.compile import build
 
     return build(source)
 
 
-def _openvino(source: Source) -> tuple[Encode, int]:
+def _openvino(source: ModelSource) -> tuple[Encode, int]:
     from handler.backends.openvino import build
 
     return build(source)
 
 
 # Each is imported where it is asked for: they take seconds, and hundreds of megabytes.
-BACKENDS: dict[str, Callable[[Source], tuple[Encode, int]]] = {
+BACKENDS: dict[str, Callable[[ModelSource], tuple[Encode, int]]] = {
     "eager": _eager,
     "compile": _compile,
     "openvino": _openvino,
@@ -70,7 +70,7 @@ class Engine:
     computing: Callable[[], AbstractContextManager]
 
 
-def check_choice(backend: str, precision: str) -> None:
+def validate_backend(backend: str, precision: str) -> None:
     """Whether there are such a back end and precision.
 
     Raises:
@@ -82,7 +82,7 @@ def check_choice(backend: str, precision: str) -> None:
         raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not '{precision}'.")
 
 
-def _automatic(source: Source) -> tuple[str, tuple[Encode, int]]:
+def _automatic(source: ModelSource) -> tuple[str, tuple[Encode, int]]:
     """The name of the fastest back end that takes the encoder, and what it gives."""
     if source.device.type == "cpu" and importlib.util.find_spec("openvino"):
         try:
@@ -92,16 +92,16 @@ def _automatic(source: Source) -> tuple[str, tuple[Encode, int]]:
     return "eager", _eager(source)
 
 
-def rounding(source: Source) -> Rounded | None:
+def rounding(source: ModelSource) -> Rounded | None:
     """How the decoder's matrices are rounded for the search; None: not at all."""
     if source.precision != "fastest" or source.device.type != "cpu":
         return None
-    if processor_has_bfloat16() and can_halve():
+    if cpu_supports_bfloat16() and can_halve():
         return Bf16Linear
     return Int8Linear if can_quantize() else None
 
 
-def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
+def build_engine(source: ModelSource, vocabulary_size: int, backend: str) -> Engine:
     """Brings a bundle to a device.
 
     Args:
@@ -125,7 +125,7 @@ def build_engine(source: Source, vocabulary_size: int, backend: str) -> Engine:
         searcher = halve_weights(decoder) if half(source) else decoder
         return Engine(backend, encode, decoder, searcher, partial(autocast, source))
     linear = rounding(source)
-    return Engine(backend, encode, decoder, round_matrices(decoder, linear) if linear else decoder, nullcontext)
+    return Engine(backend, encode, decoder, quantize_decoder(decoder, linear) if linear else decoder, nullcontext)
 
 
-__all__ = ["BACKENDS", "PRECISIONS", "Encode", "Engine", "Source", "build_engine", "check_choice"]
+__all__ = ["BACKENDS", "PRECISIONS", "Encode", "Engine", "ModelSource", "build_engine", "validate_backend"]

@@ -4,12 +4,12 @@ import torch
 from torch._inductor import config as inductor
 
 from handler.backends.buckets import by_buckets
-from handler.backends.engine import Encode, Source, autocast
+from handler.backends.engine import Encode, ModelSource, autocast
 
 LARGEST = {"cpu": 16, "cuda": 256}  # parts of a batch: a CPU is no faster with more
 
 
-def build(source: Source) -> tuple[Encode, int]:
+def build(source: ModelSource) -> tuple[Encode, int]:
     """The encoder, and the channels of a cell. Each size of `BUCKETS` is compiled when it first comes."""
     encoder, device = source.encoder(), source.device
     if device.type == "cuda":  # CUDA graphs: all kernels of a batch are started at once

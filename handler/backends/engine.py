@@ -13,7 +13,7 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A bundle's parts, and where and how they are to run.
 
     Attributes:
@@ -37,20 +37,23 @@ class Source:
         }
 
     def encoder(self) -> torch.nn.Module:
-        """The encoder with its normalisation, `PixelEncoder`, in evaluation mode and single precision.
+        """The encoder with its normalisation, `NormalizedEncoder`, in evaluation mode and single precision.
 
         Raises:
             ValueError: timm has no such backbone.
             RuntimeError: the weights do not fit it.
         """
-        from handler.modeling.encoder import Encoder, PixelEncoder  # timm takes seconds, and not all back ends need it
+        from handler.modeling.encoder import (  # timm takes seconds, and not all back ends need it
+            Encoder,
+            NormalizedEncoder,
+        )
 
         encoder = Encoder(self.config.encoder)
         encoder.load_state_dict(self.part("encoder"))
-        return PixelEncoder(encoder, self.config.preprocessing).eval().requires_grad_(False).to(self.device)
+        return NormalizedEncoder(encoder, self.config.preprocessing).eval().requires_grad_(False).to(self.device)
 
 
-def half(source: Source) -> torch.dtype | None:
+def half(source: ModelSource) -> torch.dtype | None:
     """The half precision that an encoder is to have; None for single precision.
 
     A GPU has float16: bfloat16 is no faster there, and has an eighth of its exactness.
@@ -59,14 +62,14 @@ def half(source: Source) -> torch.dtype | None:
         return None
     if source.device.type == "cuda":
         return torch.float16
-    return torch.bfloat16 if processor_has_bfloat16() else None
+    return torch.bfloat16 if cpu_supports_bfloat16() else None
 
 
-def processor_has_bfloat16() -> bool:
+def cpu_supports_bfloat16() -> bool:
     """Whether this processor multiplies matrices in bfloat16; where that is imitated, single precision is faster."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def autocast(source: Source) -> AbstractContextManager:
+def autocast(source: ModelSource) -> AbstractContextManager:
     """The context in which PyTorch computes in that precision."""
     return torch.autocast(source.device.type, half(source)) if half(source) else nullcontext()

@@ -16,13 +16,13 @@ from types import ModuleType
 
 import torch
 
-from handler.backends.engine import Encode, Source
+from handler.backends.engine import Encode, ModelSource
 from handler.bundle import WEIGHTS, BundleConfig
 
 FOLDER = "openvino"
 
 
-def build(source: Source) -> tuple[Encode, int]:
+def build(source: ModelSource) -> tuple[Encode, int]:
     """The encoder, and the channels of a cell.
 
     Raises:
@@ -55,12 +55,12 @@ def build(source: Source) -> tuple[Encode, int]:
     return encode, compiled.output(0).shape[2]
 
 
-def converted(source: Source) -> Path:
+def converted(source: ModelSource) -> Path:
     """Where a bundle's converted encoder lies, if it does; named by its weights, so that it is never a stale one."""
     return source.folder / FOLDER / f"{source.config.files[WEIGHTS]['sha256'][:16]}.xml"
 
 
-def convert(source: Source):
+def convert(source: ModelSource):
     """The encoder as OpenVINO's model, of one picture.
 
     The same bundle gives the same model, to the byte: names that count what was made before are replaced.
@@ -80,7 +80,7 @@ def convert(source: Source):
     return model
 
 
-def save_converted(source: Source) -> None:
+def save_converted(source: ModelSource) -> None:
     """Converts the encoder and puts it where `build` finds it.
 
     Raises:
@@ -91,7 +91,7 @@ def save_converted(source: Source) -> None:
     _import().save_model(convert(source), path, compress_to_fp16=False)
 
 
-def convert_ahead(config: BundleConfig, weights: dict[str, torch.Tensor], folder: Path) -> None:
+def export_openvino(config: BundleConfig, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Puts a bundle's encoder into a folder as OpenVINO takes it, where that is installed and takes it.
 
     A `Captioner` of that folder then starts without timm and without converting.
@@ -99,7 +99,7 @@ def convert_ahead(config: BundleConfig, weights: dict[str, torch.Tensor], folder
     if not importlib.util.find_spec("openvino"):
         return
     try:
-        save_converted(Source(config, weights, torch.device("cpu"), "full", folder))
+        save_converted(ModelSource(config, weights, torch.device("cpu"), "full", folder))
     except Exception as error:  # of a backbone that it can't convert: workers will run it with PyTorch
         print(f"OpenVINO does not take the encoder {config.encoder}: {error}", file=sys.stderr)
         shutil.rmtree(folder / FOLDER, ignore_errors=True)

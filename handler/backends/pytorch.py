@@ -2,12 +2,12 @@
 
 import torch
 
-from handler.backends.engine import Encode, Source, autocast
+from handler.backends.engine import Encode, ModelSource, autocast
 
 PART = 4  # pictures at once on a CPU: larger tensors are asked of the system anew in each layer, at half the time
 
 
-def build(source: Source) -> tuple[Encode, int]:
+def build(source: ModelSource) -> tuple[Encode, int]:
     """The encoder, and the channels of a cell."""
     encoder, device = source.encoder(), source.device
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from handler.modeling.decoder import Decoder, Recurrence, Words
+from handler.modeling.decoder import BeamLSTMCell, Decoder, Words
 
 FEW = 8  # outputs; below that, rounding the inputs takes longer than the product
 
@@ -21,10 +21,10 @@ class Rounded(Protocol):
     def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, positive: bool = False) -> nn.Module: ...
 
 
-class RoundedRecurrence(nn.Module):
-    """`Recurrence` with both products in one."""
+class QuantizedLSTMCell(nn.Module):
+    """`BeamLSTMCell` with both products in one."""
 
-    def __init__(self, cell: Recurrence, linear: Rounded):
+    def __init__(self, cell: BeamLSTMCell, linear: Rounded):
         super().__init__()
         self.hidden_size = cell.hidden_size
         self.gates = linear(torch.cat([cell.weight_ih, cell.weight_hh], 1), cell.bias_ih + cell.bias_hh)
@@ -39,7 +39,7 @@ class RoundedRecurrence(nn.Module):
         return leaving.sigmoid() * cell.tanh(), cell
 
 
-class RoundedWords(nn.Module):
+class QuantizedTokenEmbedding(nn.Module):
     """`Words` with rounded scores."""
 
     def __init__(self, words: Words, linear: Rounded):
@@ -57,7 +57,7 @@ class RoundedWords(nn.Module):
         return self.scores(features)
 
 
-def round_matrices(decoder: Decoder, linear: Rounded) -> Decoder:
+def quantize_decoder(decoder: Decoder, linear: Rounded) -> Decoder:
     """A copy of a decoder for inference, its matrices rounded by `linear`."""
     decoder = copy.deepcopy(decoder).eval()
     _replace(decoder, linear)
@@ -68,9 +68,9 @@ def _replace(module: nn.Module, linear: Rounded, before: nn.Module | None = None
     """Puts rounded modules into `module`, which stands after `before` in a sequence."""
     for name, child in module.named_children():
         if isinstance(child, Words):
-            setattr(module, name, RoundedWords(child, linear))
-        elif isinstance(child, Recurrence):
-            setattr(module, name, RoundedRecurrence(child, linear))
+            setattr(module, name, QuantizedTokenEmbedding(child, linear))
+        elif isinstance(child, BeamLSTMCell):
+            setattr(module, name, QuantizedLSTMCell(child, linear))
         elif isinstance(child, nn.Linear) and child.out_features >= FEW:
             setattr(module, name, linear(child.weight, child.bias, positive=isinstance(before, nn.ReLU)))
         else:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from handler.generation.backpointers import End, Trail
-from handler.generation.sampling import draw_words, draws
+from handler.generation.sampling import draws, sample_tokens
 from handler.modeling.decoder import Decoder, Tensors, repeat_state
 from handler.modeling.vocabulary import Vocabulary
 
@@ -22,7 +22,7 @@ Listener = Callable[[list[int]], None]  # is told the ids of words that are cert
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class GenerationConfig:
     """How one image is decoded.
 
     Attributes:
@@ -111,7 +111,7 @@ class Hypothesis:
 def search(
     decoder: Decoder,
     grid: torch.Tensor,
-    options: Sequence[SearchOptions],
+    options: Sequence[GenerationConfig],
     vocabulary: Vocabulary,
     listeners: Mapping[int, Listener] | None = None,
 ) -> list[list[Hypothesis]]:
@@ -168,14 +168,16 @@ class _Beams:
     along: a step notes where each candidate came from, and a caption is read backwards once it is finished.
     """
 
-    def __init__(self, decoder: Decoder, grid: torch.Tensor, options: Sequence[SearchOptions], vocabulary: Vocabulary):
+    def __init__(
+        self, decoder: Decoder, grid: torch.Tensor, options: Sequence[GenerationConfig], vocabulary: Vocabulary
+    ):
         self.decoder, self.vocabulary, self.options = decoder, vocabulary, options
         device, images = grid.device, len(grid)
         self.places = list(range(images))  # of the images that are not done, in the call
         self.rows_by_place = np.arange(images)  # of those in the tensors
         self.width = max(option.hypotheses for option in options)
         self.candidates = 2 * self.width  # at most K of them end, so K are left to go on with
-        self.never = torch.tensor([vocabulary.pad, vocabulary.start, vocabulary.unknown], device=device)
+        self.never = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=device)
         self.attends = any(option.attention for option in options)
         self.longest = max(option.max_length for option in options) + 1  # tokens of a caption
         self.first_full = min(option.max_length for option in options)  # words, from which on some may have no more
@@ -184,7 +186,7 @@ class _Beams:
 
         self.memory, state = decoder.start(grid)
         self.state: Tensors = repeat_state(state, self.width)
-        self.last = torch.full((images, self.width), vocabulary.start, device=device)
+        self.last = torch.full((images, self.width), vocabulary.bos_id, device=device)
         self.said = None  # (B, K, words so far), kept where runs of words must not be repeated
         if any(option.no_repeat_ngram for option in options):
             self.said = self.last.new_empty(images, self.width, 0)
@@ -230,7 +232,7 @@ class _Beams:
         logprob, token, origin = self._candidates(logprobs)  # (B, 2K) each, best first
         scores = logprob + self.rows["total"].gather(1, origin)
 
-        ends = token == self.vocabulary.end
+        ends = token == self.vocabulary.eos_id
         going_on = scores.masked_fill(ends, NEVER)
         self._finish(scores.masked_fill(~(ends & self.rows["counts"]), NEVER))
         total, chosen = going_on.topk(self.width)
@@ -277,7 +279,7 @@ class _Beams:
         if len(self.drawn):
             rows, width = self.drawn, self.width
             uniform = self.rows["draws"][rows, :, self.length]
-            drawn = draw_words(logprobs[rows], self.rows["temperature"][rows], self.rows["top_p"][rows], uniform)
+            drawn = sample_tokens(logprobs[rows], self.rows["temperature"][rows], self.rows["top_p"][rows], uniform)
             logprob[rows] = NEVER
             logprob[rows, :width] = logprobs[rows].gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
             token[rows, :width], origin[rows, :width] = drawn, self.slots
@@ -285,19 +287,19 @@ class _Beams:
 
     def _allowed(self, logprobs: torch.Tensor) -> torch.Tensor:
         """Rules out tokens (B, K, V) that may not come next, in place; the others keep the model's log-probability."""
-        end = logprobs[..., self.vocabulary.end].clone()
+        end = logprobs[..., self.vocabulary.eos_id].clone()
         logprobs.index_fill_(-1, self.never, NEVER)
         if self.said is not None:
             self._rule_out_repeats(logprobs)
         if self.length >= self.first_full:
             logprobs.masked_fill_((self.rows["max_length"] <= self.length).unsqueeze(-1), NEVER)
-            logprobs[..., self.vocabulary.end] = end
+            logprobs[..., self.vocabulary.eos_id] = end
         if self.length < self.last_short:
             short = self.rows["min_length"] > self.length  # (B, 1)
-            logprobs[..., self.vocabulary.end] = end.masked_fill(short, NEVER)
+            logprobs[..., self.vocabulary.eos_id] = end.masked_fill(short, NEVER)
             # A hypothesis that no word can follow may end, however short: there always is a caption.
             stuck = logprobs.amax(-1) == NEVER  # (B, K)
-            logprobs[..., self.vocabulary.end] = end.masked_fill(short & ~stuck, NEVER)
+            logprobs[..., self.vocabulary.eos_id] = end.masked_fill(short & ~stuck, NEVER)
         return logprobs
 
     def _rule_out_repeats(self, logprobs: torch.Tensor) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:  # search itself imports this module
-    from handler.generation.beam_search import SearchOptions
+    from handler.generation.beam_search import GenerationConfig
 
 
-def draws(options: Sequence["SearchOptions"], width: int, steps: int) -> torch.Tensor:
+def draws(options: Sequence["GenerationConfig"], width: int, steps: int) -> torch.Tensor:
     """Draws from [0, 1) for each image, hypothesis and step, from the image's own seed.
 
     Args:
@@ -31,7 +31,7 @@ def draws(options: Sequence["SearchOptions"], width: int, steps: int) -> torch.T
     return numbers
 
 
-def draw_words(
+def sample_tokens(
     logprobs: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, uniform: torch.Tensor
 ) -> torch.Tensor:
     """The words that draws fall on: the inverse of the cumulated, tempered probability, within the nucleus.

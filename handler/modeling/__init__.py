@@ -1,6 +1,6 @@
 """Decoders: the feature grid → words. One interface (`base.py`), one architecture a file."""
 
-from handler.modeling.decoder import Decoder, DecoderConfig, Forced, Step
+from handler.modeling.decoder import Decoder, DecoderConfig, StepOutput, TeacherForcingOutput
 from handler.modeling.hard_attention import HardAttention
 from handler.modeling.nic import NIC
 from handler.modeling.soft_attention import SoftAttention
@@ -32,4 +32,4 @@ def build_decoder(config: DecoderConfig, vocabulary_size: int, channels: int) ->
     return DECODERS[config.name](config, vocabulary_size, channels)
 
 
-__all__ = ["DECODERS", "Decoder", "DecoderConfig", "Forced", "Step", "build_decoder"]
+__all__ = ["DECODERS", "Decoder", "DecoderConfig", "StepOutput", "TeacherForcingOutput", "build_decoder"]

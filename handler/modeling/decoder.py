@@ -41,7 +41,7 @@ class DecoderConfig:
             raise ValueError(f"dropout is from 0 to below 1, not {self.dropout}.")
 
 
-class Step(NamedTuple):
+class StepOutput(NamedTuple):
     """What one step gives."""
 
     logits: torch.Tensor  # (B, K, V), not normalised
@@ -49,7 +49,7 @@ class Step(NamedTuple):
     attention: torch.Tensor | None  # (B, K, cells), sums to 1 over the cells
 
 
-class Forced(NamedTuple):
+class TeacherForcingOutput(NamedTuple):
     """What teacher forcing gives."""
 
     logits: torch.Tensor  # (N, V), not normalised, of the tokens that are no padding, in their order
@@ -97,12 +97,12 @@ class Decoder(nn.Module, ABC):
     def readout(self, features: torch.Tensor) -> torch.Tensor:
         """Features (…, E) → logits (…, V)."""
 
-    def step(self, tokens: torch.Tensor, state: Tensors, memory: Tensors) -> Step:
+    def step(self, tokens: torch.Tensor, state: Tensors, memory: Tensors) -> StepOutput:
         """One step of decoding; arguments as for `advance`."""
         features, state, attention = self.advance(tokens, state, memory)
-        return Step(self.readout(features), state, attention)
+        return StepOutput(self.readout(features), state, attention)
 
-    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> Forced:
+    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
         """Teacher forcing: the logits of each next token, given the true ones before it.
 
         Args:
@@ -124,7 +124,7 @@ class Decoder(nn.Module, ABC):
                 locations.append(_fill(state["location"], tokens.shape[1], -1))
         logits = self.readout(torch.stack(features, 2)[present])  # one large product instead of T small ones
         attention = torch.stack(attentions, 2) * present.unsqueeze(-1) if attentions else None
-        return Forced(logits, attention, torch.stack(locations, 2) if locations else None)
+        return TeacherForcingOutput(logits, attention, torch.stack(locations, 2) if locations else None)
 
 
 def hypotheses_left(present: torch.Tensor) -> list[int]:
@@ -186,7 +186,7 @@ class Words(nn.Module):
         return functional.linear(self.dropout(features), weight, self.bias)
 
 
-class Recurrence(nn.LSTMCell):
+class BeamLSTMCell(nn.LSTMCell):
     """An LSTM cell over hypotheses: (B, K, input) with the state's two tensors (B, K, H) → the next two."""
 
     def forward(

@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         return features[:, self.backbone.num_prefix_tokens :]  # a ViT's class token has no place in the grid
 
 
-class PixelEncoder(nn.Module):
+class NormalizedEncoder(nn.Module):
     """Normalisation and encoder as one, for those that compile it.
 
     Args:

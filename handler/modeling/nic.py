@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from handler.modeling.decoder import Decoder, DecoderConfig, Recurrence, Tensors, Words
+from handler.modeling.decoder import BeamLSTMCell, Decoder, DecoderConfig, Tensors, Words
 
 
 class NIC(Decoder):
@@ -18,7 +18,7 @@ class NIC(Decoder):
         super().__init__(vocabulary_size)
         self.image = nn.Linear(channels, config.embed_size)
         self.words = Words(config, vocabulary_size)
-        self.lstm = Recurrence(config.embed_size, config.hidden_size)
+        self.lstm = BeamLSTMCell(config.embed_size, config.hidden_size)
         same = config.hidden_size == config.embed_size
         self.to_embed = nn.Identity() if same else nn.Linear(config.hidden_size, config.embed_size)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from handler.modeling.decoder import AdditiveAttention, Decoder, DecoderConfig, Recurrence, Tensors, Words
+from handler.modeling.decoder import AdditiveAttention, BeamLSTMCell, Decoder, DecoderConfig, Tensors, Words
 
 
 class SoftAttention(Decoder):
@@ -22,7 +22,7 @@ class SoftAttention(Decoder):
         self.initial_cell = nn.Linear(channels, hidden)
         self.attention = AdditiveAttention(channels, hidden, config.attention_size)
         self.gate = nn.Linear(hidden, channels)
-        self.lstm = Recurrence(embed + channels, hidden)
+        self.lstm = BeamLSTMCell(embed + channels, hidden)
         self.output_hidden = nn.Linear(hidden, embed)
         self.output_context = nn.Linear(channels, embed, bias=False)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from handler.modeling.decoder import AdditiveAttention, Decoder, DecoderConfig, Dropout, Recurrence, Tensors, Words
+from handler.modeling.decoder import AdditiveAttention, BeamLSTMCell, Decoder, DecoderConfig, Dropout, Tensors, Words
 
 
 class TopDown(Decoder):
@@ -19,8 +19,8 @@ class TopDown(Decoder):
         self.words = Words(config, vocabulary_size)
         self.project = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), Dropout(config.dropout))
         self.attention = AdditiveAttention(hidden, hidden, config.attention_size)
-        self.attention_lstm = Recurrence(hidden + hidden + embed, hidden)
-        self.language_lstm = Recurrence(hidden + hidden, hidden)
+        self.attention_lstm = BeamLSTMCell(hidden + hidden + embed, hidden)
+        self.language_lstm = BeamLSTMCell(hidden + hidden, hidden)
         same = hidden == embed
         self.to_embed = nn.Identity() if same else nn.Linear(hidden, embed)
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from handler.modeling.decoder import Decoder, DecoderConfig, Dropout, Forced, Tensors, Words
+from handler.modeling.decoder import Decoder, DecoderConfig, Dropout, TeacherForcingOutput, Tensors, Words
 from handler.modeling.grid import grid_shape
 from handler.modeling.vocabulary import PAD_ID
 
@@ -82,7 +82,7 @@ class Transformer(Decoder):
     def readout(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)
 
-    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> Forced:
+    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
         """Teacher forcing, all tokens at once; see `Decoder.forward`."""
         images, hypotheses, length = tokens.shape
         cells = self._cells(grid)
@@ -110,7 +110,7 @@ class Transformer(Decoder):
             words = words + layer.feed(words)
         logits = self.readout(self.norm(words))
         attention = weights.mean(1).unflatten(1, (hypotheses, length))  # (B, K, T, cells)
-        return Forced(logits, attention * present.view(images, hypotheses, length, 1))
+        return TeacherForcingOutput(logits, attention * present.view(images, hypotheses, length, 1))
 
     def _cells(self, grid: torch.Tensor) -> torch.Tensor:
         """Grid (B, cells, C) → cells (B, cells, E) that know their place and one another."""

@@ -54,6 +54,6 @@ class Vocabulary:
         return cls(path.read_text(encoding="utf-8").splitlines())
 
 
-def join_tokens(tokens: Iterable[str]) -> str:
+def detokenize(tokens: Iterable[str]) -> str:
     """Tokens → a sentence: blanks between, a possessive `'s` back on its word."""
     return " ".join(tokens).replace(" 's", "'s")

@@ -4,10 +4,10 @@ import hashlib
 from collections import OrderedDict
 
 from handler.captioner import Caption
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.serving.open_inference import Item
 
-Key = tuple[bytes, SearchOptions]
+Key = tuple[bytes, GenerationConfig]
 
 
 class ResultCache:

@@ -13,20 +13,20 @@ from threading import Lock
 import torch
 from PIL import Image
 
-from handler.backends import check_choice
+from handler.backends import validate_backend
 from handler.captioner import Caption, Captioner
 from handler.errors import OutOfMemory, RequestError, TooManyPixels
 from handler.figure import draw_figure, to_png
-from handler.image import lies, open_image, upright_rgb
-from handler.oom import by_halves, fault
-from handler.parallel import in_threads
+from handler.image import lies, open_image, to_upright_rgb
+from handler.oom import fault, retry_in_halves
+from handler.parallel import parallel_map
 from handler.serving.cache import Key, ResultCache
 from handler.serving.demo import render_page
 from handler.serving.messages import Answer, Call
-from handler.serving.open_inference import Item, OnePicture, Request, Result
+from handler.serving.open_inference import Item, Request, Result, SingleImageRequest
 from handler.serving.openapi import openapi
-from handler.serving.parsing import Asking, Limits, parse_request
-from handler.serving.responses import EVENTS, HTML, JSON, PNG, describe_captions, describe_explanations, event
+from handler.serving.parsing import Limits, ParseContext, parse_request
+from handler.serving.responses import EVENTS, HTML, JSON, PNG, captions_to_json, event, explanations_to_json
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Settings:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
         if self.threads < 0:
             raise ValueError(f"threads is at least 0, not {self.threads}.")
-        check_choice(self.backend, self.precision)
+        validate_backend(self.backend, self.precision)
 
     @property
     def limits(self) -> Limits:
@@ -166,8 +166,8 @@ class Endpoint:
         self._one_at_a_time = Lock()
         card, defaults = captioner.config.card, captioner.config.decoding
         self.page = render_page(model, card, defaults, settings.limits)
-        self.captions = Asking(defaults, settings.limits)
-        self.explanations = self.captions._replace(methods=captioner.methods)
+        self.captions = ParseContext(defaults, settings.limits)
+        self.explanations = self.captions._replace(methods=captioner.explanation_methods)
 
     def answer(self, calls: Sequence[Call]) -> tuple[list[Answer], Batch]:
         """Answers each call; a call that can't be met gets its error, and its neighbours their captions."""
@@ -194,7 +194,7 @@ class Endpoint:
             return parse_request(call.row, call.headers.get("content-type", ""), asking)
         except Exception as error:
             logger.exception("Request %s could not be read.", call.id)
-            return OnePicture([fault(error, "The request could not be read")])
+            return SingleImageRequest([fault(error, "The request could not be read")])
 
     def _open(self, items: Sequence[Item | RequestError], batch: Batch) -> list[Work]:
         """The works of a request's pictures, their headers read."""
@@ -227,7 +227,7 @@ class Endpoint:
 
     def _decode_all(self, works: list[Work]) -> None:
         """Decodes pictures side by side, and once more alone those that there was no memory for."""
-        in_threads(self._decode, works)
+        parallel_map(self._decode, works)
         for work in works:
             if isinstance(work.result, OutOfMemory):
                 work.result = None
@@ -239,7 +239,7 @@ class Endpoint:
         with self._one_at_a_time if work.size > LARGE else nullcontext(), self._preparing(work):
             opened, work.picture = work.picture or open_image(work.item.image, self.settings.max_pixels), None
             explain = work.item.explain
-            image = upright_rgb(opened, preprocessing.enough)  # what is explained is what would be captioned
+            image = to_upright_rgb(opened, preprocessing.enough)  # what is explained is what would be captioned
             if lies(opened):
                 work.shape = work.shape[::-1]
             work.pixels = preprocessing.resize(image)
@@ -262,7 +262,7 @@ class Endpoint:
 
     def _caption(self, works: list[Work], batch: Batch) -> None:
         """Captions pictures together, each with its own options; if that fails, by halves, down to who can't be met."""
-        for alone, error in by_halves(works, lambda some: self._captioned(some, batch)):
+        for alone, error in retry_in_halves(works, lambda some: self._captioned(some, batch)):
             alone.result = error
 
     def _captioned(self, works: Sequence[Work], batch: Batch) -> RequestError | None:
@@ -272,12 +272,14 @@ class Endpoint:
             grid = self.captioner.encode(torch.stack([work.pixels for work in works]))
             encoded = time.perf_counter()
             listeners = {place: work.listener() for place, work in enumerate(works) if work.say}
-            found = self.captioner.caption_grid(grid, [work.item.options for work in works], listeners)
+            found = self.captioner.caption_features(grid, [work.item.options for work in works], listeners)
             if not all(found):
                 raise RuntimeError("A picture got no caption.")
             for place, work in enumerate(works):
                 if work.item.explain and work.item.explain.method == "gradient":
-                    found[place] = [self.captioner.add_gradient(caption, grid[place]) for caption in found[place]]
+                    found[place] = [
+                        self.captioner.with_gradient_attributions(caption, grid[place]) for caption in found[place]
+                    ]
         except Exception as error:  # out of memory, most likely
             logger.exception("%d pictures could not be captioned together.", len(works))
             return fault(error, "The picture could not be captioned")
@@ -306,7 +308,7 @@ class Endpoint:
             if call.accepted(HTML, JSON) == HTML:
                 return Answer(self.page.html, content_type=f"{HTML}; charset=utf-8", headers=self.page.headers)
             return Answer(json.dumps(openapi(self.model, self.explanations)))
-        as_png = call.explains and call.accepted(PNG) and isinstance(request, OnePicture)
+        as_png = call.explains and call.accepted(PNG) and isinstance(request, SingleImageRequest)
         results = [_describe(work, as_png) for work in works]
         code, body = request.answer(results, self.model, call.id)
         answer = Answer(json.dumps(body), code)
@@ -329,9 +331,9 @@ def _describe(work: Work, overlay: bool) -> Result:
     if isinstance(work.result, RequestError):
         return work.result
     if not (explain := work.item.explain):
-        return describe_captions(work.result, work.seed)
+        return captions_to_json(work.result, work.seed)
     try:
-        described = describe_explanations(work.result, work.seed, explain.method, work.shape)
+        described = explanations_to_json(work.result, work.seed, explain.method, work.shape)
         if overlay or explain.overlay:
             described["overlay"] = b64encode(to_png(draw_figure(work.picture, work.result[0]))).decode()
         return described

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from handler.errors import RequestError
-from handler.generation.beam_search import SearchOptions
-from handler.serving.responses import describe_error
+from handler.generation.beam_search import GenerationConfig
+from handler.serving.responses import error_to_json
 
 
 class Explain(NamedTuple):
@@ -21,7 +21,7 @@ class Item(NamedTuple):
     """One picture to caption."""
 
     image: bytes
-    options: SearchOptions
+    options: GenerationConfig
     explain: Explain | None = None
 
 
@@ -50,21 +50,21 @@ class Request(ABC):
         """
 
 
-class OnePicture(Request):
+class SingleImageRequest(Request):
     """One picture, answered with its captions or its error alone."""
 
     def answer(self, results, model, request_id):
         [result] = results
         if isinstance(result, RequestError):
-            return result.code, describe_error(result) | {"request_id": request_id}
+            return result.code, error_to_json(result) | {"request_id": request_id}
         return 200, result | {"model": model, "request_id": request_id}
 
 
-class SeveralPictures(Request):
+class MultiImageRequest(Request):
     """Several pictures, answered in their order; the code is 200 where one at least could be captioned."""
 
     def answer(self, results, model, request_id):
-        predictions = [describe_error(result) if isinstance(result, RequestError) else result for result in results]
+        predictions = [error_to_json(result) if isinstance(result, RequestError) else result for result in results]
         return _overall_code(results), {"predictions": predictions, "model": model, "request_id": request_id}
 
 
@@ -87,9 +87,9 @@ class Tensors(Request):
     def answer(self, results, model, request_id):
         named = {"id": self.id} if self.id else {}
         if (code := _overall_code(results)) != 200:
-            first = describe_error(results[0])
+            first = error_to_json(results[0])
             return code, {"error": first["message"]} | first | named | {"request_id": request_id}
-        _, several = SeveralPictures(self.items).answer(results, model, request_id)
+        _, several = MultiImageRequest(self.items).answer(results, model, request_id)
         data = {
             "caption": [prediction.get("caption", "") for prediction in several["predictions"]],
             "response": [json.dumps(prediction) for prediction in several["predictions"]],

@@ -18,10 +18,10 @@ from handler.errors import (
     UnknownOption,
     UnsupportedMedia,
 )
-from handler.generation.beam_search import COLDEST, SearchOptions
+from handler.generation.beam_search import COLDEST, GenerationConfig
 from handler.serving.open_inference import Tensors
 from handler.serving.options import FLAGS, RANGES
-from handler.serving.parsing import Asking, Limits
+from handler.serving.parsing import Limits, ParseContext
 from handler.serving.responses import HTML, JSON
 
 ERRORS: tuple[type[RequestError], ...] = (
@@ -45,7 +45,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kU
 BASE64 = {"type": "string", "contentEncoding": "base64", "minLength": 1, "examples": [PIXEL]}
 
 
-def openapi(model: dict[str, str], asking: Asking) -> dict[str, Any]:
+def openapi(model: dict[str, str], asking: ParseContext) -> dict[str, Any]:
     """The document, for a model of this name and version, that reads requests so."""
     limits = asking.limits
     name = model["name"]
@@ -154,7 +154,7 @@ def _refs(more: Sequence[str] = ()) -> dict[str, Any]:
     return {name: _ref(name) for name in (*RANGES, *FLAGS, *more)}
 
 
-def _options(defaults: SearchOptions, methods: Sequence[str]) -> dict[str, Any]:
+def _options(defaults: GenerationConfig, methods: Sequence[str]) -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     chosen = asdict(defaults)
     for name, (low, high) in RANGES.items():
@@ -225,7 +225,7 @@ def _explained(captions: dict[str, Any], about: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _schemas(asking: Asking) -> dict[str, Any]:
+def _schemas(asking: ParseContext) -> dict[str, Any]:
     limits = asking.limits
     text, number = {"type": "string"}, {"type": "number"}
     of_one = _refs()

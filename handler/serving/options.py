@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from handler.errors import OptionOutOfRange, UnknownOption
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 
 # Name → smallest and largest value; whole numbers where both are.
 RANGES: dict[str, tuple[int, int] | tuple[float, float]] = {
@@ -23,7 +23,7 @@ RANGES: dict[str, tuple[int, int] | tuple[float, float]] = {
 FLAGS = ("attention",)
 
 
-def parse_options(fields: Mapping[str, object], defaults: SearchOptions) -> SearchOptions:
+def parse_options(fields: Mapping[str, object], defaults: GenerationConfig) -> GenerationConfig:
     """Fields of a request → options.
 
     Args:

@@ -21,9 +21,9 @@ from handler.errors import (
     TooManyImages,
     UnsupportedMedia,
 )
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.image import MAX_PIXELS
-from handler.serving.open_inference import Explain, Item, OnePicture, Request, SeveralPictures, Tensors
+from handler.serving.open_inference import Explain, Item, MultiImageRequest, Request, SingleImageRequest, Tensors
 from handler.serving.options import parse_flag, parse_options, shorten
 
 # Where one picture may stand: a raw body comes as `body`; `image` is the form's and JSON's field, and `data` what
@@ -47,7 +47,7 @@ class Limits:
     max_explained: int = 10  # captions in one request: by gradients one of fifty words takes half a second
 
 
-class Asking(NamedTuple):
+class ParseContext(NamedTuple):
     """What every picture of a request is read with.
 
     Attributes:
@@ -57,12 +57,12 @@ class Asking(NamedTuple):
             alone are asked for.
     """
 
-    defaults: SearchOptions
+    defaults: GenerationConfig
     limits: Limits = Limits()
     methods: Sequence[str] = ()
 
 
-def parse_request(row: Mapping[str, object], content_type: str, asking: Asking) -> Request:
+def parse_request(row: Mapping[str, object], content_type: str, asking: ParseContext) -> Request:
     """Reads a raw body, a form (multipart or gRPC's map) or a JSON object. It never raises: what is wrong is an item.
 
     Args:
@@ -70,7 +70,7 @@ def parse_request(row: Mapping[str, object], content_type: str, asking: Asking) 
         content_type: of the request, as sent; empty where there is none.
         asking: defaults, limits, and whether explanations are wanted.
     """
-    request_type, known = OnePicture, {}
+    request_type, known = SingleImageRequest, {}
     try:
         fields = _fields(row, content_type)
         if "inputs" in fields:
@@ -116,14 +116,14 @@ def _json(text: bytes | bytearray | str) -> object:
         raise MalformedJSON("The JSON can't be parsed.") from error
 
 
-def _one(fields: dict[str, Any], asking: Asking) -> OnePicture:
+def _one(fields: dict[str, Any], asking: ParseContext) -> SingleImageRequest:
     if asking.methods:
         _refuse_stream(fields)
     stream = parse_flag("stream", fields.pop("stream", False))
-    return OnePicture([_item(fields, asking)], stream)
+    return SingleImageRequest([_item(fields, asking)], stream)
 
 
-def _several(fields: dict[str, Any], asking: Asking) -> SeveralPictures:
+def _several(fields: dict[str, Any], asking: ParseContext) -> MultiImageRequest:
     """Each is a text in base64, or an object that may have options of its own over those beside the list."""
     if len(named := [name for name in ("images", "instances", *PICTURE_FIELDS) if name in fields]) > 1:
         raise MalformedJSON(f"The request has pictures in more than one field: {' and '.join(named)}.")
@@ -138,10 +138,10 @@ def _several(fields: dict[str, Any], asking: Asking) -> SeveralPictures:
             picture["image"] = picture.pop("b64")
     if asking.methods and any(parse_flag("overlay", (fields | picture).get("overlay", False)) for picture in own):
         raise OptionOutOfRange("overlay is for one picture in the field 'image': several figures would be too much.")
-    return SeveralPictures(_items([fields | picture for picture in own], asking))
+    return MultiImageRequest(_items([fields | picture for picture in own], asking))
 
 
-def _tensors(fields: dict[str, Any], asking: Asking) -> Tensors:
+def _tensors(fields: dict[str, Any], asking: ParseContext) -> Tensors:
     if asking.methods:
         raise MalformedJSON("An explanation is asked for with 'image', 'images' or 'instances', not with 'inputs'.")
     if unknown := sorted(fields.keys() - {"id", "inputs", "outputs", "parameters"}):
@@ -190,7 +190,7 @@ def _outputs(wanted: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _items(pictures: Sequence[Mapping[str, Any]], asking: Asking) -> list[Item | RequestError]:
+def _items(pictures: Sequence[Mapping[str, Any]], asking: ParseContext) -> list[Item | RequestError]:
     """Several pictures' fields and options; what is wrong with one stands in its place."""
     items: list[Item | RequestError] = []
     for fields in pictures:
@@ -201,7 +201,7 @@ def _items(pictures: Sequence[Mapping[str, Any]], asking: Asking) -> list[Item |
     return items
 
 
-def _item(fields: Mapping[str, Any], asking: Asking) -> Item:
+def _item(fields: Mapping[str, Any], asking: ParseContext) -> Item:
     """A picture's field and its options."""
     fields = dict(fields)
     named = [name for name in PICTURE_FIELDS if name in fields]

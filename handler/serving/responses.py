@@ -28,16 +28,16 @@ JSON, EVENTS = "application/json", "text/event-stream"
 HTML, PNG = "text/html", "image/png"
 
 
-def describe_captions(captions: Sequence[Caption], seed: int | None) -> dict[str, Any]:
+def captions_to_json(captions: Sequence[Caption], seed: int | None) -> dict[str, Any]:
     """A picture's best caption, all that were asked for, and the seed where they were drawn."""
     described = {"caption": captions[0].caption, "captions": [_describe(caption) for caption in captions]}
     return described | ({} if seed is None else {"seed": seed})
 
 
-def describe_explanations(
+def explanations_to_json(
     captions: Sequence[Caption], seed: int | None, method: str, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """As `describe_captions`, with each word's weights over the grid in the picture's own coordinates.
+    """As `captions_to_json`, with each word's weights over the grid in the picture's own coordinates.
 
     Args:
         captions: with attention, or what stands in for it.
@@ -46,7 +46,7 @@ def describe_explanations(
         size: width and height of the upright picture, in pixels.
     """
     rows, columns = grid_shape(captions[0].attention.shape[-1])
-    described = describe_captions([replace(caption, attention=None) for caption in captions], seed)
+    described = captions_to_json([replace(caption, attention=None) for caption in captions], seed)
     for caption, part in zip(captions, described["captions"], strict=True):
         bits = entropy(caption.attention).tolist()
         grids = caption.attention.unflatten(-1, (rows, columns))
@@ -71,7 +71,7 @@ def _rounded(grid: torch.Tensor) -> list[list[float]]:
     return [[round(cell, 5) for cell in row] for row in grid.tolist()]
 
 
-def describe_error(error: RequestError) -> dict[str, Any]:
+def error_to_json(error: RequestError) -> dict[str, Any]:
     """What is wrong with a request or a picture. It carries its code, as gRPC has no other place for it."""
     return {"code": error.code, "type": error.type, "message": error.message}
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from deploy.archive import build_archive
-from deploy.testing import ROOT, private_server
+from deploy.testing import ROOT, isolated_server
 
 from . import over_grpc
 from .runner import storm
@@ -20,7 +20,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_archive(ROOT / "pretrained", folder / "model_store")
-        server = private_server(folder, folder / "model_store")
+        server = isolated_server(folder, folder / "model_store")
         try:
             server.start()
             found = storm(server, good, over_grpc())

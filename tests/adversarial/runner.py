@@ -11,7 +11,7 @@ from typing import NamedTuple
 import grpc
 import requests
 
-from deploy.torchserve import Server, is_jvm
+from deploy.torchserve import TorchServe, is_jvm
 from eval.grpc_stubs import inference_protos
 
 from . import ASKS, CAPTION, PICTURES
@@ -86,7 +86,7 @@ class Storm:
         return wrong
 
 
-def storm(server: Server, good: bytes, over_grpc: Sequence[Case | Ask] = (), cases=(*PICTURES, *ASKS)) -> Storm:
+def storm(server: TorchServe, good: bytes, over_grpc: Sequence[Case | Ask] = (), cases=(*PICTURES, *ASKS)) -> Storm:
     """Sends cases over REST, then some over gRPC, each together with a good picture."""
     found, before = Storm(before=memory(server)), workers(server)
     messages, services = inference_protos()
@@ -146,17 +146,17 @@ def _outcome(code: int, body: bytes) -> str:
     return next(part["type"] for part in parts)
 
 
-def workers(server: Server) -> set[int]:
+def workers(server: TorchServe) -> set[int]:
     """Process numbers of its workers."""
     return {process.pid for process in server.processes() if not is_jvm(process)}
 
 
-def memory(server: Server) -> int:
+def memory(server: TorchServe) -> int:
     """What a worker had at most since it started, in MB, as Linux counts it."""
     return max(_peaks(server))
 
 
-def _peaks(server: Server) -> Iterator[int]:
+def _peaks(server: TorchServe) -> Iterator[int]:
     for pid in workers(server):
         [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
         yield int(line.split()[1]) // 1024

@@ -7,13 +7,13 @@ import pytest
 
 from eval.grpc_stubs import inference_protos
 from handler.captioner import Captioner
-from tests.helpers.support import ROOT, running, write_tiny_bundle
+from tests.helpers.support import ROOT, running_server, write_tiny_bundle
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The shipped model, as it is shipped."""
-    with running(tmp_path_factory.mktemp("server"), ROOT / "pretrained") as server:
+    with running_server(tmp_path_factory.mktemp("server"), ROOT / "pretrained") as server:
         yield server
 
 
@@ -30,7 +30,7 @@ def trusting(tmp_path_factory):
     """A tiny model whose server heeds `stream` over gRPC, keeps results, and logs captions."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
     folder = tmp_path_factory.mktemp("trusting")
-    with running(folder, bundle, grpc_streaming=True, cache_entries=8, log_captions=True) as server:
+    with running_server(folder, bundle, grpc_streaming=True, cache_entries=8, log_captions=True) as server:
         yield server
 
 

@@ -11,7 +11,7 @@ import requests
 
 from tests.adversarial import over_grpc
 from tests.adversarial.runner import storm, workers
-from tests.helpers.support import PHOTOS, running, write_tiny_bundle
+from tests.helpers.support import PHOTOS, running_server, write_tiny_bundle
 
 SECONDS = 20  # for an answer, the good picture's beside it within; on an idle machine the longest takes 3
 MEMORY = 900  # MB that the worker may grow by: a picture of 50 megapixels takes 350, its file and JSON the rest
@@ -20,7 +20,9 @@ MEMORY = 900  # MB that the worker may grow by: a picture of 50 megapixels takes
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A tiny model behind TorchServe."""
-    with running(tmp_path_factory.mktemp("hostile"), write_tiny_bundle(tmp_path_factory.mktemp("bundle"))) as server:
+    with running_server(
+        tmp_path_factory.mktemp("hostile"), write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
+    ) as server:
         yield server
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from handler import Captioner, SearchOptions
+from handler import Captioner, GenerationConfig
 from tests.helpers.support import PHOTOS, ROOT, eventually, write_tiny_bundle
 
 COUNT, GROUP = 3000, 75
@@ -129,7 +129,7 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
     ours = [
         captions[0]
         for captions in captioner.caption(
-            [pictures[2], pictures[1]], SearchOptions(beam_size=10, min_length=40, max_length=40)
+            [pictures[2], pictures[1]], GenerationConfig(beam_size=10, min_length=40, max_length=40)
         )
     ]
     for row in rows:

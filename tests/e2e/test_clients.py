@@ -10,7 +10,7 @@ import requests
 
 from eval.grpc_stubs import inference_protos
 from tests.helpers.fault_injection import answers, under_load, worker
-from tests.helpers.support import PHOTOS, running, write_tiny_bundle
+from tests.helpers.support import PHOTOS, running_server, write_tiny_bundle
 
 PHOTO = PHOTOS[0].read_bytes()
 WORDY = {"stream": "true", "beam_size": "1", "min_length": "40", "max_length": "50"}
@@ -32,7 +32,7 @@ STREAM = b"".join(written(data=WORDY, files={"image": PHOTO}))
 def patient(tmp_path_factory):
     """A server that heeds `stream` over gRPC, too."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-    with running(tmp_path_factory.mktemp("patient"), bundle, grpc_streaming=True, threads=1) as server:
+    with running_server(tmp_path_factory.mktemp("patient"), bundle, grpc_streaming=True, threads=1) as server:
         yield server
 
 

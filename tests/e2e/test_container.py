@@ -16,7 +16,7 @@ import yaml
 
 from deploy.archive import build_archive
 from deploy.haproxy.proxy import Proxy
-from deploy.testing import private_server
+from deploy.testing import isolated_server
 from eval.client import Client, EndpointError
 from eval.grpc_stubs import inference_protos
 from tests.helpers.sandbox import TOKEN, USER, Sandbox, make_certificate, sandbox
@@ -290,7 +290,7 @@ def test_no_root_no_rights_and_one_folder_to_write(container):
 def test_nothing_is_fetched_even_where_registration_is_on(tmp_path, store):
     """`allowed_urls` is empty: no URL matches, and what is none is a file of the model store."""
     template = ROOT / "deploy" / "container" / "config.properties"
-    server = private_server(tmp_path, store, tmp_path, template, enable_model_api="true")
+    server = isolated_server(tmp_path, store, tmp_path, template, enable_model_api="true")
     listener = socket.create_server(("127.0.0.1", 0))
     outside = f"127.0.0.1:{listener.getsockname()[1]}"
     wishes = [

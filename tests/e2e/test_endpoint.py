@@ -9,7 +9,7 @@ import pytest
 import requests
 from PIL import Image
 
-from handler import SearchOptions
+from handler import GenerationConfig
 from tests.helpers.support import PHOTOS
 
 IMAGE = PHOTOS[0].read_bytes()
@@ -51,7 +51,7 @@ def test_curls_put_and_a_typed_body(endpoint):
 def test_a_form_with_options(endpoint, served):
     fields = {"beam_size": "4", "num_captions": "3", "max_length": "8", "attention": "true"}
     body = ask(endpoint, files={"image": ("x.jpg", IMAGE)}, data=fields).json()
-    options = SearchOptions(beam_size=4, num_captions=3, max_length=8)
+    options = GenerationConfig(beam_size=4, num_captions=3, max_length=8)
     [expected] = served.caption([IMAGE], options)
     assert [found["caption"] for found in body["captions"]] == [caption.caption for caption in expected]
     for found in body["captions"]:

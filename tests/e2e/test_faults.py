@@ -11,7 +11,7 @@ import pytest
 
 from deploy.torchserve import is_jvm
 from tests.helpers.fault_injection import GENEROUS, tell, wait_for_service
-from tests.helpers.support import ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
+from tests.helpers.support import ROOT, eval_command, eventually, running_server, write_split, write_tiny_bundle
 
 COUNT = 160
 
@@ -25,7 +25,7 @@ def split(tmp_path_factory) -> Path:
 def mortal(tmp_path_factory):
     """A server to kill."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-    with running(tmp_path_factory.mktemp("mortal"), bundle, threads=1) as server:
+    with running_server(tmp_path_factory.mktemp("mortal"), bundle, threads=1) as server:
         yield server
 
 

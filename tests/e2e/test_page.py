@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from deploy.archive import build_archive
-from deploy.testing import private_server
+from deploy.testing import isolated_server
 from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
 
 CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", "photographer.jpg"))
@@ -492,7 +492,7 @@ def test_a_server_with_token_authorization_on(browser, tmp_path_factory):
     """TorchServe wants a token for the page, too: as a proxy would, the test adds it to that request alone."""
     folder = tmp_path_factory.mktemp("authorized")
     build_archive(write_tiny_bundle(folder / "bundle"), folder / "model_store")
-    server = private_server(folder, folder / "model_store", folder, disable_token_authorization="false")  # noqa: S106
+    server = isolated_server(folder, folder / "model_store", folder, disable_token_authorization="false")  # noqa: S106
     page = browser.new_page()
     try:
         server.start()

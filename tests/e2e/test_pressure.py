@@ -18,7 +18,7 @@ from PIL import Image
 import handler.captioner_service as service
 from eval.client import Client
 from tests.helpers.fault_injection import GENEROUS, PICTURES, answers, tell, under_load, worker
-from tests.helpers.support import PHOTOS, ROOT, eval_command, eventually, running, write_split, write_tiny_bundle
+from tests.helpers.support import PHOTOS, ROOT, eval_command, eventually, running_server, write_split, write_tiny_bundle
 
 MB = 2**20
 COUNT = 60
@@ -59,7 +59,7 @@ def cramped(tmp_path_factory):
     bundle = write_tiny_bundle(folder / "bundle")
     with (
         small_disk(tmp_path_factory.mktemp("disk"), 16) as disk,
-        running(folder, bundle, {"job_queue_size": "4"}, entry=entry, logs=disk / "logs", threads=1) as server,
+        running_server(folder, bundle, {"job_queue_size": "4"}, entry=entry, logs=disk / "logs", threads=1) as server,
     ):
         yield server
 

@@ -130,7 +130,7 @@ def test_on_a_phone_nothing_runs_over_the_edge(runs, opened, name, scheme):
 def test_hostile_captions_stay_text(runs, opened, tmp_path):
     """A caption that would end the script's element or start another one."""
     from eval.coco import read_split
-    from eval.metrics import measure_captions
+    from eval.metrics import compute_metrics
     from eval.report import write_run
     from eval.summary import read_results
 
@@ -139,7 +139,7 @@ def test_hostile_captions_stay_text(runs, opened, tmp_path):
         "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> /*data*/ /*js*/"
     )
     captions = read_results(runs / "rest" / "captions.json") | {images[0].id: evil}
-    measured = measure_captions({image.id: image.captions for image in images}, captions, meteor=False)
+    measured = compute_metrics({image.id: image.captions for image in images}, captions, meteor=False)
     content = json.loads((runs / "rest" / "scores.json").read_text())
     log = {image.id: {"at": 1.0, "seconds": 0.1} for image in images}
     write_run(tmp_path / "evil.html", "evil </title>", content, images, captions, measured, log)

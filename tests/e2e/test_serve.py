@@ -16,8 +16,8 @@ import requests
 
 from deploy.archive import build_archive
 from deploy.java import find_java, java_version
-from deploy.testing import private_server
-from deploy.torchserve import Server, ServerError
+from deploy.testing import isolated_server
+from deploy.torchserve import ServerError, TorchServe
 from tests.helpers.support import ROOT, eventually, write_tiny_bundle
 
 
@@ -31,14 +31,14 @@ def store(tmp_path) -> Path:
 @pytest.fixture
 def stopped(tmp_path, store):
     """A server that is not running yet."""
-    server = private_server(tmp_path, store)
+    server = isolated_server(tmp_path, store)
     try:
         yield server
     finally:
         server.stop()
 
 
-def serve(action: str, server: Server, **environment) -> subprocess.CompletedProcess:
+def serve(action: str, server: TorchServe, **environment) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "deploy.serve", action, "--config", str(server.config)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=240

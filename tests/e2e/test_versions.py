@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from deploy.archive import build_archive
-from deploy.testing import private_server
+from deploy.testing import isolated_server
 from eval.client import Client, EndpointError
 from eval.grpc_stubs import inference_protos
 from tests.helpers.support import PHOTOS, ROOT, at, blocks, write_tiny_bundle
@@ -22,7 +22,7 @@ def both(tmp_path_factory):
     store = folder / "model_store"
     build_archive(write_tiny_bundle(folder / "old", seed=1), store)
     build_archive(write_tiny_bundle(folder / "new", seed=2), store / "captioner-2.0.mar", "2.0")
-    server = private_server(folder, store, load_models="captioner.mar,captioner-2.0.mar")
+    server = isolated_server(folder, store, load_models="captioner.mar,captioner-2.0.mar")
     try:
         server.start()
         yield server

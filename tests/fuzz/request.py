@@ -5,15 +5,15 @@ import json
 from atheris import FuzzedDataProvider
 
 from handler.errors import RequestError
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.serving.open_inference import Item
 from handler.serving.options import FLAGS, RANGES
-from handler.serving.parsing import Asking, Limits, parse_request
+from handler.serving.parsing import Limits, ParseContext, parse_request
 
 from ..adversarial.request_cases import as_torchserve_reads
 
 LIMITS = Limits(max_bytes=1000, max_images=8)
-ASKED = [Asking(SearchOptions(), LIMITS), Asking(SearchOptions(), LIMITS, ("attention", "gradient"))]
+ASKED = [ParseContext(GenerationConfig(), LIMITS), ParseContext(GenerationConfig(), LIMITS, ("attention", "gradient"))]
 TYPES = [
     "application/json",
     "Application/JSON; charset=x",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import psutil
 
 from deploy.demo.traffic import Traffic
-from deploy.torchserve import START_SECONDS, Server, ServerError, is_jvm
+from deploy.torchserve import START_SECONDS, ServerError, TorchServe, is_jvm
 from eval.client import Client
 from tests.helpers.support import PHOTOS, eventually
 
@@ -15,13 +15,13 @@ PICTURES = {photo.stem: photo.read_bytes() for photo in PHOTOS}
 GENEROUS = START_SECONDS + 60  # a start takes ten seconds on a machine that does nothing else
 
 
-def worker(server: Server) -> psutil.Process:
+def worker(server: TorchServe) -> psutil.Process:
     """The server's only worker."""
     [found] = [process for process in server.processes() if not is_jvm(process)]
     return found
 
 
-def answers(server: Server) -> bool:
+def answers(server: TorchServe) -> bool:
     """Whether a picture gets a caption now."""
     try:
         return bool(server.caption(PHOTOS[0])["caption"])
@@ -29,7 +29,7 @@ def answers(server: Server) -> bool:
         return False
 
 
-def wait_for_service(server: Server, since: float) -> float:
+def wait_for_service(server: TorchServe, since: float) -> float:
     """Waits until the server is ready and captions; seconds since then, a time of `perf_counter`."""
     eventually(server.ready, GENEROUS)
     eventually(lambda: answers(server), GENEROUS, pause=0.2)
@@ -45,7 +45,7 @@ def tell(fault: str, accepted: int, lost: int, wrong: int, seconds: float) -> No
 
 
 @contextmanager
-def under_load(server: Server, fault: str, callers: int = 4, protocol: str = "rest") -> Iterator[Traffic]:
+def under_load(server: TorchServe, fault: str, callers: int = 4, protocol: str = "rest") -> Iterator[Traffic]:
     """Has callers ask while a fault is brought about in the block, and tells of it.
 
     What counts as recovery is the first right answer to a request that was made after the block began.

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from deploy.ports import free_ports
-from deploy.testing import private_server
+from deploy.testing import isolated_server
 from tests.helpers.support import ROOT, eventually, installed
 
 USER = 10001
@@ -39,7 +39,7 @@ class Sandbox:
         self.url = f"https://{self.address}"
         template = ROOT / "deploy" / "container" / "config.properties"
         # The archive's folder in the image is named there.
-        self.server = private_server(folder, Path("/opt/captioner/model_store"), template=template, **properties)
+        self.server = isolated_server(folder, Path("/opt/captioner/model_store"), template=template, **properties)
         make_certificate(self.tls)
         self.tokens.mkdir()
         self.set_tokens(TOKEN)

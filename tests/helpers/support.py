@@ -21,10 +21,10 @@ from PIL import Image
 
 from deploy.archive import build_archive
 from deploy.benchmark.variants import Variant, repack
-from deploy.testing import private_server
-from deploy.torchserve import Server
+from deploy.testing import isolated_server
+from deploy.torchserve import TorchServe
 from handler.bundle import BundleConfig, save_bundle
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.modeling import DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.tokenizer import build_vocabulary
@@ -45,7 +45,7 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     weights |= {f"decoder.{name}": 3 * tensor for name, tensor in built.state_dict().items()}
     preprocessing = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
-    bundle = BundleConfig("test_efficientnet", preprocessing, config, SearchOptions(beam_size=3, max_length=8))
+    bundle = BundleConfig("test_efficientnet", preprocessing, config, GenerationConfig(beam_size=3, max_length=8))
     save_bundle(folder, bundle, weights, vocabulary)
     return folder
 
@@ -59,7 +59,7 @@ def installed(program: str, package: str) -> str:
     return path
 
 
-def run_here(module: str, *arguments: object) -> tuple[int, str, str]:
+def run_module_in_process(module: str, *arguments: object) -> tuple[int, str, str]:
     """What `python -m module` ends with, prints and complains of, in this process, which has imported PyTorch already.
 
     It is for commands that say no: in a process of its own each would take ten seconds to import what it does not use.
@@ -89,7 +89,7 @@ def blocks(page: str, heading: str | None = None) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
 
 
-def at(server: Server, text: str) -> str:
+def at(server: TorchServe, text: str) -> str:
     """A text with the server's addresses in place of the documented ones."""
     known = {
         "http://127.0.0.1:8080": server.inference,
@@ -110,14 +110,14 @@ def eventually(true: Callable[[], object], seconds: float = 60, pause: float = 0
 
 
 @contextmanager
-def running(
+def running_server(
     folder: Path,
     bundle: Path,
     properties: dict[str, str] | None = None,
     entry: Path | None = None,
     logs: Path | None = None,
     **settings,
-) -> Iterator[Server]:
+) -> Iterator[TorchServe]:
     """A server with a bundle's archive.
 
     Changed are TorchServe's properties, the archive's entry, where the logs are, and the handler's settings.
@@ -125,7 +125,7 @@ def running(
     archive = build_archive(bundle, folder / "model_store")
     changed = {f"handler.{name}": value for name, value in settings.items()}
     repack(archive, archive, Variant("changed", changed, entry))
-    server = private_server(folder, folder / "model_store", **(properties or {}))
+    server = isolated_server(folder, folder / "model_store", **(properties or {}))
     server.logs = logs or server.logs
     try:
         server.start()
@@ -151,7 +151,7 @@ def write_split(root: Path, count: int) -> Path:
     return root
 
 
-def eval_command(server: Server, split: Path, results: Path, name: str) -> list[str]:
+def eval_command(server: TorchServe, split: Path, results: Path, name: str) -> list[str]:
     """Captions the split `many` through a server; METEOR's start would take longer than all the rest."""
     arguments = [split, "many", "--endpoint", server.inference, "--results", results, "--run", name, "--concurrency", 4]
     return [sys.executable, "-m", "eval.run", *map(str, arguments), "--retries", "12", "--no-meteor"]

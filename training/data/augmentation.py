@@ -32,7 +32,7 @@ class Augmentation:
         """A random view of an RGB picture; `image` says which captions have to stay true of it."""
         if self.min_area < 1:
             picture = picture.crop(self._box(*picture.size, draw))
-        if draw.random() < 0.5 and self.mirror and not is_sided(image):
+        if draw.random() < 0.5 and self.mirror and not mentions_direction(image):
             picture = ImageOps.mirror(picture)
         return picture
 
@@ -47,6 +47,6 @@ class Augmentation:
         return left, top, left + wide, top + high
 
 
-def is_sided(image: CaptionedImage) -> bool:
+def mentions_direction(image: CaptionedImage) -> bool:
     """Whether a caption speaks of left or right: in the mirror it would be wrong."""
     return any(SIDED & set(tokenize(caption)) for caption in image.captions)

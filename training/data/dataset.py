@@ -32,7 +32,7 @@ class Batch:
         return Batch(*(part.pin_memory() for part in (self.pictures, self.inputs, self.targets)), self.images)
 
 
-class CachedGrids:
+class CachedFeatures:
     """Pictures as a frozen encoder's cached grids.
 
     Args:
@@ -66,7 +66,7 @@ class Pictures:
         )
 
 
-class Batches(torch.utils.data.Dataset):
+class CaptionDataset(torch.utils.data.Dataset):
     """The training split, cut into batches anew each epoch; what is left over when cutting joins in other epochs.
 
     Args:
@@ -87,7 +87,7 @@ class Batches(torch.utils.data.Dataset):
     def __init__(
         self,
         images: Sequence[CaptionedImage],
-        pictures: CachedGrids | Pictures,
+        pictures: CachedFeatures | Pictures,
         vocabulary: Vocabulary,
         *,
         batch_size: int,
@@ -119,13 +119,13 @@ class Batches(torch.utils.data.Dataset):
         whole = order[place * self.batch_size : (place + 1) * self.batch_size]
         chosen = whole[self.rank :: self.processes].tolist()
         captions = [self._draw(self.captions[i], np.random.default_rng([self.seed, epoch, i, 1])) for i in chosen]
-        inputs, targets = pad_captions(captions, self.captions_per_image, self.vocabulary)
+        inputs, targets = collate_captions(captions, self.captions_per_image, self.vocabulary)
         return Batch(self.pictures(chosen, epoch, self.seed), inputs, targets, chosen)
 
     def _ids(self, words: list[str], max_words: int) -> list[int]:
         """Words → ids, ended with `<end>` unless cut."""
         ids = self.vocabulary.encode(words[:max_words])
-        return ids if len(words) > max_words else [*ids, self.vocabulary.end]
+        return ids if len(words) > max_words else [*ids, self.vocabulary.eos_id]
 
     def _draw(self, captions: list[list[int]], draw: np.random.Generator) -> list[list[int]]:
         if len(captions) > self.captions_per_image:
@@ -133,15 +133,15 @@ class Batches(torch.utils.data.Dataset):
         return sorted(captions, key=len, reverse=True)
 
 
-def pad_captions(
+def collate_captions(
     captions: Sequence[Sequence[Sequence[int]]], width: int, vocabulary: Vocabulary
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Captions' ids for B images, at most `width` = K of each → inputs and targets (B, K, T), as in `Batch`."""
     longest = max(len(ids) for some in captions for ids in some)
-    inputs = torch.full((len(captions), width, longest), vocabulary.pad)
+    inputs = torch.full((len(captions), width, longest), vocabulary.pad_id)
     targets = inputs.clone()
     for row, some in enumerate(captions):
         for column, ids in enumerate(some):
             targets[row, column, : len(ids)] = torch.tensor(ids)
-            inputs[row, column, : len(ids)] = torch.tensor([vocabulary.start, *ids[:-1]])
+            inputs[row, column, : len(ids)] = torch.tensor([vocabulary.bos_id, *ids[:-1]])
     return inputs, targets

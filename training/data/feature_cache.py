@@ -14,18 +14,18 @@ import torch
 from tqdm import tqdm
 
 from eval.coco import CaptionedImage
-from handler.bundle import write_whole
+from handler.bundle import atomic_write_text
 from handler.errors import RequestError
 from handler.image import decode_image
 from handler.modeling.encoder import Encoder
-from handler.parallel import in_threads
-from handler.preprocessing import RESAMPLING, Preprocessing
-from training.data.augmentation import Augmentation, is_sided
+from handler.parallel import parallel_map
+from handler.preprocessing import RESIZE_VERSION, Preprocessing
+from training.data.augmentation import Augmentation, mentions_direction
 
 BATCH = 16
 
 
-def cached_grids(
+def cached_features(
     folder: Path,
     encoder: Encoder,
     preprocessing: Preprocessing,
@@ -84,7 +84,7 @@ def _compute(path, encoder, preprocessing, images, device, augmentation, view) -
             grid = encoder(preprocessing.normalize(pixels.to(device)))
             grids[first : first + len(batch)] = grid.float().cpu().half().numpy()
             grids.flush()
-            write_whole(progress, str(first + len(batch)))
+            atomic_write_text(progress, str(first + len(batch)))
             bar.update(len(batch))
     del grids
     os.replace(partial, path)
@@ -98,7 +98,7 @@ def read_batch(
     seed: Sequence[int] = (),
 ) -> torch.Tensor:
     """Pictures' files → uint8 pixels (B, 3, size, size), decoded side by side; the rest as for `read_pixels`."""
-    return torch.stack(in_threads(lambda image: read_pixels(image, preprocessing, augmentation, seed), images))
+    return torch.stack(parallel_map(lambda image: read_pixels(image, preprocessing, augmentation, seed), images))
 
 
 def read_pixels(
@@ -137,7 +137,7 @@ def _file_digest(path: Path, _size: int, _changed: int) -> bytes:
 
 def _digest(encoder, preprocessing, images, augmentation, view, bf16) -> str:
     drawn = asdict(augmentation) if augmentation else None
-    settings = [encoder.name, asdict(preprocessing), RESAMPLING, drawn, view, bf16]
+    settings = [encoder.name, asdict(preprocessing), RESIZE_VERSION, drawn, view, bf16]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
@@ -145,5 +145,5 @@ def _digest(encoder, preprocessing, images, augmentation, view, bf16) -> str:
     for image in images:
         seen = image.path.stat()
         digest.update(_file_digest(image.path, seen.st_size, seen.st_mtime_ns))
-        digest.update(bytes([augmentation is not None and augmentation.mirror and is_sided(image)]))
+        digest.update(bytes([augmentation is not None and augmentation.mirror and mentions_direction(image)]))
     return digest.hexdigest()[:32]

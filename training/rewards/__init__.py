@@ -1,5 +1,5 @@
 """Rewards of self-critical training."""
 
-from training.rewards.combined import Mixture, build_reward
+from training.rewards.combined import CombinedReward, build_reward
 
-__all__ = ["Mixture", "build_reward"]
+__all__ = ["CombinedReward", "build_reward"]

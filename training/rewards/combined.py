@@ -20,7 +20,7 @@ class Reward(Protocol):
         """Images, counted from 0 in the order of the references, and a caption's ids for each → (captions,)."""
 
 
-class Mixture:
+class CombinedReward:
     """The weighted sum of rewards (Liu et al. 2017, https://arxiv.org/abs/1612.00370).
 
     CIDEr-D alone asks for the few words that tell an image from others, and captions get short; METEOR counts what of a
@@ -42,7 +42,7 @@ class Mixture:
         return sum(self.parts[name][0] * score for name, score in scores.items())
 
 
-def build_reward(references: Sequence[Captions], vocabulary: Vocabulary, bleu: float, meteor: float) -> Mixture:
+def build_reward(references: Sequence[Captions], vocabulary: Vocabulary, bleu: float, meteor: float) -> CombinedReward:
     """CIDEr-D, and beside it the others where they weigh anything.
 
     Args:
@@ -56,4 +56,4 @@ def build_reward(references: Sequence[Captions], vocabulary: Vocabulary, bleu: f
         parts["bleu_4"] = bleu, SentenceBleu(references)
     if meteor:
         parts["meteor"] = meteor, SentenceMeteor(references, vocabulary)
-    return Mixture(**parts)
+    return CombinedReward(**parts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.meteor import Meteor, MeteorError
 from handler.modeling.vocabulary import Vocabulary
-from handler.parallel import cores
+from handler.parallel import available_cpus
 
 MOST_JARS = 4  # more of them would wait for the samples
 
@@ -31,7 +31,7 @@ class SentenceMeteor:
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]], vocabulary: Vocabulary):
         self.references, self.vocabulary = references, vocabulary
-        count = cores() // (4 * int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        count = available_cpus() // (4 * int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         self._jars = [_Jar() for _ in range(max(1, min(MOST_JARS, count)))]
         self._threads = ThreadPoolExecutor(len(self._jars), thread_name_prefix="meteor")
         with Meteor() as jar:  # what is amiss is told now, not after hours of cross-entropy
@@ -64,7 +64,7 @@ class SentenceMeteor:
         return np.array([scores[pair] for pair in asked])
 
     def _text(self, ids: Sequence[int]) -> str:
-        return " ".join(self.vocabulary.decode(i for i in ids if i != self.vocabulary.end))
+        return " ".join(self.vocabulary.decode(i for i in ids if i != self.vocabulary.eos_id))
 
 
 class _Jar:

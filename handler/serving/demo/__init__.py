@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.image import FORMATS
 from handler.serving.demo.modules import join_modules
 from handler.serving.openapi import DESCRIPTIONS
@@ -37,7 +37,7 @@ class Page(NamedTuple):
     headers: dict[str, str]
 
 
-def render_page(model: dict[str, str], card: dict, defaults: SearchOptions, limits: Limits) -> Page:
+def render_page(model: dict[str, str], card: dict, defaults: GenerationConfig, limits: Limits) -> Page:
     """The page of a model.
 
     Args:
@@ -95,7 +95,7 @@ def _embed(data: dict[str, Any]) -> str:
     return json.dumps(known, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _options(defaults: SearchOptions) -> list[dict[str, Any]]:
+def _options(defaults: GenerationConfig) -> list[dict[str, Any]]:
     """What can be set, in the order of the ranges."""
     return [
         {

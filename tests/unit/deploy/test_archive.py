@@ -10,7 +10,7 @@ import pytest
 
 from deploy.archive import build_archive
 from handler.errors import BundleError
-from tests.helpers.support import ROOT, run_here, write_tiny_bundle
+from tests.helpers.support import ROOT, run_module_in_process, write_tiny_bundle
 
 
 def test_the_same_bytes_each_time(tiny_bundle, tmp_path):
@@ -90,4 +90,4 @@ def test_a_damaged_bundle_is_not_packed(tiny_bundle, tmp_path):
     ],
 )
 def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path, arguments, sentence):
-    assert run_here("deploy.archive", *arguments, "--output", tmp_path) == (1, "", f"{sentence}\n")
+    assert run_module_in_process("deploy.archive", *arguments, "--output", tmp_path) == (1, "", f"{sentence}\n")

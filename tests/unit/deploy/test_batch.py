@@ -12,10 +12,10 @@ import torch
 from deploy.batch.__main__ import main
 from deploy.batch.results import Results
 from deploy.batch.sources import Folder, ParquetFiles, Source
-from deploy.batch.storage import MAX_BYTES, BulkError
+from deploy.batch.storage import MAX_BYTES, BatchJobError
 from handler.bundle import load_bundle
 from handler.errors import RequestError
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from tests.helpers.support import PHOTOS
 
 PHOTO = PHOTOS[0].read_bytes()
@@ -132,17 +132,17 @@ def test_what_counts_is_written_whole_and_once(tmp_path):
 def test_a_folder_holds_captions_of_one_kind(tmp_path):
     Results(str(tmp_path / "captions"), {"model": "sha256:1", "beam_size": 3})
     Results(str(tmp_path / "captions"), {"model": "sha256:1", "beam_size": 3})
-    with pytest.raises(BulkError, match="beam_size is 3 there and 5 here"):
+    with pytest.raises(BatchJobError, match="beam_size is 3 there and 5 here"):
         Results(str(tmp_path / "captions"), {"model": "sha256:1", "beam_size": 5})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
-    with pytest.raises(BulkError, match="holds something else"):
+    with pytest.raises(BatchJobError, match="holds something else"):
         Results(str(tmp_path / "other"), {})
 
 
 def test_one_job_at_a_time_writes(tmp_path):
     results = Results(str(tmp_path), {})
-    with results.alone(), pytest.raises(BulkError, match="Another job writes"), Results(str(tmp_path), {}).alone():
+    with results.alone(), pytest.raises(BatchJobError, match="Another job writes"), Results(str(tmp_path), {}).alone():
         pass
     with results.alone():
         pass
@@ -153,9 +153,9 @@ def test_a_batch_beyond_the_memory_is_captioned_by_halves(tiny_bundle, monkeypat
     from deploy.batch import job  # here, as it imports Ray
 
     monkeypatch.setattr(job.ray, "get", lambda _: (load_bundle(tiny_bundle), {}))
-    actor = job.CaptionPixels([None], SearchOptions(beam_size=1), 1, "cpu", "full")
-    pixels = [actor.captioner.prepare(photo) for photo in PHOTOS[:5]]
-    expected = [captions[0].caption for captions in actor.captioner.caption(PHOTOS[:5], SearchOptions(beam_size=1))]
+    actor = job.CaptionPixels([None], GenerationConfig(beam_size=1), 1, "cpu", "full")
+    pixels = [actor.captioner.preprocess(photo) for photo in PHOTOS[:5]]
+    expected = [captions[0].caption for captions in actor.captioner.caption(PHOTOS[:5], GenerationConfig(beam_size=1))]
     caption_pixels, sizes = actor.captioner.caption_pixels, []
 
     def limited(stacked, options):

@@ -12,7 +12,7 @@ from deploy.benchmark.measure import Measured, table
 from deploy.benchmark.profile_stages import count_operations
 from deploy.benchmark.variants import BASELINE, VARIANTS, Variant, grid, repack
 from eval.load_test import Load
-from handler.parallel import cores, in_threads
+from handler.parallel import available_cpus, parallel_map
 
 
 def test_a_variants_archive(tiny_bundle, tmp_path):
@@ -70,14 +70,14 @@ def test_a_containers_share_of_the_cores(tmp_path, monkeypatch, quota, count):
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     monkeypatch.setattr("handler.parallel.CGROUP", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
-    assert cores() == count
+    assert available_cpus() == count
 
 
 def test_threads_keep_the_order_and_the_first_error(monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
-    assert in_threads(lambda n: n * n, range(20)) == [n * n for n in range(20)]
+    assert parallel_map(lambda n: n * n, range(20)) == [n * n for n in range(20)]
     with pytest.raises(ZeroDivisionError):
-        in_threads(lambda n: 1 // (n - 4), range(20))
+        parallel_map(lambda n: 1 // (n - 4), range(20))
 
 
 def test_an_encoders_work():

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.container.entrypoint import serve
 from deploy.container.gateway import Gateway
-from deploy.testing import private_server
+from deploy.testing import isolated_server
 from deploy.torchserve import ServerError
 from tests.helpers.sandbox import TOKEN, make_certificate
 from tests.helpers.support import ROOT, installed
@@ -19,7 +19,7 @@ def server(tmp_path):
     template = ROOT / "deploy" / "container" / "config.properties"
     keys = {name: {"key": f"{name}-key"} for name in ("management", "inference", "API")}
     (tmp_path / "key_file.json").write_text(json.dumps(keys))
-    return private_server(tmp_path, tmp_path, tmp_path, template)
+    return isolated_server(tmp_path, tmp_path, tmp_path, template)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.caption import Lines, find_pictures
-from eval.client import Client, Outcome
+from eval.caption import Lines, find_images
+from eval.client import CaptionResult, Client
 from eval.transports import Busy, EndpointError, Unreachable
 from tests.helpers.support import ROOT, eventually
 
@@ -263,7 +263,7 @@ def test_the_command_goes_on_where_it_broke_off(serve, pictures, tmp_path, suffi
         expected = [f"{pictures}/{name},a dog,-0.5,{{}}," for name in ("a.jpg", "b.PNG", "deep/c.webp")]
         assert sorted(lines[1:]) == expected
     else:
-        assert sorted(json.loads(line)["image"] for line in lines) == find_pictures([str(pictures)])
+        assert sorted(json.loads(line)["image"] for line in lines) == find_images([str(pictures)])
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -273,8 +273,8 @@ def test_the_command_goes_on_where_it_broke_off(serve, pictures, tmp_path, suffi
 def test_a_file_of_results_survives_what_is_in_it(tmp_path, suffix, name):
     path = tmp_path / f"out{suffix}"
     lines = Lines(path, {"beam_size": 3})
-    lines.add(Outcome(name, {"caption": 'he said "no", then left', "captions": []}, 0.1))
-    lines.add(Outcome("c.jpg", EndpointError(422, "InvalidImage", "No picture."), 0.1))
+    lines.add(CaptionResult(name, {"caption": 'he said "no", then left', "captions": []}, 0.1))
+    lines.add(CaptionResult("c.jpg", EndpointError(422, "InvalidImage", "No picture."), 0.1))
     lines.close()
     kept = path.read_bytes()
     path.write_bytes(kept + '{"image": "é'.encode()[:-1])  # broken off within a letter
@@ -326,6 +326,6 @@ def test_ctrl_c_is_obeyed_while_the_server_is_down(pictures, tmp_path):
 
 
 def test_every_picture_once(pictures):
-    found = find_pictures([str(pictures / "a.jpg"), str(pictures), f"{pictures}/**/*.webp"])
+    found = find_images([str(pictures / "a.jpg"), str(pictures), f"{pictures}/**/*.webp"])
     assert [Path(path).name for path in found] == ["a.jpg", "b.PNG", "c.webp"]
-    assert find_pictures([str(pictures / "notes.txt")]) == [str(pictures / "notes.txt")]  # named, so meant
+    assert find_images([str(pictures / "notes.txt")]) == [str(pictures / "notes.txt")]  # named, so meant

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from eval.client import Client, Outcome
+from eval.client import CaptionResult, Client
 from eval.request_log import RequestLog
 from eval.summary import read_results, write_results
 from eval.transports import EndpointError
@@ -51,12 +51,12 @@ def test_a_log_counts_the_time_of_all_sessions(tmp_path):
     for image in (1, 2):
         log = RequestLog(path, what)
         time.sleep(0.05)
-        log.add(Outcome(image, {"caption": "a", "model": None}, 0.1))
+        log.add(CaptionResult(image, {"caption": "a", "model": None}, 0.1))
         log.close()
     log = RequestLog(path, what)
     assert 0.1 <= log.seconds < 10
     assert log.settled(1)
     assert not log.settled(3)
-    log.add(Outcome(3, EndpointError(0, "Timeout", "late"), 1.0))
+    log.add(CaptionResult(3, EndpointError(0, "Timeout", "late"), 1.0))
     assert not log.settled(3)
     log.close()

@@ -13,7 +13,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from eval.coco import read_split
 from eval.meteor import Meteor
-from eval.metrics import Measured, bleu_of, measure_captions
+from eval.metrics import CaptionScores, bleu_of, compute_metrics
 from eval.significance import _draws, _scores, bootstrap, compare
 
 
@@ -36,7 +36,7 @@ def split(flickr8k):
 
 @pytest.fixture(scope="module")
 def measured(split, meteor):
-    return measure_captions(*split, meteor=meteor)
+    return compute_metrics(*split, meteor=meteor)
 
 
 def test_parity_with_pycocoevalcap_on_a_thousand_images(split, measured):
@@ -78,14 +78,14 @@ def test_intervals(measured, meteor):
     assert high == pytest.approx(measured.scores["CIDEr"] + 1.96 * error, abs=0.4 * error)
 
 
-def made_up(cider: list[float]) -> Measured:
+def made_up(cider: list[float]) -> CaptionScores:
     """Systems whose CIDEr is given and whose other scores are all alike."""
     count = len(cider)
     bleu = np.tile([3.0, 2, 1, 1, 4, 3, 2, 1, 4, 4], (count, 1))
     each = {"ROUGE_L": np.full(count, 0.5), "CIDEr": np.array(cider)}
     scores = {f"Bleu_{n}": score for n, score in enumerate(bleu_of(bleu.sum(0)), 1)}
     scores |= {"ROUGE_L": 0.5, "CIDEr": float(np.mean(cider))}
-    return Measured(list(range(count)), {}, {}, scores, bleu, None, each)
+    return CaptionScores(list(range(count)), {}, {}, scores, bleu, None, each)
 
 
 def test_approximate_randomisation_finds_the_exact_p():
@@ -137,7 +137,7 @@ def test_runs_on_other_images_do_not_compare():
 def test_worse_captions_are_found_out(split, measured, meteor):
     references, captions = split
     worse = captions | dict.fromkeys(list(captions)[::8], "a dog")
-    found = compare(measured, measure_captions(references, worse, meteor=meteor), meteor)
+    found = compare(measured, compute_metrics(references, worse, meteor=meteor), meteor)
     assert found["CIDEr"].difference < 0
     assert found["CIDEr"].p == pytest.approx(1 / 1001)
     assert found["CIDEr"].interval[1] < 0

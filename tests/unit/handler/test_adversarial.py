@@ -8,12 +8,12 @@ import pytest
 
 from handler.captioner import Captioner
 from handler.errors import RequestError
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.image import decode_image
 from handler.serving.endpoint import Endpoint
 from handler.serving.messages import Call
 from handler.serving.open_inference import Request
-from handler.serving.parsing import Asking, parse_request
+from handler.serving.parsing import ParseContext, parse_request
 from tests.adversarial import ASKS, CAPTION, PICTURES
 from tests.adversarial.builders import before_image
 from tests.adversarial.request_cases import as_torchserve_reads
@@ -45,7 +45,7 @@ def outcomes(request: Request) -> list[str]:
 def test_a_picture(case):
     data = case.make()
     with bounded(SECONDS) as taken:
-        [found] = outcomes(parse_request({"body": data}, "image/jpeg", Asking(SearchOptions())))
+        [found] = outcomes(parse_request({"body": data}, "image/jpeg", ParseContext(GenerationConfig())))
     assert found in case.answers
     assert taken.seconds < SECONDS
     assert taken.memory < MEMORY
@@ -56,7 +56,7 @@ def test_a_request(ask):
     made = ask.make()
     with bounded(SECONDS) as taken:
         row = made if isinstance(made, dict) else {"body": as_torchserve_reads(made, ask.content_type)}
-        found = outcomes(parse_request(row, ask.content_type, Asking(SearchOptions())))
+        found = outcomes(parse_request(row, ask.content_type, ParseContext(GenerationConfig())))
     assert (CAPTION if CAPTION in found else found[0]) in ask.answers
     assert taken.seconds < SECONDS
     assert taken.memory < MEMORY

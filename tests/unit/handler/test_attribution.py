@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from eval.faithfulness import hide, interval
-from handler import Captioner, SearchOptions
-from handler.attribution import entropy, gradient_weights
+from handler import Captioner, GenerationConfig
+from handler.attribution import entropy, input_x_gradient
 from handler.captioner import Caption
 from handler.figure import COLUMNS, MARGIN, PANEL, draw_figure, shade, to_png
-from handler.modeling import DECODERS, Forced
+from handler.modeling import DECODERS, TeacherForcingOutput
 from handler.modeling.vocabulary import Vocabulary
 from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
 
@@ -24,9 +24,9 @@ VOCABULARY = Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "dog", "cat"])
 class Mean(torch.nn.Module):
     """Each word's logit is one channel of the grid's mean, whatever the words before it."""
 
-    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> Forced:
+    def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
         mean = grid.mean(1)  # (B, C), C = V
-        return Forced(mean.unsqueeze(1).expand(-1, tokens.shape[2], -1).flatten(0, 1), None)
+        return TeacherForcingOutput(mean.unsqueeze(1).expand(-1, tokens.shape[2], -1).flatten(0, 1), None)
 
 
 def test_gradients_by_hand():
@@ -38,11 +38,11 @@ def test_gradients_by_hand():
     for word in (4, 5):
         products = ((np.eye(6)[word] - p) / 2 * grid.numpy()).sum(1).clip(0)
         expected.append(products / products.sum())
-    found = gradient_weights(Mean(), grid, [4, 5], VOCABULARY)
+    found = input_x_gradient(Mean(), grid, [4, 5], VOCABULARY)
     assert found.numpy() == pytest.approx(np.array(expected), abs=1e-6)
     assert found[0, 0] == 1  # the second cell speaks for a cat, and so against a dog
-    assert gradient_weights(Mean(), grid, [], VOCABULARY).shape == (0, 2)
-    nothing = gradient_weights(Mean(), torch.zeros(4, 6), [4], VOCABULARY)
+    assert input_x_gradient(Mean(), grid, [], VOCABULARY).shape == (0, 2)
+    nothing = input_x_gradient(Mean(), torch.zeros(4, 6), [4], VOCABULARY)
     assert nothing.tolist() == [[0.25] * 4]
 
 
@@ -56,10 +56,10 @@ def test_entropy_is_in_bits(weights, bits):
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_explains_its_words(tmp_path, name):
     captioner = Captioner.load(write_tiny_bundle(tmp_path / "model", name))
-    assert captioner.methods == (("gradient",) if name == "nic" else ("attention", "gradient"))
-    options = SearchOptions(beam_size=4, num_captions=2, max_length=6)
+    assert captioner.explanation_methods == (("gradient",) if name == "nic" else ("attention", "gradient"))
+    options = GenerationConfig(beam_size=4, num_captions=2, max_length=6)
     plain = [caption.tokens for caption in captioner.caption(PHOTOS[:1], options)[0]]
-    for method in captioner.methods:
+    for method in captioner.explanation_methods:
         captions = captioner.explain(PHOTOS[0], options, method)
         assert [caption.tokens for caption in captions] == plain
         for caption in captions:

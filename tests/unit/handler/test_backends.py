@@ -9,20 +9,20 @@ import torch
 from torch import nn
 
 from deploy.archive import build_archive
-from handler.backends import Source, build_engine, rounding
+from handler.backends import ModelSource, build_engine, rounding
 from handler.backends.bf16 import Bf16Linear, can_halve
 from handler.backends.buckets import buckets, by_buckets
 from handler.backends.engine import half
 from handler.backends.fp16 import halve_weights
 from handler.backends.int8 import Int8Linear
 from handler.backends.openvino import converted, save_converted
-from handler.backends.quantize import RoundedRecurrence, round_matrices
+from handler.backends.quantize import QuantizedLSTMCell, quantize_decoder
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from handler.generation.beam_search import SearchOptions, search
+from handler.generation.beam_search import GenerationConfig, search
 from handler.modeling import DECODERS, DecoderConfig, build_decoder
-from handler.modeling.decoder import Recurrence, repeat_state
+from handler.modeling.decoder import BeamLSTMCell, repeat_state
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
 from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
 
@@ -38,7 +38,7 @@ def test_every_backend_gives_the_references_grids(tmp_path, backend, precision):
     reference = Captioner.load(tmp_path)
     captioner = Captioner.load(tmp_path, backend=backend, precision=precision)
     assert captioner.engine.backend == ("openvino" if backend == "auto" else backend)
-    pixels = torch.stack([reference.prepare(photo) for photo in PHOTOS[:3]])
+    pixels = torch.stack([reference.preprocess(photo) for photo in PHOTOS[:3]])
     expected, found = reference.encode(pixels), captioner.encode(pixels)
     tolerance = 1e-4 if precision == "full" else 0.1  # bfloat16, where the processor has it
     assert (found - expected).norm() < tolerance * expected.norm()
@@ -48,7 +48,7 @@ def test_every_backend_gives_the_references_grids(tmp_path, backend, precision):
 @pytest.mark.parametrize("precision", ["fast", "fastest"])
 def test_the_fast_ways_say_the_same(pretrained, precision):
     fast = Captioner.load(ROOT / "pretrained", backend="auto", precision=precision)
-    options = SearchOptions(beam_size=3)
+    options = GenerationConfig(beam_size=3)
     pairs = list(zip(fast.caption(PHOTOS, options), pretrained.caption(PHOTOS, options), strict=True))
     assert sum(ours.tokens == theirs.tokens for [ours], [theirs] in pairs) >= len(PHOTOS) - 2
     for [ours], [theirs] in pairs:
@@ -70,14 +70,14 @@ def test_the_fast_ways_say_the_same(pretrained, precision):
 def test_half_precision(monkeypatch, device, precision, bfloat16, expected):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    assert half(Source(None, {}, torch.device(device), precision)) == expected
+    assert half(ModelSource(None, {}, torch.device(device), precision)) == expected
 
 
 def test_bfloat16_is_near(tiny_bundle, monkeypatch):
     """Also on a processor without instructions for it, which takes its time."""
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
     reference, halved = Captioner.load(tiny_bundle), Captioner.load(tiny_bundle, precision="fastest")
-    pixels = torch.stack([reference.prepare(photo) for photo in PHOTOS[:3]])
+    pixels = torch.stack([reference.preprocess(photo) for photo in PHOTOS[:3]])
     expected, found = reference.encode(pixels), halved.encode(pixels)
     assert not torch.equal(found, expected)
     assert (found - expected).norm() < 0.1 * expected.norm()
@@ -115,8 +115,8 @@ def test_buckets(images, sizes):
     assert given == sizes
 
 
-def source(folder, precision="full") -> Source:
-    return Source(*load_bundle(folder)[:2], CPU, precision, folder)
+def source(folder, precision="full") -> ModelSource:
+    return ModelSource(*load_bundle(folder)[:2], CPU, precision, folder)
 
 
 def test_a_converted_encoder_is_the_same_to_the_byte_and_used(tiny_bundle):
@@ -186,7 +186,7 @@ def test_how_a_decoder_is_rounded(monkeypatch, device, precision, bfloat16, expe
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
     monkeypatch.setattr("handler.backends.can_halve", lambda: True)
-    assert rounding(Source(None, {}, torch.device(device), precision)) is expected
+    assert rounding(ModelSource(None, {}, torch.device(device), precision)) is expected
 
 
 @torch.inference_mode()
@@ -215,9 +215,9 @@ def test_the_largest_sums_do_not_overflow():
 @torch.inference_mode()
 def test_an_lstm_of_rounded_numbers(linear):
     torch.manual_seed(0)
-    cell = Recurrence(24, 32)
+    cell = BeamLSTMCell(24, 32)
     given = torch.randn(2, 3, 24), torch.randn(2, 3, 32), torch.randn(2, 3, 32)
-    for found, expected in zip(RoundedRecurrence(cell, linear)(*given), cell(*given), strict=True):
+    for found, expected in zip(QuantizedLSTMCell(cell, linear)(*given), cell(*given), strict=True):
         torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
 
 
@@ -253,10 +253,10 @@ def test_every_decoder_rounded(name, linear):
     vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(40))))
     decoder = build_decoder(DecoderConfig(name, embed_size=16, hidden_size=24, attention_size=8), 44, 12).eval()
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
-    rounded = round_matrices(decoder, linear)
+    rounded = quantize_decoder(decoder, linear)
     assert not [module for module in rounded.modules() if type(module) is nn.Linear and module.out_features >= 8]
     assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
-    grid, options = torch.randn(6, 9, 12), SearchOptions(beam_size=3, max_length=8)
+    grid, options = torch.randn(6, 9, 12), GenerationConfig(beam_size=3, max_length=8)
     together = search(rounded, grid, [options] * 6, vocabulary)
     for place, [best] in enumerate(together):
         [[alone]] = search(rounded, grid[place : place + 1], [options], vocabulary)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from handler.generation.beam_search import SearchOptions, search
+from handler.generation.beam_search import GenerationConfig, search
 from handler.modeling import DECODERS, Decoder, DecoderConfig, build_decoder
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
 
@@ -43,15 +43,17 @@ def random_tables(images: int, steps: int, vocabulary: Vocabulary, seed: int) ->
     return 2 * torch.randn(images, steps, size * size, generator=torch.Generator().manual_seed(seed))
 
 
-def brute_force(table: torch.Tensor, vocabulary: Vocabulary, options: SearchOptions) -> list[tuple[float, list[int]]]:
+def brute_force(
+    table: torch.Tensor, vocabulary: Vocabulary, options: GenerationConfig
+) -> list[tuple[float, list[int]]]:
     """All captions with their ranks, the best first: every sequence of words scored by adding up the table."""
     logprobs = table.unflatten(1, (len(vocabulary), len(vocabulary))).log_softmax(-1)
     ranked = []
     words = range(len(SPECIAL), len(vocabulary))
     for length in range(options.min_length, options.max_length + 1):
         for sequence in itertools.product(words, repeat=length):
-            last, total = vocabulary.start, 0.0
-            for step, token in enumerate((*sequence, vocabulary.end)):
+            last, total = vocabulary.bos_id, 0.0
+            for step, token in enumerate((*sequence, vocabulary.eos_id)):
                 total += logprobs[step, last, token].item()
                 last = token
             ranked.append((total / (length + 1) ** options.length_penalty, list(sequence)))
@@ -63,7 +65,7 @@ def brute_force(table: torch.Tensor, vocabulary: Vocabulary, options: SearchOpti
 def test_a_wide_beam_finds_what_brute_force_finds(seed, length_penalty):
     vocabulary = vocabulary_of(3)
     tables = random_tables(4, 5, vocabulary, seed)
-    options = SearchOptions(beam_size=400, length_penalty=length_penalty, max_length=4, num_captions=5)
+    options = GenerationConfig(beam_size=400, length_penalty=length_penalty, max_length=4, num_captions=5)
     found = search(TableDecoder(len(vocabulary)), tables, [options] * 4, vocabulary)
     for table, hypotheses in zip(tables, found, strict=True):
         expected = brute_force(table, vocabulary, options)[:5]
@@ -95,7 +97,7 @@ GARDEN_PATH = {
 @pytest.mark.parametrize(("beam_size", "words", "probability"), [(1, [A, C], 0.216), (2, [B, C], 0.36)])
 def test_hand_worked_example(beam_size, words, probability):
     vocabulary = vocabulary_of(3)
-    options = SearchOptions(beam_size=beam_size, length_penalty=0.0, max_length=5)
+    options = GenerationConfig(beam_size=beam_size, length_penalty=0.0, max_length=5)
     [[best]] = search(TableDecoder(7), probability_table(GARDEN_PATH, 6), [options], vocabulary)
     assert best.token_ids == words
     assert math.exp(sum(best.logprobs)) == pytest.approx(probability, rel=1e-5)
@@ -108,14 +110,14 @@ def test_length_penalty_decides_between_short_and_long():
     rows = {1: {A: 0.5, C: 0.5}, A: {END: 0.3, B: 0.7}, B: {END: 0.4, C: 0.6}, C: {C: 0.99, END: 0.01}}
     vocabulary, table = vocabulary_of(3), probability_table(rows, 3)
     for length_penalty, words in ((0.0, [A]), (1.0, [A, B])):
-        options = SearchOptions(beam_size=20, length_penalty=length_penalty, max_length=2)
+        options = GenerationConfig(beam_size=20, length_penalty=length_penalty, max_length=2)
         [[best]] = search(TableDecoder(7), table, [options], vocabulary)
         assert best.token_ids == words
 
 
 def test_a_caption_comes_also_where_no_beam_ever_ends():
     table = probability_table({1: {A: 1.0}, A: {A: 0.5, B: 0.5}, B: {A: 0.5, B: 0.5}}, 8)
-    [[best]] = search(TableDecoder(7), table, [SearchOptions(beam_size=3, max_length=7)], vocabulary_of(3))
+    [[best]] = search(TableDecoder(7), table, [GenerationConfig(beam_size=3, max_length=7)], vocabulary_of(3))
     assert len(best.token_ids) == 7
 
 
@@ -124,7 +126,7 @@ def test_min_length_holds_back_the_end_and_max_length_forces_it():
     tables = random_tables(8, 7, vocabulary, 3)
     tables.unflatten(2, (7, 7))[..., END] += 6  # a model that wants to end at once
     for low, high in ((1, 6), (3, 6), (6, 6), (1, 2)):
-        options = SearchOptions(beam_size=3, min_length=low, max_length=high)
+        options = GenerationConfig(beam_size=3, min_length=low, max_length=high)
         for [best] in search(TableDecoder(7), tables, [options] * 8, vocabulary):
             assert low <= len(best.token_ids) <= high
 
@@ -140,8 +142,8 @@ def test_no_repeat_ngram(size, beam_size):
         runs = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
         return len(set(runs)) < len(runs)
 
-    free = SearchOptions(beam_size=beam_size, max_length=12)
-    bound = SearchOptions(beam_size=beam_size, max_length=12, no_repeat_ngram=size)
+    free = GenerationConfig(beam_size=beam_size, max_length=12)
+    bound = GenerationConfig(beam_size=beam_size, max_length=12, no_repeat_ngram=size)
     found = search(TableDecoder(7), tables, [free] * 16, vocabulary)
     assert any(repeats(best.token_ids) for [best] in found)
     for [best] in search(TableDecoder(7), tables, [bound] * 16, vocabulary):
@@ -150,7 +152,7 @@ def test_no_repeat_ngram(size, beam_size):
 
 
 def test_min_length_gives_way_where_no_word_is_left():
-    options = SearchOptions(beam_size=2, min_length=9, max_length=12, no_repeat_ngram=1)
+    options = GenerationConfig(beam_size=2, min_length=9, max_length=12, no_repeat_ngram=1)
     vocabulary = vocabulary_of(3)
     [[best]] = search(TableDecoder(7), random_tables(1, 13, vocabulary, 0), [options], vocabulary)
     assert sorted(best.token_ids) == [A, B, C]
@@ -160,21 +162,21 @@ def test_special_tokens_are_never_said():
     vocabulary = vocabulary_of(3)
     tables = random_tables(8, 7, vocabulary, 1)
     tables.unflatten(2, (7, 7))[..., [0, 1, 3]] += 20
-    for found in search(TableDecoder(7), tables, [SearchOptions(num_captions=3, max_length=6)] * 8, vocabulary):
+    for found in search(TableDecoder(7), tables, [GenerationConfig(num_captions=3, max_length=6)] * 8, vocabulary):
         for hypothesis in found:
             assert set(hypothesis.token_ids) <= {A, B, C}
 
 
 MIXED = [
-    SearchOptions(beam_size=1),
-    SearchOptions(beam_size=5, length_penalty=1.0, num_captions=4),
-    SearchOptions(beam_size=3, max_length=4),
-    SearchOptions(beam_size=2, min_length=6, no_repeat_ngram=2),
-    SearchOptions(beam_size=7, length_penalty=0.0, num_captions=2, attention=True),
-    SearchOptions(beam_size=3, no_repeat_ngram=3, max_length=9),
-    SearchOptions(temperature=1.0, seed=1),
-    SearchOptions(temperature=0.7, top_p=0.8, seed=2, num_captions=6, max_length=7),
-    SearchOptions(temperature=1.5, seed=3, num_captions=3, no_repeat_ngram=2, min_length=3, attention=True),
+    GenerationConfig(beam_size=1),
+    GenerationConfig(beam_size=5, length_penalty=1.0, num_captions=4),
+    GenerationConfig(beam_size=3, max_length=4),
+    GenerationConfig(beam_size=2, min_length=6, no_repeat_ngram=2),
+    GenerationConfig(beam_size=7, length_penalty=0.0, num_captions=2, attention=True),
+    GenerationConfig(beam_size=3, no_repeat_ngram=3, max_length=9),
+    GenerationConfig(temperature=1.0, seed=1),
+    GenerationConfig(temperature=0.7, top_p=0.8, seed=2, num_captions=6, max_length=7),
+    GenerationConfig(temperature=1.5, seed=3, num_captions=3, no_repeat_ngram=2, min_length=3, attention=True),
 ]
 
 
@@ -230,13 +232,13 @@ def test_logprobs_and_attention_are_those_of_teacher_forcing(name):
     for parameter in decoder.parameters():
         parameter.data.mul_(3)
     grid = torch.randn(5, 9, 12)
-    options = SearchOptions(beam_size=4, num_captions=4, max_length=8, attention=True)
+    options = GenerationConfig(beam_size=4, num_captions=4, max_length=8, attention=True)
     for image, hypotheses in enumerate(search(decoder, grid, [options] * 5, vocabulary)):
         assert len(hypotheses) == 4
         for hypothesis in hypotheses:
-            inputs = torch.tensor([[[vocabulary.start, *hypothesis.token_ids]]])
+            inputs = torch.tensor([[[vocabulary.bos_id, *hypothesis.token_ids]]])
             logits, attention, _ = decoder(grid[image : image + 1], inputs)
-            targets = torch.tensor([*hypothesis.token_ids, vocabulary.end])
+            targets = torch.tensor([*hypothesis.token_ids, vocabulary.eos_id])
             expected = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
             assert hypothesis.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
             if attention is not None:
@@ -246,9 +248,9 @@ def test_logprobs_and_attention_are_those_of_teacher_forcing(name):
 def test_greedy_is_the_argmax_of_each_step():
     vocabulary = vocabulary_of(3)
     tables = random_tables(10, 13, vocabulary, 5)
-    found = search(TableDecoder(7), tables, [SearchOptions(beam_size=1, max_length=12)] * 10, vocabulary)
+    found = search(TableDecoder(7), tables, [GenerationConfig(beam_size=1, max_length=12)] * 10, vocabulary)
     for table, [best] in zip(tables.unflatten(2, (7, 7)), found, strict=True):
-        last, words = vocabulary.start, []
+        last, words = vocabulary.bos_id, []
         while len(words) < 12:
             allowed = [END, A, B, C] if words else [A, B, C]
             last = max(allowed, key=lambda token: table[len(words), last, token].item())
@@ -274,7 +276,7 @@ ONE_WORD = probability_table({1: {A: 0.5, B: 0.3, C: 0.2}, A: {END: 1.0}, B: {EN
 )
 def test_draws_follow_the_probabilities(options, shares):
     count = 4000
-    images = [SearchOptions(seed=seed, **options) for seed in range(count)]
+    images = [GenerationConfig(seed=seed, **options) for seed in range(count)]
     found = search(TableDecoder(7), ONE_WORD.expand(count, -1, -1), images, vocabulary_of(3))
     drawn = [best.token_ids for [best] in found]
     assert {len(ids) for ids in drawn} == {1}
@@ -292,7 +294,7 @@ def test_a_seed_decides_the_draws_and_several_captions_are_drawn_apart():
 
     def draw(**options):
         [found] = search(
-            TableDecoder(7), tables, [SearchOptions(temperature=1.0, max_length=12, **options)], vocabulary
+            TableDecoder(7), tables, [GenerationConfig(temperature=1.0, max_length=12, **options)], vocabulary
         )
         return [h.token_ids for h in found]
 
@@ -309,13 +311,13 @@ def test_when_words_become_certain():
     vocabulary = vocabulary_of(3)
     for beam_size, expected in ((1, [[A], [C]]), (2, [[B, C]])):
         heard = []
-        options = SearchOptions(beam_size=beam_size, length_penalty=0.0, max_length=5)
+        options = GenerationConfig(beam_size=beam_size, length_penalty=0.0, max_length=5)
         search(TableDecoder(7), probability_table(GARDEN_PATH, 6), [options], vocabulary, {0: heard.append})
         assert heard == expected
     # Both hypotheses begin with a, so that it is certain before it is known how they go on.
     rows = {1: {A: 0.9, B: 0.1}, A: {B: 0.5, C: 0.49, END: 0.01}, B: {C: 0.6, END: 0.4}, C: {END: 0.7, B: 0.3}}
     heard = []
-    options = SearchOptions(beam_size=2, length_penalty=0.0, max_length=5)
+    options = GenerationConfig(beam_size=2, length_penalty=0.0, max_length=5)
     [[best]] = search(TableDecoder(7), probability_table(rows, 6), [options], vocabulary, {0: heard.append})
     assert len(heard) > 1
     assert heard[0] == [A]
@@ -325,7 +327,7 @@ def test_when_words_become_certain():
 def test_the_attention_that_is_kept_keeps_no_batch():
     torch.manual_seed(0)
     decoder = build_decoder(DecoderConfig("soft_attention", embed_size=8, hidden_size=8, attention_size=8), 7, 5).eval()
-    options = SearchOptions(attention=True, max_length=6)
+    options = GenerationConfig(attention=True, max_length=6)
     for [best] in search(decoder, torch.randn(4, 9, 5), [options] * 4, vocabulary_of(3)):
         assert best.attention.untyped_storage().nbytes() == best.attention.nbytes
 
@@ -364,11 +366,11 @@ def test_listeners_hear_the_best_caption_as_it_becomes_certain(option):
 )
 def test_options_that_cant_be(values, message):
     with pytest.raises(ValueError, match=message):
-        SearchOptions(**values)
+        GenerationConfig(**values)
 
 
 def test_no_images_and_mismatched_options():
     decoder, vocabulary = TableDecoder(7), vocabulary_of(3)
     assert search(decoder, torch.zeros(0, 6, 49), [], vocabulary) == []
     with pytest.raises(ValueError, match="1 images and 2 options"):
-        search(decoder, torch.zeros(1, 6, 49), [SearchOptions()] * 2, vocabulary)
+        search(decoder, torch.zeros(1, 6, 49), [GenerationConfig()] * 2, vocabulary)

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from handler.bundle import check_bundle, load_bundle, update_card
+from handler.bundle import load_bundle, update_card, verify_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
 
@@ -32,7 +32,7 @@ def test_matrices_are_stored_in_half_precision_and_vectors_in_single(tiny_bundle
 def test_a_missing_file_is_named(tiny_bundle, name):
     (tiny_bundle / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
-        check_bundle(tiny_bundle)
+        verify_bundle(tiny_bundle)
 
 
 def test_a_changed_byte_is_found_and_both_digests_are_named(tiny_bundle):
@@ -42,7 +42,7 @@ def test_a_changed_byte_is_found_and_both_digests_are_named(tiny_bundle):
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(BundleError, match=rf"model.safetensors.*sha256 [0-9a-f]{{64}} there, {wanted} in"):
-        check_bundle(tiny_bundle)
+        verify_bundle(tiny_bundle)
 
 
 def test_a_truncated_file_is_found_by_its_size(tiny_bundle):
@@ -50,7 +50,7 @@ def test_a_truncated_file_is_found_by_its_size(tiny_bundle):
     size = vocabulary.stat().st_size
     vocabulary.write_bytes(vocabulary.read_bytes()[:-3])
     with pytest.raises(BundleError, match=rf"bytes {size - 3} there, {size} in"):
-        check_bundle(tiny_bundle)
+        verify_bundle(tiny_bundle)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_a_configuration_that_cant_be_understood(tiny_bundle, change, message):
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(BundleError, match=message):
-        check_bundle(tiny_bundle)
+        verify_bundle(tiny_bundle)
 
 
 def test_broken_json(tiny_bundle):
     (tiny_bundle / "captioner.json").write_text('{"format": 1,')
     with pytest.raises(BundleError, match="can't be understood"):
-        check_bundle(tiny_bundle)
+        verify_bundle(tiny_bundle)
 
 
 def test_weights_of_another_size_do_not_load(tiny_bundle):
@@ -87,15 +87,15 @@ def test_weights_of_another_size_do_not_load(tiny_bundle):
 
 
 def test_the_card_changes_no_digest_and_the_decoding_does(tiny_bundle):
-    before = check_bundle(tiny_bundle).digest
+    before = verify_bundle(tiny_bundle).digest
     update_card(tiny_bundle, {"limits": "it has seen dogs alone"})
-    config = check_bundle(tiny_bundle)
+    config = verify_bundle(tiny_bundle)
     assert config.card == {"limits": "it has seen dogs alone"}
     assert config.digest == before
     assert before.startswith("sha256:")
     path = tiny_bundle / "captioner.json"
     path.write_text(path.read_text().replace('"beam_size": 3', '"beam_size": 4'))
-    assert check_bundle(tiny_bundle).digest != before
+    assert verify_bundle(tiny_bundle).digest != before
 
 
 def test_settings_that_a_later_version_adds_change_no_digest(tiny_bundle):
@@ -104,7 +104,7 @@ def test_settings_that_a_later_version_adds_change_no_digest(tiny_bundle):
     content = json.loads(path.read_text())
     heads = content["decoder"].pop("heads")
     path.write_text(json.dumps(content))
-    config = check_bundle(tiny_bundle)
+    config = verify_bundle(tiny_bundle)
     assert config.decoder.heads == heads
     decisive = {name: value for name, value in content.items() if name != "card"}
     expected = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

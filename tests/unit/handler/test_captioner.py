@@ -3,14 +3,14 @@
 import pytest
 from PIL import Image
 
-from handler import BundleError, Captioner, RequestError, SearchOptions
+from handler import BundleError, Captioner, GenerationConfig, RequestError
 from tests.helpers.support import PHOTOS, ROOT
 
 OPTIONS = [
-    SearchOptions(),
-    SearchOptions(beam_size=1),
-    SearchOptions(beam_size=10, num_captions=10, length_penalty=1.0),
-    SearchOptions(beam_size=3, no_repeat_ngram=2, min_length=8, attention=True),
+    GenerationConfig(),
+    GenerationConfig(beam_size=1),
+    GenerationConfig(beam_size=10, num_captions=10, length_penalty=1.0),
+    GenerationConfig(beam_size=3, no_repeat_ngram=2, min_length=8, attention=True),
 ]
 
 
@@ -26,7 +26,7 @@ def test_a_batch_equals_one_by_one_to_the_token(pretrained, option):
 
 
 def test_a_caption_is_what_its_parts_say(pretrained):
-    for captions in pretrained.caption(PHOTOS, SearchOptions(num_captions=5, attention=True)):
+    for captions in pretrained.caption(PHOTOS, GenerationConfig(num_captions=5, attention=True)):
         ranks = [sum(c.token_logprobs) / len(c.token_logprobs) ** 0.7 for c in captions]
         assert ranks == sorted(ranks, reverse=True)
         for caption in captions:
@@ -58,10 +58,12 @@ def test_a_path_like_an_images_is_not_taken_for_bytes(pretrained):
 
 
 def test_options_one_a_picture(pretrained):
-    found = pretrained.caption(PHOTOS[:2], [SearchOptions(beam_size=1), SearchOptions(num_captions=3)], batch_size=2)
+    found = pretrained.caption(
+        PHOTOS[:2], [GenerationConfig(beam_size=1), GenerationConfig(num_captions=3)], batch_size=2
+    )
     assert [len(captions) for captions in found] == [1, 3]
     with pytest.raises(ValueError, match="2 images and 1 options"):
-        pretrained.caption(PHOTOS[:2], [SearchOptions()])
+        pretrained.caption(PHOTOS[:2], [GenerationConfig()])
 
 
 def test_no_pictures(pretrained):
@@ -84,6 +86,6 @@ def test_nic_has_no_attention(tmp_path):
     from tests.helpers.support import write_tiny_bundle
 
     captioner = Captioner.load(write_tiny_bundle(tmp_path, "nic"))
-    [[best]] = captioner.caption(PHOTOS[:1], SearchOptions(attention=True))
+    [[best]] = captioner.caption(PHOTOS[:1], GenerationConfig(attention=True))
     assert best.attention is None
     assert best.tokens

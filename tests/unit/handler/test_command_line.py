@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from handler import Captioner
-from tests.helpers.support import PHOTOS, ROOT, run_here
+from tests.helpers.support import PHOTOS, ROOT, run_module_in_process
 
 CAT = "samples/photos/cat.jpg"
 
@@ -35,7 +35,7 @@ def test_several_pictures_are_named_and_a_bad_one_harms_none(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("method", Captioner.load(ROOT / "pretrained").methods)
+@pytest.mark.parametrize("method", Captioner.load(ROOT / "pretrained").explanation_methods)
 def test_a_figure(tmp_path, method):
     path = tmp_path / "figure.png"
     done = handler(CAT, "--explain", path, "--method", method)
@@ -60,7 +60,7 @@ def test_a_figure(tmp_path, method):
     ],
 )
 def test_bad_arguments_get_one_sentence(arguments, message):
-    code, output, errors = run_here("handler", *arguments)
+    code, output, errors = run_module_in_process("handler", *arguments)
     assert code == 1
     assert message in errors
     assert len(errors.splitlines()) == 1

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.serving.demo import render_page
 from handler.serving.demo.modules import join_modules
 from handler.serving.parsing import Limits
@@ -16,7 +16,7 @@ from handler.serving.parsing import Limits
 MODEL = {"name": "captioner", "version": "1.0", "digest": "sha256:abc"}
 
 
-def render(card=None, defaults=SearchOptions(), limits=None):
+def render(card=None, defaults=GenerationConfig(), limits=None):
     return render_page(MODEL, card or {}, defaults, limits or Limits())
 
 
@@ -68,7 +68,7 @@ def test_all_is_in_the_page():
 
 
 def test_the_data_says_what_can_be_set():
-    defaults, limits = SearchOptions(beam_size=3, length_penalty=0.65), Limits(max_bytes=1000)
+    defaults, limits = GenerationConfig(beam_size=3, length_penalty=0.65), Limits(max_bytes=1000)
     found = data(render({"name": "a card"}, defaults, limits))
     assert found["model"] == MODEL
     assert found["card"] == {"name": "a card"}

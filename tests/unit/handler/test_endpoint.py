@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from handler.captioner import Captioner
-from handler.generation.beam_search import SearchOptions
-from handler.image import upright_rgb
+from handler.generation.beam_search import GenerationConfig
+from handler.image import to_upright_rgb
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call
 from handler.serving.parsing import parse_request
@@ -106,7 +106,7 @@ def test_streams_and_plain_calls_in_one_batch(endpoint, captioner):
     assert [code for code, _ in answers] == [200, 200, 422, 200]
     assert answers[2][1]["type"] == "InvalidImage"
     assert bad.parts == []
-    [[expected]] = captioner.caption(SMALL[:1], SearchOptions(beam_size=1, max_length=8))
+    [[expected]] = captioner.caption(SMALL[:1], GenerationConfig(beam_size=1, max_length=8))
     assert len(good.parts) == len(expected.tokens)
     assert json.loads(answers[1][1].partition("data: ")[2])["caption"] == expected.caption
     assert answers[0][1]["caption"] == captioner.caption(SMALL[1:2])[0][0].caption
@@ -167,10 +167,10 @@ def test_the_cache_keeps_the_last_and_knows_the_options(captioner, monkeypatch):
 
 def test_a_batch_that_fails_is_tried_in_halves_and_one_picture_alone_is_at_fault(captioner, monkeypatch, caplog):
     """Out of memory for four at once, and never enough for one of them: three captions, one error, no word twice."""
-    real, asked_for, kept = captioner.caption_grid, [], []
-    poison = captioner.encode(captioner.prepare(SMALL[2]).unsqueeze(0))
+    real, asked_for, kept = captioner.caption_features, [], []
+    poison = captioner.encode(captioner.preprocess(SMALL[2]).unsqueeze(0))
 
-    def caption_grid(grid, *rest):
+    def caption_features(grid, *rest):
         assert not any(ref() is not None for ref in kept)  # what failed has let its memory go
         asked_for.append(len(grid))
         if len(grid) > 2 or any(torch.allclose(one, poison[0], atol=1e-5) for one in grid):
@@ -178,7 +178,7 @@ def test_a_batch_that_fails_is_tried_in_halves_and_one_picture_alone_is_at_fault
             raise MemoryError
         return real(grid, *rest)
 
-    monkeypatch.setattr(captioner, "caption_grid", caption_grid)
+    monkeypatch.setattr(captioner, "caption_features", caption_features)
     monkeypatch.setattr("handler.serving.endpoint.logger.exception", lambda *_: None)  # pytest keeps its frames
     stream = Asked({"image": SMALL[0], "stream": b"true"})
     plain = [Asked({"body": picture}) for picture in (SMALL[1], SMALL[2], SMALL[0])]
@@ -190,16 +190,16 @@ def test_a_batch_that_fails_is_tried_in_halves_and_one_picture_alone_is_at_fault
 
 
 def test_a_search_begun_again_says_no_word_twice(captioner, monkeypatch):
-    real, calls = captioner.caption_grid, []
+    real, calls = captioner.caption_features, []
 
-    def caption_grid(grid, options, listeners):
+    def caption_features(grid, options, listeners):
         calls.append(len(grid))
         found = real(grid, options, listeners)
         if len(grid) > 1:
             raise RuntimeError("after all was said")
         return found
 
-    monkeypatch.setattr(captioner, "caption_grid", caption_grid)
+    monkeypatch.setattr(captioner, "caption_features", caption_features)
     stream = Asked({"image": SMALL[0], "stream": b"true"})
     [(_, last), _] = ask(Endpoint(captioner, MODEL), stream, Asked({"body": SMALL[1]}))
     assert calls == [2, 1, 1]
@@ -208,13 +208,13 @@ def test_a_search_begun_again_says_no_word_twice(captioner, monkeypatch):
 
 
 def test_a_stream_that_fails_after_its_first_words_ends_with_the_error(captioner, monkeypatch, caplog):
-    real = captioner.caption_grid
+    real = captioner.caption_features
 
-    def caption_grid(*arguments):
+    def caption_features(*arguments):
         real(*arguments)
         raise RuntimeError("after all was said")
 
-    monkeypatch.setattr(captioner, "caption_grid", caption_grid)
+    monkeypatch.setattr(captioner, "caption_features", caption_features)
     stream = Asked({"image": SMALL[0], "stream": b"true"})
     [(code, last)] = ask(Endpoint(captioner, MODEL), stream)
     assert code == 200  # it was sent with the first word
@@ -224,7 +224,7 @@ def test_a_stream_that_fails_after_its_first_words_ends_with_the_error(captioner
 
 
 def test_a_picture_that_gets_no_caption_and_a_request_that_cant_be_read(captioner, monkeypatch, caplog):
-    monkeypatch.setattr(captioner, "caption_grid", lambda grid, *rest: [[] for _ in grid])
+    monkeypatch.setattr(captioner, "caption_features", lambda grid, *rest: [[] for _ in grid])
     [(code, body)] = ask(Endpoint(captioner, MODEL), Asked({"body": SMALL[0]}))
     assert (code, body["type"]) == (500, "InternalError")
     monkeypatch.undo()
@@ -261,9 +261,9 @@ def test_a_fault_in_preparing_one_picture_harms_no_neighbour(endpoint, monkeypat
     def upright(image, enough):
         if image.size == Image.open(BytesIO(SMALL[1])).size:
             raise ZeroDivisionError
-        return upright_rgb(image, enough)
+        return to_upright_rgb(image, enough)
 
-    monkeypatch.setattr("handler.serving.endpoint.upright_rgb", upright)
+    monkeypatch.setattr("handler.serving.endpoint.to_upright_rgb", upright)
     answers = ask(endpoint, Asked({"body": SMALL[0]}), Asked({"body": SMALL[1]}))
     assert [code for code, _ in answers] == [200, 500]
     assert "ZeroDivisionError" in caplog.text

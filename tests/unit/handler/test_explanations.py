@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from handler.captioner import Caption, Captioner
-from handler.generation.beam_search import SearchOptions
+from handler.generation.beam_search import GenerationConfig
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call
-from handler.serving.responses import describe_explanations
+from handler.serving.responses import explanations_to_json
 from tests.helpers.support import PHOTOS, write_tiny_bundle
 
 PHOTO = PHOTOS[0].read_bytes()
@@ -47,7 +47,7 @@ def test_explanations_beside_plain_calls(endpoint):
     assert code == 200
     assert [c["tokens"] for c in body["captions"]] == [c["tokens"] for c in other["captions"]]
     assert [c["score"] for c in body["captions"]] == pytest.approx([c["score"] for c in other["captions"]], abs=1e-4)
-    method = endpoint.captioner.methods[0]
+    method = endpoint.captioner.explanation_methods[0]
     with Image.open(BytesIO(PHOTO)) as image:
         size = {"width": image.width, "height": image.height}
     assert body["explanation"] == {"method": method, "rows": 2, "columns": 2, "picture": size}
@@ -90,7 +90,7 @@ def test_several_pictures_with_methods_of_their_own(endpoint):
     first, second, third = body["predictions"]
     assert first["explanation"]["method"] == "gradient"
     assert second["type"] == "InvalidImage"
-    assert third["explanation"]["method"] == endpoint.captioner.methods[0]
+    assert third["explanation"]["method"] == endpoint.captioner.explanation_methods[0]
     assert len(third["captions"][0]["words"]) <= 3
 
 
@@ -156,7 +156,7 @@ def test_peaks_lie_in_the_picture():
     attention = torch.zeros(3, 9)
     attention[0, 0] = attention[1, 5] = attention[2, 7] = 1
     caption = Caption("a b c", -1.0, ["a", "b", "c"], [-1.0] * 4, attention)
-    words = describe_explanations([caption], None, "attention", (100, 50))["captions"][0]["words"]
+    words = explanations_to_json([caption], None, "attention", (100, 50))["captions"][0]["words"]
     assert [tuple(word["peak"].values()) for word in words] == [(0, 0, 33, 17), (67, 17, 33, 16), (33, 33, 34, 17)]
     assert [word["entropy"] for word in words] == [0, 0, 0]
 
@@ -165,5 +165,5 @@ def test_sampled_captions_are_explained_with_their_seed(endpoint):
     row = {"image": PHOTO, "temperature": b"1", "seed": b"7"}
     [(_, body)] = ask(endpoint, explained(row))
     assert body["seed"] == 7
-    options = SearchOptions(temperature=1, seed=7, max_length=8)
+    options = GenerationConfig(temperature=1, seed=7, max_length=8)
     assert body["captions"][0]["tokens"] == endpoint.captioner.caption([PHOTO], options)[0][0].tokens

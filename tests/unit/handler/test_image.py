@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
-from handler.image import decode_image, lies, upright_rgb
+from handler.image import decode_image, lies, to_upright_rgb
 from handler.preprocessing import Preprocessing
 from tests.helpers.support import ROOT
 
@@ -202,9 +202,9 @@ def test_pillows_own_images_are_turned_too():
     exif = Image.Exif()
     exif[0x0112] = 8
     data = encoded(RED_BLUE, "JPEG", quality=95, exif=exif)
-    assert upright_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data).tobytes()
+    assert to_upright_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data).tobytes()
     with pytest.raises(InvalidImage):
-        upright_rgb(Image.open(io.BytesIO(data[:-20])))
+        to_upright_rgb(Image.open(io.BytesIO(data[:-20])))
 
 
 def test_a_header_that_promises_a_bomb_is_refused():
@@ -264,7 +264,7 @@ def test_a_picture_that_lies():
         exif = Image.Exif()
         exif[0x0112] = orientation
         image = Image.open(io.BytesIO(encoded(RED_BLUE, "JPEG", exif=exif)))
-        assert upright_rgb(image).size == ((16, 32) if does else (32, 16))
+        assert to_upright_rgb(image).size == ((16, 32) if does else (32, 16))
         assert lies(image) == does
 
 

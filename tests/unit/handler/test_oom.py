@@ -9,8 +9,8 @@ from PIL import Image
 
 from handler.captioner import Captioner
 from handler.errors import InvalidImage
-from handler.image import open_image, upright_rgb
-from handler.oom import by_halves, fault, ran_out
+from handler.image import open_image, to_upright_rgb
+from handler.oom import fault, is_out_of_memory, retry_in_halves
 from handler.serving.endpoint import Endpoint
 from handler.serving.messages import Call
 from tests.helpers.support import PHOTOS, write_tiny_bundle
@@ -50,7 +50,7 @@ def of_numpy() -> Exception:
     ],
 )
 def test_what_counts_as_out_of_memory(error, ran):
-    assert ran_out(error) is ran
+    assert is_out_of_memory(error) is ran
     answered = fault(error, "It failed")
     assert (answered.code, answered.type) == ((507, "OutOfMemory") if ran else (500, "InternalError"))
     assert answered.message.startswith("It failed: the server")
@@ -73,7 +73,7 @@ def test_by_halves(items, most, never, tries, failed):
         seen.append(some)
         return f"not {some}" if len(some) > most or set(some) & set(never) else None
 
-    assert list(by_halves(items, attempt)) == [(item, f"not {item}") for item in failed]
+    assert list(retry_in_halves(items, attempt)) == [(item, f"not {item}") for item in failed]
     assert seen == tries
 
 
@@ -111,9 +111,9 @@ def test_a_picture_that_cant_be_decoded_for_want_of_memory_is_tried_again_alone(
         tries.append(image.size)
         if image.size == size and not (beside and len(tries) > len(PICTURES)):
             np.empty(TOO_MUCH, np.uint8)
-        return upright_rgb(image, enough)
+        return to_upright_rgb(image, enough)
 
-    monkeypatch.setattr("handler.serving.endpoint.upright_rgb", upright)
+    monkeypatch.setattr("handler.serving.endpoint.to_upright_rgb", upright)
     answers, _ = answer(captioner, PICTURES)
     assert [code for code, _ in answers] == [200, 200, 200 if beside else 507, 200, 200]
     assert tries.count(size) == 2
@@ -132,4 +132,4 @@ def test_a_decoder_without_memory_says_so_and_one_with_damaged_bytes_says_that(m
         with monkeypatch.context() as patched:
             patched.setattr(type(image), "load", load)
             with pytest.raises(said):
-                upright_rgb(image)
+                to_upright_rgb(image)

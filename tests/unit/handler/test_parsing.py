@@ -14,12 +14,12 @@ from handler.errors import (
     UnknownOption,
     UnsupportedMedia,
 )
-from handler.generation.beam_search import SearchOptions
-from handler.serving.open_inference import Item, OnePicture, Tensors
+from handler.generation.beam_search import GenerationConfig
+from handler.serving.open_inference import Item, SingleImageRequest, Tensors
 from handler.serving.options import parse_options
-from handler.serving.parsing import Asking, Limits, parse_request
+from handler.serving.parsing import Limits, ParseContext, parse_request
 
-DEFAULTS = SearchOptions()
+DEFAULTS = GenerationConfig()
 ENCODED = base64.b64encode(b"picture").decode()
 
 
@@ -30,15 +30,19 @@ ENCODED = base64.b64encode(b"picture").decode()
         ({"body": bytearray(b"picture")}, "", DEFAULTS),
         ({"image": bytearray(b"picture")}, "multipart/form-data; boundary=x", DEFAULTS),
         ({"data": bytearray(b"picture")}, "", DEFAULTS),
-        ({"image": bytearray(b"picture"), "beam_size": bytearray(b"3")}, "", SearchOptions(beam_size=3)),
+        ({"image": bytearray(b"picture"), "beam_size": bytearray(b"3")}, "", GenerationConfig(beam_size=3)),
         ({"body": {"image": ENCODED}}, "application/json", DEFAULTS),
         ({"body": {"image": f"{ENCODED[:5]}\n{ENCODED[5:]}\n"}}, "application/json", DEFAULTS),
-        ({"body": {"image": ENCODED, "max_length": 9}}, "Application/JSON; charset=utf-8", SearchOptions(max_length=9)),
+        (
+            {"body": {"image": ENCODED, "max_length": 9}},
+            "Application/JSON; charset=utf-8",
+            GenerationConfig(max_length=9),
+        ),
     ],
 )
 def test_where_a_picture_may_stand(row, content_type, options):
-    request = parse_request(row, content_type, Asking(DEFAULTS))
-    assert isinstance(request, OnePicture)
+    request = parse_request(row, content_type, ParseContext(DEFAULTS))
+    assert isinstance(request, SingleImageRequest)
     assert request.items == [Item(b"picture", options)]
     assert not request.stream
 
@@ -64,8 +68,8 @@ def test_where_a_picture_may_stand(row, content_type, options):
     ],
 )
 def test_requests_that_cant_be_met(row, content_type, error):
-    request = parse_request(row, content_type, Asking(DEFAULTS))
-    assert isinstance(request, OnePicture)
+    request = parse_request(row, content_type, ParseContext(DEFAULTS))
+    assert isinstance(request, SingleImageRequest)
     assert [type(item) for item in request.items] == [error]
 
 
@@ -76,16 +80,16 @@ BIG = base64.b64encode(b"x" * 101).decode()
     ("fields", "items"),
     [
         ({"images": [ENCODED, ENCODED]}, [DEFAULTS, DEFAULTS]),
-        ({"instances": [ENCODED], "beam_size": 2}, [SearchOptions(beam_size=2)]),
+        ({"instances": [ENCODED], "beam_size": 2}, [GenerationConfig(beam_size=2)]),
         (
             {"images": [{"image": ENCODED, "max_length": 9}, {"b64": ENCODED}, ENCODED], "beam_size": 2},
-            [SearchOptions(beam_size=2, max_length=9), SearchOptions(beam_size=2), SearchOptions(beam_size=2)],
+            [GenerationConfig(beam_size=2, max_length=9), GenerationConfig(beam_size=2), GenerationConfig(beam_size=2)],
         ),
         ({"images": [ENCODED, 7, "§", {}, BIG, {"image": ENCODED, "x": 1}, {"image": ENCODED, "beam_size": 0}]},
          [DEFAULTS, EmptyBody, MalformedJSON, EmptyBody, TooLarge, UnknownOption, OptionOutOfRange]),
         (  # Together they are right, alone the shared ones would not be.
             {"images": [{"image": ENCODED, "beam_size": 9}, {"image": ENCODED, "temperature": 1}], "num_captions": 8},
-            [SearchOptions(beam_size=9, num_captions=8), SearchOptions(temperature=1, num_captions=8)],
+            [GenerationConfig(beam_size=9, num_captions=8), GenerationConfig(temperature=1, num_captions=8)],
         ),
         ({"images": []}, [EmptyBody]),
         ({"images": ENCODED}, [EmptyBody]),
@@ -105,9 +109,9 @@ def test_several_pictures(fields, items, form):
         if "image" in fields:
             row["image"] = b"picture"
     request = parse_request(
-        row, "" if form else "application/json", Asking(DEFAULTS, Limits(max_bytes=100, max_images=8))
+        row, "" if form else "application/json", ParseContext(DEFAULTS, Limits(max_bytes=100, max_images=8))
     )
-    expected = [Item(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
+    expected = [Item(b"picture", item) if isinstance(item, GenerationConfig) else item for item in items]
     assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
 
 
@@ -122,7 +126,7 @@ TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, 
         (
             {"inputs": [TENSOR | {"parameters": {"beam_size": 2, "content_type": "base64"}}],
              "parameters": {"beam_size": 3, "max_length": 7}, "id": "a"},
-            [SearchOptions(beam_size=2, max_length=7)] * 2,
+            [GenerationConfig(beam_size=2, max_length=7)] * 2,
         ),
         ({"inputs": [TENSOR | {"shape": [2, 1], "data": [[ENCODED], [ENCODED]]}], "id": "a"}, [DEFAULTS, DEFAULTS]),
         ({"inputs": [TENSOR | {"data": [ENCODED, "§"]}], "id": "a"}, [DEFAULTS, MalformedJSON]),
@@ -150,10 +154,10 @@ TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, 
     ],
 )  # fmt: skip
 def test_tensors(fields, items):
-    request = parse_request({"body": fields}, "application/json", Asking(DEFAULTS, Limits(max_images=8)))
+    request = parse_request({"body": fields}, "application/json", ParseContext(DEFAULTS, Limits(max_images=8)))
     assert isinstance(request, Tensors)
     assert request.id == "a"
-    expected = [Item(b"picture", item) if isinstance(item, SearchOptions) else item for item in items]
+    expected = [Item(b"picture", item) if isinstance(item, GenerationConfig) else item for item in items]
     assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
 
 
@@ -162,14 +166,14 @@ def test_limits_on_bytes():
         picture = b"x" * size
         encoded = base64.b64encode(picture).decode()
         for row, kind in (({"body": picture}, ""), ({"body": {"image": encoded}}, "application/json")):
-            [item] = parse_request(row, kind, Asking(DEFAULTS, Limits(max_bytes=100))).items
+            [item] = parse_request(row, kind, ParseContext(DEFAULTS, Limits(max_bytes=100))).items
             assert (item == Item(picture, DEFAULTS)) if fits else isinstance(item, TooLarge)
 
 
 @pytest.mark.parametrize("value", [True, "true", b"true"])
 def test_stream(value):
     row = {"image": b"picture", "stream": value}
-    request = parse_request(row, "", Asking(DEFAULTS))
+    request = parse_request(row, "", ParseContext(DEFAULTS))
     assert request.stream
     assert request.items == [Item(b"picture", DEFAULTS)]
 
@@ -185,19 +189,19 @@ def test_stream(value):
     ],
 )
 def test_base64_as_it_is_met(text):
-    [item] = parse_request({"body": {"image": text}}, "application/json", Asking(DEFAULTS)).items
+    [item] = parse_request({"body": {"image": text}}, "application/json", ParseContext(DEFAULTS)).items
     assert item.image in (b"picture", b"\xfb\xff?")
 
 
 @pytest.mark.parametrize("text", ["data:image/png,picture", "a", "====", "ab§=", "data:"])
 def test_what_is_no_base64(text):
-    [item] = parse_request({"body": {"image": text}}, "application/json", Asking(DEFAULTS)).items
+    [item] = parse_request({"body": {"image": text}}, "application/json", ParseContext(DEFAULTS)).items
     assert isinstance(item, MalformedJSON)
 
 
 def test_a_data_url_and_json_that_torchserve_left_as_bytes():
     for body in ({"image": f"data:image/jpeg;base64,{ENCODED}"}, json.dumps({"image": ENCODED}).encode()):
-        request = parse_request({"body": body}, "application/json; charset=utf-8", Asking(DEFAULTS))
+        request = parse_request({"body": body}, "application/json; charset=utf-8", ParseContext(DEFAULTS))
         assert request.items == [Item(b"picture", DEFAULTS)]
 
 
@@ -205,13 +209,13 @@ def test_a_data_url_and_json_that_torchserve_left_as_bytes():
     ("fields", "expected"),
     [
         ({}, DEFAULTS),
-        ({"beam_size": 10, "num_captions": "10"}, SearchOptions(beam_size=10, num_captions=10)),
-        ({"length_penalty": b"0"}, SearchOptions(length_penalty=0.0)),
-        ({"length_penalty": 1}, SearchOptions(length_penalty=1.0)),
-        ({"min_length": bytearray(b"5"), "max_length": 5.0}, SearchOptions(min_length=5, max_length=5)),
-        ({"no_repeat_ngram": 3, "attention": True}, SearchOptions(no_repeat_ngram=3, attention=True)),
-        ({"temperature": b"0.5", "top_p": 0.9, "seed": "7"}, SearchOptions(temperature=0.5, top_p=0.9, seed=7)),
-        ({"temperature": 1, "num_captions": 10}, SearchOptions(temperature=1.0, num_captions=10)),
+        ({"beam_size": 10, "num_captions": "10"}, GenerationConfig(beam_size=10, num_captions=10)),
+        ({"length_penalty": b"0"}, GenerationConfig(length_penalty=0.0)),
+        ({"length_penalty": 1}, GenerationConfig(length_penalty=1.0)),
+        ({"min_length": bytearray(b"5"), "max_length": 5.0}, GenerationConfig(min_length=5, max_length=5)),
+        ({"no_repeat_ngram": 3, "attention": True}, GenerationConfig(no_repeat_ngram=3, attention=True)),
+        ({"temperature": b"0.5", "top_p": 0.9, "seed": "7"}, GenerationConfig(temperature=0.5, top_p=0.9, seed=7)),
+        ({"temperature": 1, "num_captions": 10}, GenerationConfig(temperature=1.0, num_captions=10)),
         ({"attention": bytearray(b"false")}, DEFAULTS),
     ],
 )
@@ -260,5 +264,5 @@ def test_an_unknown_option_names_those_there_are():
 
 @pytest.mark.parametrize("image", ["data:;base64,", "data:image/png;base64, \n", " \n\t"])
 def test_base64_of_nothing_is_no_picture(image):
-    [item] = parse_request({"body": {"image": image}}, "application/json", Asking(DEFAULTS)).items
+    [item] = parse_request({"body": {"image": image}}, "application/json", ParseContext(DEFAULTS)).items
     assert isinstance(item, EmptyBody)

@@ -6,7 +6,7 @@ from eval.coco import read_split
 from handler import Captioner
 from handler.modeling.tokenizer import build_vocabulary
 from tests.helpers.support import ROOT
-from training.config import preset, read_settings
+from training.config import load_config, preset
 from training.validate import validate_bundle
 
 PRESET = "transformer-lite2-flickr8k-coco"
@@ -41,7 +41,7 @@ def test_it_is_small_enough_for_git():
 
 
 def test_its_settings_are_the_presets(pretrained):
-    config, training = read_settings(preset(PRESET)), pretrained.config.card["training"]
+    config, training = load_config(preset(PRESET)), pretrained.config.card["training"]
     for name in ("encoder", "encoder_weights", "train_splits", "min_count", "epochs", "learning_rate", "ema"):
         assert training[name] == getattr(config, name), name
     assert pretrained.config.decoder == config.decoder

@@ -3,7 +3,7 @@
 import pytest
 
 from handler.modeling.tokenizer import build_vocabulary, tokenize
-from handler.modeling.vocabulary import SPECIAL, Vocabulary, join_tokens
+from handler.modeling.vocabulary import SPECIAL, Vocabulary, detokenize
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_tokenize(caption, words):
 def test_vocabulary_by_count_then_alphabet():
     vocabulary = build_vocabulary(["a dog a cat", "a dog", "the cat", "one bird"], min_count=2)
     assert vocabulary.tokens == (*SPECIAL, "a", "cat", "dog")
-    assert vocabulary.encode(["a", "dog", "bird"]) == [4, 6, vocabulary.unknown]
-    assert vocabulary.decode([4, 5, vocabulary.end]) == ["a", "cat", "<end>"]
+    assert vocabulary.encode(["a", "dog", "bird"]) == [4, 6, vocabulary.unk_id]
+    assert vocabulary.decode([4, 5, vocabulary.eos_id]) == ["a", "cat", "<end>"]
 
 
 def test_file_line_number_is_id(tmp_path):
@@ -54,4 +54,4 @@ def test_no_word_often_enough():
 
 
 def test_join_is_the_way_back():
-    assert join_tokens(tokenize("A man's dog and a t-shirt .")) == "a man's dog and a t-shirt"
+    assert detokenize(tokenize("A man's dog and a t-shirt .")) == "a man's dog and a t-shirt"

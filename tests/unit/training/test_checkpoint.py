@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.checkpoint import fill, fill_optimizer, load_checkpoint, optimizer_tensors, save_checkpoint
+from training.checkpoint import fill, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
 
 
 def stepped():
@@ -18,13 +18,13 @@ def stepped():
 def test_what_was_saved_comes_back(tmp_path):
     model, optimizer = stepped()
     path = tmp_path / "checkpoint.safetensors"
-    parts = {"model": dict(model.named_parameters()), "optimizer": optimizer_tensors(optimizer)}
+    parts = {"model": dict(model.named_parameters()), "optimizer": optimizer_state(optimizer)}
     save_checkpoint(path, parts, {"step": 7, "best": 0.1 + 0.2})
     other = nn.Linear(2, 2)
     restored = torch.optim.AdamW(other.parameters())
     saved, progress = load_checkpoint(path)
     fill(dict(other.named_parameters()), saved["model"])
-    fill_optimizer(restored, saved["optimizer"])
+    load_optimizer_state(restored, saved["optimizer"])
     assert progress == {"step": 7.0, "best": 0.1 + 0.2}  # to the last bit
     assert torch.equal(other.weight, model.weight)
     for left, right in zip(optimizer.state.values(), restored.state.values(), strict=True):
@@ -74,11 +74,11 @@ def test_an_optimizer_of_channels_last_weights_goes_on_as_if_never_saved(tmp_pat
     first = begun(range(3))
     go_on(*first)
     path = tmp_path / "checkpoint.safetensors"
-    parts = {"model": dict(first[0].named_parameters()), "optimizer": optimizer_tensors(first[1])}
+    parts = {"model": dict(first[0].named_parameters()), "optimizer": optimizer_state(first[1])}
     save_checkpoint(path, parts, {"step": 3})
     second = begun(range(3, 6))
     saved, _ = load_checkpoint(path)
     fill(dict(second[0].named_parameters()), saved["model"])
-    fill_optimizer(second[1], saved["optimizer"])
+    load_optimizer_state(second[1], saved["optimizer"])
     go_on(*second)
     torch.testing.assert_close(second[0].weight, whole[0].weight, rtol=0, atol=0)

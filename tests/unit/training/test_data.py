@@ -14,8 +14,8 @@ from handler.modeling.tokenizer import build_vocabulary
 from handler.preprocessing import Preprocessing
 from tests.helpers.support import ROOT
 from training.data.augmentation import Augmentation
-from training.data.dataset import Batches, CachedGrids, Pictures
-from training.data.feature_cache import cached_grids
+from training.data.dataset import CachedFeatures, CaptionDataset, Pictures
+from training.data.feature_cache import cached_features
 
 PREPROCESSING = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
@@ -119,7 +119,7 @@ def encoder():
 
 
 def grids_of(folder, encoder, images, **options):
-    return cached_grids(folder, encoder, PREPROCESSING, images, device=torch.device("cpu"), **options)
+    return cached_features(folder, encoder, PREPROCESSING, images, device=torch.device("cpu"), **options)
 
 
 def apart(found, expected):
@@ -234,9 +234,9 @@ def batches_of(batch_size=2, captions_per_image=3, max_words=20, seed=0, **proce
     grids = np.zeros((2, 4, 1, 2), dtype=np.float16)
     grids[:, :, 0, 0] = range(4)  # the cell tells the picture …
     grids[1, :, 0, 1] = 1  # … and the view
-    batches = Batches(
+    batches = CaptionDataset(
         images,
-        CachedGrids([np.split(view, [3]) for view in grids]),  # two splits, of three pictures and of one
+        CachedFeatures([np.split(view, [3]) for view in grids]),  # two splits, of three pictures and of one
         vocabulary,
         batch_size=batch_size,
         captions_per_image=captions_per_image,
@@ -337,7 +337,7 @@ def test_captions_without_words_are_left_out_and_pictures_without_captions_named
     images = [CaptionedImage(7, None, ("a dog", "!!!")), CaptionedImage(9, None, ("...",))]
     vocabulary = build_vocabulary(["a dog"], 1)
     options = {"batch_size": 1, "captions_per_image": 2, "max_words": 5, "seed": 0}
-    grids = CachedGrids([[np.zeros((2, 1, 2), np.float16)]])
-    assert len(Batches(images[:1], grids, vocabulary, **options).captions[0]) == 1
+    grids = CachedFeatures([[np.zeros((2, 1, 2), np.float16)]])
+    assert len(CaptionDataset(images[:1], grids, vocabulary, **options).captions[0]) == 1
     with pytest.raises(ValueError, match="image 9 has no caption with a word in it"):
-        Batches(images, grids, vocabulary, **options)
+        CaptionDataset(images, grids, vocabulary, **options)

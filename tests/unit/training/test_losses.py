@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from handler.modeling import Forced
+from handler.modeling import TeacherForcingOutput
 from training.losses import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
-from training.optim import rate_factor
+from training.optim import lr_multiplier
 
 
 def logits_of(*rows):
@@ -44,7 +44,7 @@ def test_doubly_stochastic_term():
 def test_hard_attentions_term():
     """One caption of two words; at the first the second cell was sampled, at the second none."""
     attention = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).view(1, 1, 2, 2).requires_grad_()
-    forced = Forced(torch.empty(0), attention, torch.tensor([[[1, -1]]]))
+    forced = TeacherForcingOutput(torch.empty(0), attention, torch.tensor([[[1, -1]]]))
     present, logprobs = torch.tensor([[[True, True]]]), torch.tensor([-1.0, -2.5])
     loss = hard_attention(forced, present, logprobs, baseline=-3.0, weights=(0.5, 0.1), counts=Counts(2, 1))
     spread = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) + math.log(2)
@@ -72,4 +72,4 @@ def test_a_captions_tokens_are_summed():
     ],
 )
 def test_the_learning_rates_schedule(step, options, factor):
-    assert rate_factor(step, 13, **options) == pytest.approx(factor)
+    assert lr_multiplier(step, 13, **options) == pytest.approx(factor)

@@ -10,13 +10,13 @@ from handler.modeling.tokenizer import build_vocabulary
 from handler.preprocessing import Preprocessing
 from training.config import SelfCritical as SelfCriticalConfig
 from training.config import TrainingConfig
-from training.data.dataset import Batch, pad_captions
+from training.data.dataset import Batch, collate_captions
 from training.model import CaptionModel
 from training.objectives import CrossEntropy, SelfCritical
-from training.rewards import Mixture
+from training.rewards import CombinedReward
 from training.rewards.cider_d import CiderD
-from training.stages import below, check_cut
-from training.trainer import moving_average
+from training.stages import below, check_split
+from training.trainer import ema_update
 
 TEXTS = [["a dog runs", "a brown dog"], ["two cats sleep on a bed"], ["a man"]]
 VOCABULARY = build_vocabulary((text for texts in TEXTS for text in texts), 1)
@@ -38,7 +38,7 @@ def built(decoder="soft_attention", finetune_from=None, **settings):
 
 
 def batch_of(pictures):
-    inputs, targets = pad_captions(CAPTIONS, 2, VOCABULARY)
+    inputs, targets = collate_captions(CAPTIONS, 2, VOCABULARY)
     return Batch(pictures, inputs, targets, [0, 1, 2])
 
 
@@ -87,7 +87,9 @@ def test_self_critical_training_raises_the_reward(baseline):
     learn(model, truth, batch, 20, 0.01)
     rewards = [
         shown["reward"]
-        for shown in learn(model, SelfCritical(truth, Mixture(cider_d=(1.0, CiderD(CAPTIONS)))), batch, 60, 0.003)
+        for shown in learn(
+            model, SelfCritical(truth, CombinedReward(cider_d=(1.0, CiderD(CAPTIONS)))), batch, 60, 0.003
+        )
     ]
     assert sum(rewards[-10:]) > 1.15 * sum(rewards[:10])
 
@@ -96,7 +98,11 @@ def test_cross_entropy_mixes_into_self_critical_training():
     critical = SelfCriticalConfig(epochs=1, cross_entropy=0.25)
     _, model, truth = built("nic", self_critical=critical)
     shown = learn(
-        model, SelfCritical(truth, Mixture(cider_d=(1.0, CiderD(CAPTIONS)))), batch_of(torch.randn(3, 4, 256)), 2, 0.001
+        model,
+        SelfCritical(truth, CombinedReward(cider_d=(1.0, CiderD(CAPTIONS)))),
+        batch_of(torch.randn(3, 4, 256)),
+        2,
+        0.001,
     )
     assert all({"reward", "words", "loss"} <= line.keys() for line in shown)
 
@@ -124,7 +130,7 @@ def test_an_encoder_can_be_cut_before_the_stage_that_is_fine_tuned(encoder, stag
     encoder = Encoder(encoder)
     decoder = build_decoder(DecoderConfig("nic", embed_size=16, hidden_size=16), len(VOCABULARY), encoder.channels)
     model = CaptionModel(encoder, decoder, PREPROCESSING, stage)
-    check_cut(encoder, stage, 64)
+    check_split(encoder, stage, 64)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
         cached = below(encoder, stage)(PREPROCESSING.normalize(pixels))
@@ -149,7 +155,7 @@ def test_what_has_no_part_in_the_grid_is_not_trained():
 
 def test_an_encoder_that_does_more_than_its_stages_is_not_cut():
     with pytest.raises(ValueError, match=r"vit_tiny_patch16_224 can't be cut at 'blocks.6' .* set cached_views to 0"):
-        check_cut(Encoder("vit_tiny_patch16_224"), "blocks.6", 224)
+        check_split(Encoder("vit_tiny_patch16_224"), "blocks.6", 224)
 
 
 def test_a_frozen_encoder_does_not_change():
@@ -166,7 +172,7 @@ def test_an_unknown_stage_is_named_with_those_there_are():
 
 def test_the_moving_average_forgets_its_first_values():
     averaged, current = [torch.tensor([1.0])], [torch.tensor([3.0])]
-    moving_average(0.9)(averaged, current, torch.tensor(1))  # decay 2/11: 1 + 9/11 · 2
+    ema_update(0.9)(averaged, current, torch.tensor(1))  # decay 2/11: 1 + 9/11 · 2
     assert averaged[0].item() == pytest.approx(1 + 18 / 11)
-    moving_average(0.9)(averaged, [torch.tensor([0.0])], torch.tensor(1000))
+    ema_update(0.9)(averaged, [torch.tensor([0.0])], torch.tensor(1000))
     assert averaged[0].item() == pytest.approx(0.9 * (1 + 18 / 11))

@@ -11,7 +11,7 @@ from handler.modeling.encoder import Encoder
 from handler.modeling.tokenizer import build_vocabulary
 from handler.modeling.vocabulary import Vocabulary
 from tests.helpers.support import write_tiny_bundle
-from training.pretrained_weights import load_decoder, load_pretrained
+from training.pretrained_weights import load_decoder, load_encoder_weights
 
 
 @pytest.fixture(scope="module")
@@ -22,32 +22,32 @@ def bundle(tmp_path_factory):
 def test_an_encoder_from_a_bundle_and_from_files(bundle, tmp_path):
     _, weights, _ = load_bundle(bundle)
     first = Encoder("test_efficientnet")
-    load_pretrained(first, str(bundle))
+    load_encoder_weights(first, str(bundle))
     assert torch.equal(first.backbone.conv_stem.weight, weights["encoder.backbone.conv_stem.weight"])
     state = first.backbone.state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "x.safetensors")
     torch.save(state, tmp_path / "x.pth")
     for name in ("x.safetensors", "x.pth"):
         other = Encoder("test_efficientnet")
-        load_pretrained(other, str(tmp_path / name))
+        load_encoder_weights(other, str(tmp_path / name))
         assert all(torch.equal(tensor, state[key]) for key, tensor in other.backbone.state_dict().items())
 
 
 def test_weights_that_do_not_fit_are_named(bundle, tmp_path):
     with pytest.raises(ValueError, match=r"are not resnet10t's: conv1\.0\.weight"):
-        load_pretrained(Encoder("resnet10t"), str(bundle))
+        load_encoder_weights(Encoder("resnet10t"), str(bundle))
     with pytest.raises(ValueError, match="no encoder weights 'nowhere'"):
-        load_pretrained(Encoder("test_efficientnet"), "nowhere")
+        load_encoder_weights(Encoder("test_efficientnet"), "nowhere")
     with pytest.raises(ValueError, match="No package ships weights for 'test_efficientnet'"):
-        load_pretrained(Encoder("test_efficientnet"), "package")
+        load_encoder_weights(Encoder("test_efficientnet"), "package")
     with pytest.raises(BundleError, match="is no model bundle"):
-        load_pretrained(Encoder("test_efficientnet"), str(tmp_path))
+        load_encoder_weights(Encoder("test_efficientnet"), str(tmp_path))
 
 
 def test_a_pickle_of_more_than_tensors_is_refused(tmp_path):
     torch.save({"conv_stem.weight": print}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match=r"evil\.pth can't be read as weights"):
-        load_pretrained(Encoder("test_efficientnet"), str(tmp_path / "evil.pth"))
+        load_encoder_weights(Encoder("test_efficientnet"), str(tmp_path / "evil.pth"))
 
 
 def test_a_decoder_from_a_bundle_matches_words_by_name(bundle):

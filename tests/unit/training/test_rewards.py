@@ -149,7 +149,7 @@ def test_bleu_by_hand(caption, expected):
 
 @pytest.mark.parametrize("cores", [2, 12])
 def test_meteor_is_the_jars(monkeypatch, cores):
-    monkeypatch.setattr("training.rewards.meteor.cores", lambda: cores)
+    monkeypatch.setattr("training.rewards.meteor.available_cpus", lambda: cores)
     words = ["a", "dog", "runs", "in", "the", "grass", "two", "children", "play"]
     vocabulary = Vocabulary((*SPECIAL, *words))
     texts = [["a dog runs in the grass", "a dog in grass"], ["two children play"]]

@@ -8,7 +8,7 @@ import torch
 
 from handler.modeling import DecoderConfig, build_decoder
 from handler.modeling.tokenizer import build_vocabulary
-from training.data.dataset import pad_captions
+from training.data.dataset import collate_captions
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss
 
 VOCABULARY = build_vocabulary(["a dog runs", "a cat sits"], 1)
@@ -87,7 +87,7 @@ def test_greedy_is_what_the_likeliest_tokens_give(decoder):
     grid = torch.randn(2, 4, 6)
     found = sample_captions(decoder, grid, VOCABULARY, samples=1, temperature=0, max_words=5)
     for row, [ids] in enumerate(found):
-        inputs, _ = pad_captions([[ids]], 1, VOCABULARY)
+        inputs, _ = collate_captions([[ids]], 1, VOCABULARY)
         with torch.no_grad():
             again = policy(decoder(grid[row : row + 1], inputs).logits, VOCABULARY, 1.0).argmax(-1).tolist()
         assert again == ids
@@ -97,7 +97,7 @@ def test_the_reward_raises_what_is_better_than_the_rest(decoder):
     """A step on the loss makes the well-rewarded caption likelier and the other less likely."""
     grid = torch.randn(1, 4, 6)
     captions = [[[*VOCABULARY.encode(words.split()), VOCABULARY.end] for words in ("a dog runs", "a cat")]]
-    inputs, targets = pad_captions(captions, 2, VOCABULARY)
+    inputs, targets = collate_captions(captions, 2, VOCABULARY)
     present = targets != VOCABULARY.pad
 
     def likelihood():

@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from eval.coco import read_split
 from handler import Captioner
-from tests.helpers.support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, run_here, train_command
-from training.config import PRESETS, preset, read_settings
-from training.train import alone, begun_in, device_precision
+from tests.helpers.support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, run_module_in_process, train_command
+from training.config import PRESETS, load_config, preset
+from training.train import alone, device_precision, saved_precision
 from training.validate import validate_bundle
 
 EPOCHS, CRITICAL = 4, 2
@@ -32,9 +32,9 @@ def command(run, *settings):
 
 
 def train_here(arguments):
-    """`run_here` of such a command."""
+    """`run_module_in_process` of such a command."""
     assert arguments[:3] == [sys.executable, "-m", "training.train"]
-    return run_here("training.train", *arguments[3:])
+    return run_module_in_process("training.train", *arguments[3:])
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,9 @@ def test_self_critical_training_alone_goes_on_from_a_model(whole, tmp_path):
         assert [line["epoch"] for line in metrics_of(run) if "CIDEr" in line] == [1, 2]
         bundles.append(run / "bundle")
     mean = tmp_path / "mean"
-    code, printed, errors = run_here("training.average_weights", *bundles, "--data", "samples", "--to", mean)
+    code, printed, errors = run_module_in_process(
+        "training.average_weights", *bundles, "--data", "samples", "--to", mean
+    )
     assert code == 0, errors
     card = Captioner.load(mean).config.card
     assert card["mean_of"] == [Captioner.load(bundle).config.digest for bundle in bundles]
@@ -185,7 +187,7 @@ def test_a_bundle_is_made_from_any_checkpoint(whole, tmp_path):
     program = [sys.executable, "-m", "training.export", str(whole), "samples"]
     subprocess.run([*program, "--to", str(tmp_path / "last")], cwd=ROOT, check=True, capture_output=True)
     assert Captioner.load(tmp_path / "last").config.card["training"]["step"] == STEPS + CRITICAL_STEPS
-    code, _, errors = run_here("training.export", whole, "samples", "--checkpoint=x")
+    code, _, errors = run_module_in_process("training.export", whole, "samples", "--checkpoint=x")
     assert code == 1
     assert errors.endswith("found there: best-cross_entropy, best-self_critical, checkpoint.\n")
 
@@ -251,7 +253,7 @@ def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
     ],
 )
 def test_mistakes_in_scoring_get_one_sentence(arguments, message):
-    code, _, errors = run_here("training.validate", *arguments)
+    code, _, errors = run_module_in_process("training.validate", *arguments)
     assert code == 1
     assert message in errors
     assert errors.count("\n") == 1
@@ -279,7 +281,7 @@ def test_mistakes_in_scoring_get_one_sentence(arguments, message):
     ],
 )
 def test_mistakes_get_one_sentence(arguments, message, tmp_path):
-    code, _, errors = run_here("training.train", *arguments, f"--into={tmp_path / 'run'}")
+    code, _, errors = run_module_in_process("training.train", *arguments, f"--into={tmp_path / 'run'}")
     assert code != 0
     assert message in errors
     assert "Traceback" not in errors
@@ -298,14 +300,14 @@ def test_mistakes_get_one_sentence(arguments, message, tmp_path):
 def test_bfloat16_is_for_devices_that_have_it(monkeypatch, accelerator, cuda, halved, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: cuda)
-    monkeypatch.setattr("training.train.processor_has_bfloat16", lambda: halved)
+    monkeypatch.setattr("training.train.cpu_supports_bfloat16", lambda: halved)
     assert device_precision(accelerator) == expected
 
 
 def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(whole, tmp_path, monkeypatch):
-    assert begun_in(whole) == read_settings(whole / "settings.yaml").precision == "32-true"
-    assert begun_in(tmp_path) is None
-    monkeypatch.setattr("training.train.processor_has_bfloat16", lambda: True)  # as if on another machine
+    assert saved_precision(whole) == load_config(whole / "settings.yaml").precision == "32-true"
+    assert saved_precision(tmp_path) is None
+    monkeypatch.setattr("training.train.cpu_supports_bfloat16", lambda: True)  # as if on another machine
     for precision, told in (("auto", "(ema)"), ("bf16-mixed", "(ema, precision)")):
         code, _, errors = train_here(command(whole, f"--precision={precision}", "--ema=0.6"))
         assert code == 1
@@ -320,7 +322,7 @@ def test_presets_are_found():
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_can_be_read(path):
-    config = read_settings(path)
+    config = load_config(path)
     decoder, encoder, *_ = path.stem.split("-")
     assert config.decoder.name == decoder
     assert config.encoder.endswith(encoder)
