@@ -226,10 +226,6 @@ def main() -> None:
         again = " The same command goes on." if arguments.output and isinstance(error, Unreachable) else ""
         sys.exit(f"{error}{again}")
     except KeyboardInterrupt:
-        sys.exit(
-            "Stopped. The same command goes on where it stopped."
-            if arguments.output
-            else "Stopped."
-        )
+        sys.exit("Stopped. The same command goes on where it stopped." if arguments.output else "Stopped.")
     if failed:
         sys.exit(f"{failed} of {len(paths)} pictures have no caption.")

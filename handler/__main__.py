@@ -50,7 +50,7 @@ def main() -> None:
                 [captions] = captioner.caption([picture.read_bytes()], options)
             for caption in captions:
                 score = f"{caption.score:7.3f}  " if options.num_captions > 1 else ""
-                print(f"{name}{score}{caption.caption}", flush=True)
+                print(f"{name}{score}{caption.text}", flush=True)
         except (RequestError, ValueError) as error:
             failed = True
             print(f"{picture}: {str(error).removeprefix('Picture 0: ')}", file=sys.stderr)

@@ -12,7 +12,7 @@ TOGETHER = 8  # words whose gradients are in memory at once
 
 def methods(decoder: Decoder) -> tuple[str, ...]:
     """The ways to explain a decoder's words, the one taken by default first."""
-    return ("attention", "gradient") if decoder.attends else ("gradient",)
+    return ("attention", "gradient") if decoder.has_attention else ("gradient",)
 
 
 def input_x_gradient(

@@ -26,7 +26,7 @@ class Caption:
     """One caption of a picture.
 
     Attributes:
-        caption: the sentence.
+        text: the sentence.
         score: mean log-probability a token, `<end>` among them; captions of different lengths compare by it.
         tokens: its words.
         token_logprobs: natural log-probability of each word, and last of the sentence's end: one more than `tokens`.
@@ -34,7 +34,7 @@ class Caption:
             has none.
     """
 
-    caption: str
+    text: str
     score: float
     tokens: list[str]
     token_logprobs: list[float]
@@ -110,7 +110,7 @@ class Captioner:
             batch_size: pictures decoded together.
 
         Returns:
-            For each picture its captions, the best first: `result[0][0].caption` is the first picture's best sentence.
+            For each picture its captions, the best first: `result[0][0].text` is the first picture's best sentence.
 
         Raises:
             RequestError: a picture can't be read (its kind says why); the message names the picture's place.
@@ -133,7 +133,7 @@ class Captioner:
         try:
             return self.preprocess(images[place])
         except RequestError as error:
-            raise type(error)(f"ImageInput {place}: {error}") from error
+            raise type(error)(f"Image {place}: {error}") from error
 
     def preprocess(self, picture: ImageInput, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         """A path, an image file's bytes or a PIL image → uint8 pixels (3, size, size).

@@ -37,7 +37,7 @@ def sample_captions(
     Returns:
         For each image its captions' ids, `<end>` last where it was drawn, the longest caption first.
     """
-    memory, state = decoder.start(grid)
+    memory, state = decoder.init_state(grid)
     state = repeat_state(state, samples)
     last = torch.full((len(grid), samples), vocabulary.bos_id, device=grid.device)
     over = torch.zeros_like(last, dtype=torch.bool)

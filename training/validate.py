@@ -75,7 +75,7 @@ def validate_bundle(
         else:
             grid = torch.from_numpy(np.float32(grids[first : first + BATCH])).to(captioner.device)
         for image, found in zip(batch, captioner.caption_features(grid, [options] * len(batch)), strict=True):
-            captions[image.id] = found[0].caption
+            captions[image.id] = found[0].text
     references = {image.id: image.captions for image in images}
     scores = score_captions(references, captions, meteor=meteor or True)
     decoding = f"{describe_decoding(options)}|{captioner.config.digest[:19]}"

@@ -185,10 +185,10 @@ class CaptionPixels:
         for row, error in failed.items():
             errors["error_type"][row], errors["error_message"][row] = error.type, str(error)
         rows = batch.drop_columns(["pixels", *ERROR.names])
-        rows = rows.append_column("caption", pa.array([c and c[0].caption for c in captions], pa.string()))
+        rows = rows.append_column("caption", pa.array([c and c[0].text for c in captions], pa.string()))
         rows = rows.append_column("score", pa.array([c and c[0].score for c in captions], pa.float64()))
         if self.options.num_captions > 1:
-            told = [c and [{"caption": one.caption, "score": one.score} for one in c] for c in captions]
+            told = [c and [{"caption": one.text, "score": one.score} for one in c] for c in captions]
             rows = rows.append_column("captions", pa.array(told, pa.list_(CAPTION)))
         rows = rows.append_column("model", pa.array([self.captioner.config.digest] * len(rows), pa.string()))
         for name in ERROR.names:

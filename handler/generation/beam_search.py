@@ -1,6 +1,6 @@
 """Greedy search, beam search and sampling for a whole batch of images at once, each with its own options.
 
-Search knows nothing of architectures: it calls `Decoder.start` and `Decoder.step`, and reorders what they return.
+Search knows nothing of architectures: it calls `Decoder.init_state` and `Decoder.step`, and reorders what they return.
 """
 
 import math
@@ -178,13 +178,13 @@ class _Beams:
         self.width = max(option.hypotheses for option in options)
         self.candidates = 2 * self.width  # at most K of them end, so K are left to go on with
         self.never = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=device)
-        self.attends = any(option.attention for option in options)
+        self.return_attention = any(option.attention for option in options)
         self.longest = max(option.max_length for option in options) + 1  # tokens of a caption
         self.first_full = min(option.max_length for option in options)  # words, from which on some may have no more
         self.last_short = max(option.min_length for option in options)  # words, up to which some must have more
         self.trail = Trail()
 
-        self.memory, state = decoder.start(grid)
+        self.memory, state = decoder.init_state(grid)
         self.state: Tensors = repeat_state(state, self.width)
         self.last = torch.full((images, self.width), vocabulary.bos_id, device=device)
         self.said = None  # (B, K, words so far), kept where runs of words must not be repeated
@@ -240,7 +240,7 @@ class _Beams:
             chosen[self.drawn] = self.slots
             total[self.drawn] = going_on[self.drawn, : self.width]
         note = {"origin": origin, "token": token, "chosen": chosen, "logprob": logprob}
-        if self.attends and attention is not None:
+        if self.return_attention and attention is not None:
             note["attention"] = attention.float()  # (B, K, cells)
         self.trail.add(self.rows_by_place, note)
 

@@ -65,21 +65,21 @@ class Decoder(nn.Module, ABC):
     search can reorder, repeat and drop them without knowing any architecture.
 
     Attributes:
-        attends: whether its steps give attention.
+        has_attention: whether its steps give attention.
     """
 
-    attends = True
+    has_attention = True
 
     def __init__(self, vocabulary_size: int):
         super().__init__()
         self.vocabulary_size = vocabulary_size
 
     @abstractmethod
-    def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
+    def init_state(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
         """Grid (B, cells, C) → memory (B, …) and the state (B, 1, …) before the first token."""
 
     @abstractmethod
-    def advance(
+    def step_features(
         self, tokens: torch.Tensor, state: Tensors, memory: Tensors
     ) -> tuple[torch.Tensor, Tensors, torch.Tensor | None]:
         """Feeds one token to each hypothesis.
@@ -90,17 +90,17 @@ class Decoder(nn.Module, ABC):
             memory: each (B, …); a decoder whose memory grows puts the new tensors into this dict.
 
         Returns:
-            Features (B, K, E) for `readout`, the next state, and the attention (B, K, cells) or None.
+            Features (B, K, E) for `lm_head`, the next state, and the attention (B, K, cells) or None.
         """
 
     @abstractmethod
-    def readout(self, features: torch.Tensor) -> torch.Tensor:
+    def lm_head(self, features: torch.Tensor) -> torch.Tensor:
         """Features (…, E) → logits (…, V)."""
 
     def step(self, tokens: torch.Tensor, state: Tensors, memory: Tensors) -> StepOutput:
-        """One step of decoding; arguments as for `advance`."""
-        features, state, attention = self.advance(tokens, state, memory)
-        return StepOutput(self.readout(features), state, attention)
+        """One step of decoding; arguments as for `step_features`."""
+        features, state, attention = self.step_features(tokens, state, memory)
+        return StepOutput(self.lm_head(features), state, attention)
 
     def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
         """Teacher forcing: the logits of each next token, given the true ones before it.
@@ -109,20 +109,20 @@ class Decoder(nn.Module, ABC):
             grid: (B, cells, C).
             tokens: (B, K, T), the captions' tokens from `<start>` on, then `<pad>`.
         """
-        memory, state = self.start(grid)
+        memory, state = self.init_state(grid)
         state = repeat_state(state, tokens.shape[1])
         present = tokens != PAD_ID
         features, attentions, locations = [], [], []
         for column, live in zip(tokens.unbind(2), hypotheses_left(present), strict=True):
             # Captions that are over fall away: those of an image should come longest first.
             state = {name: tensor[:, :live] for name, tensor in state.items()}
-            feature, state, attention = self.advance(column[:, :live], state, memory)
+            feature, state, attention = self.step_features(column[:, :live], state, memory)
             features.append(_fill(feature, tokens.shape[1], 0))
             if attention is not None:
                 attentions.append(_fill(attention, tokens.shape[1], 0))
             if "location" in state:
                 locations.append(_fill(state["location"], tokens.shape[1], -1))
-        logits = self.readout(torch.stack(features, 2)[present])  # one large product instead of T small ones
+        logits = self.lm_head(torch.stack(features, 2)[present])  # one large product instead of T small ones
         attention = torch.stack(attentions, 2) * present.unsqueeze(-1) if attentions else None
         return TeacherForcingOutput(logits, attention, torch.stack(locations, 2) if locations else None)
 

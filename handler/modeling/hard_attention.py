@@ -17,8 +17,8 @@ class HardAttention(SoftAttention):
     a caption does not depend on chance.
     """
 
-    def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
-        memory, state = super().start(grid)
+    def init_state(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
+        memory, state = super().init_state(grid)
         if self.training:
             state["expected"] = torch.rand(len(grid), 1, device=grid.device) < EXPECTED
         return memory, state

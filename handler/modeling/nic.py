@@ -12,7 +12,7 @@ class NIC(Decoder):
     The word's scores read the hidden state through one linear layer where its size is not the word vectors'.
     """
 
-    attends = False
+    has_attention = False
 
     def __init__(self, config: DecoderConfig, vocabulary_size: int, channels: int):
         super().__init__(vocabulary_size)
@@ -22,15 +22,17 @@ class NIC(Decoder):
         same = config.hidden_size == config.embed_size
         self.to_embed = nn.Identity() if same else nn.Linear(config.hidden_size, config.embed_size)
 
-    def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
+    def init_state(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
         image = self.image(grid.mean(1, keepdim=True))  # (B, 1, E), eq. 10: x_-1 = CNN(I)
         zero = image.new_zeros(len(grid), 1, self.lstm.hidden_size)
         hidden, cell = self.lstm(image, zero, zero)
         return {}, {"hidden": hidden, "cell": cell}
 
-    def advance(self, tokens: torch.Tensor, state: Tensors, memory: Tensors) -> tuple[torch.Tensor, Tensors, None]:
+    def step_features(
+        self, tokens: torch.Tensor, state: Tensors, memory: Tensors
+    ) -> tuple[torch.Tensor, Tensors, None]:
         hidden, cell = self.lstm(self.words.embed(tokens), state["hidden"], state["cell"])  # eq. 11–12
         return self.to_embed(hidden), {"hidden": hidden, "cell": cell}, None
 
-    def readout(self, features: torch.Tensor) -> torch.Tensor:
+    def lm_head(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)

@@ -26,7 +26,7 @@ class SoftAttention(Decoder):
         self.output_hidden = nn.Linear(hidden, embed)
         self.output_context = nn.Linear(channels, embed, bias=False)
 
-    def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
+    def init_state(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
         mean = grid.mean(1, keepdim=True)  # (B, 1, C)
         state = {
             "hidden": torch.tanh(self.initial_hidden(mean)),  # (B, 1, H)
@@ -35,7 +35,7 @@ class SoftAttention(Decoder):
         keys = self.attention.key(grid)  # (B, cells, A)
         return {"grid": grid.to(keys.dtype), "keys": keys}, state  # under autocast, cast once and not at every step
 
-    def advance(
+    def step_features(
         self, tokens: torch.Tensor, state: Tensors, memory: Tensors
     ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
         attention = self.attention(state["hidden"], memory["keys"])  # (B, K, cells)
@@ -51,5 +51,5 @@ class SoftAttention(Decoder):
         """Attention (B, K, cells) → the weights by which the cells make the context, and what the state notes of it."""
         return attention, {}
 
-    def readout(self, features: torch.Tensor) -> torch.Tensor:
+    def lm_head(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)

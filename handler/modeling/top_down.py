@@ -24,14 +24,14 @@ class TopDown(Decoder):
         same = hidden == embed
         self.to_embed = nn.Identity() if same else nn.Linear(hidden, embed)
 
-    def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
+    def init_state(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
         cells = self.project(grid)  # (B, cells, H)
         memory = {"cells": cells, "keys": self.attention.key(cells), "mean": cells.mean(1)}
         zero = cells.new_zeros(len(grid), 1, cells.shape[-1])
         names = ("attention_hidden", "attention_cell", "language_hidden", "language_cell")
         return memory, dict.fromkeys(names, zero)
 
-    def advance(
+    def step_features(
         self, tokens: torch.Tensor, state: Tensors, memory: Tensors
     ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
         mean = memory["mean"].unsqueeze(1).expand_as(state["language_hidden"])
@@ -49,5 +49,5 @@ class TopDown(Decoder):
         }
         return self.to_embed(speaker), state, attention
 
-    def readout(self, features: torch.Tensor) -> torch.Tensor:
+    def lm_head(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)  # eq. 7

@@ -34,7 +34,7 @@ class Transformer(Decoder):
         self.layers = nn.ModuleList(WordLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(size)
 
-    def start(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
+    def init_state(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
         """The memory holds each layer's keys and values of the cells, and grows by those of the words.
 
         What hypotheses have said stays where it is, K words a step one after another; a hypothesis' state names those
@@ -48,7 +48,7 @@ class Transformer(Decoder):
             memory[f"cell_values{index}"] = value.contiguous()  # (B, heads, cells, D)
         return memory, {"own": torch.zeros(len(grid), 1, 0, dtype=torch.long, device=grid.device)}  # (B, 1, words)
 
-    def advance(
+    def step_features(
         self, tokens: torch.Tensor, state: Tensors, memory: Tensors
     ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
         images, hypotheses = tokens.shape
@@ -79,7 +79,7 @@ class Transformer(Decoder):
             words = words + layer.feed(words)
         return self.norm(words).view(images, hypotheses, -1), {"own": own}, attention.mean(1)  # (B, K, cells)
 
-    def readout(self, features: torch.Tensor) -> torch.Tensor:
+    def lm_head(self, features: torch.Tensor) -> torch.Tensor:
         return self.words.score(features)
 
     def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
@@ -108,7 +108,7 @@ class Transformer(Decoder):
             looked = looked.transpose(1, 2).reshape(images * hypotheses, length, -1)[present]
             words = words + layer.cross_out(looked)
             words = words + layer.feed(words)
-        logits = self.readout(self.norm(words))
+        logits = self.lm_head(self.norm(words))
         attention = weights.mean(1).unflatten(1, (hypotheses, length))  # (B, K, T, cells)
         return TeacherForcingOutput(logits, attention * present.view(images, hypotheses, length, 1))
 

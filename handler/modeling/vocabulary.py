@@ -27,14 +27,14 @@ class Vocabulary:
             )
         if len(self._ids) != len(self.tokens):
             raise ValueError("A vocabulary holds each token once; in this one a token stands twice.")
-        self.pad, self.start, self.end, self.unknown = range(len(SPECIAL))
+        self.pad_id, self.bos_id, self.eos_id, self.unk_id = range(len(SPECIAL))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode(self, words: Sequence[str]) -> list[int]:
         """Words → ids; a word that is not in the vocabulary becomes `<unk>`."""
-        return [self._ids.get(word, self.unknown) for word in words]
+        return [self._ids.get(word, self.unk_id) for word in words]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Ids → tokens, special ones included."""

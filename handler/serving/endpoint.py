@@ -320,7 +320,7 @@ class Endpoint:
         for work, result in zip(works, results, strict=True):
             failed = isinstance(result, RequestError)
             answer.results.append(result.type if failed else "cached" if work.cached else "ok")
-            answer.captions.append("" if failed else work.result[0].caption)
+            answer.captions.append("" if failed else work.result[0].text)
             answer.bytes += len(work.item.image) if work.item else 0
             answer.decode += work.decode
         return answer

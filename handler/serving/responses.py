@@ -30,7 +30,7 @@ HTML, PNG = "text/html", "image/png"
 
 def captions_to_json(captions: Sequence[Caption], seed: int | None) -> dict[str, Any]:
     """A picture's best caption, all that were asked for, and the seed where they were drawn."""
-    described = {"caption": captions[0].caption, "captions": [_describe(caption) for caption in captions]}
+    described = {"caption": captions[0].text, "captions": [_describe(caption) for caption in captions]}
     return described | ({} if seed is None else {"seed": seed})
 
 
@@ -84,7 +84,7 @@ def event(name: str, content: dict[str, Any], http: bool) -> str:
 
 def _describe(caption: Caption) -> dict[str, Any]:
     described = {
-        "caption": caption.caption,
+        "caption": caption.text,
         "score": round(caption.score, 5),
         "tokens": caption.tokens,
         "token_logprobs": [round(logprob, 5) for logprob in caption.token_logprobs],

@@ -139,7 +139,7 @@ def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
         assert row["model"] == captioner.config.digest
         assert row["error_type"] == error
         assert bool(row["error_message"]) == bool(error)
-        assert row["caption"] == (None if error else ours[number % 2].caption)
+        assert row["caption"] == (None if error else ours[number % 2].text)
         assert error or row["score"] == pytest.approx(ours[number % 2].score, abs=1e-3)
 
 

@@ -32,7 +32,7 @@ def test_a_raw_body(endpoint, served):
     body = answer.json()
     assert body.keys() == {"caption", "captions", "model", "request_id"}
     [[expected]] = served.caption([IMAGE])
-    assert body["caption"] == expected.caption
+    assert body["caption"] == expected.text
     [found] = body["captions"]
     assert found["tokens"] == expected.tokens
     assert found["score"] == pytest.approx(expected.score, abs=1e-4)
@@ -53,7 +53,7 @@ def test_a_form_with_options(endpoint, served):
     body = ask(endpoint, files={"image": ("x.jpg", IMAGE)}, data=fields).json()
     options = GenerationConfig(beam_size=4, num_captions=3, max_length=8)
     [expected] = served.caption([IMAGE], options)
-    assert [found["caption"] for found in body["captions"]] == [caption.caption for caption in expected]
+    assert [found["caption"] for found in body["captions"]] == [caption.text for caption in expected]
     for found in body["captions"]:
         assert len(found["attention"]) == len(found["tokens"])
         assert [len(grid) for grid in found["attention"]] == [10] * len(found["tokens"])
@@ -116,7 +116,7 @@ def test_pictures_made_to_exhaust_a_worker(endpoint):
 def test_a_broken_picture_harms_no_neighbour(endpoint, served):
     """Sent at once, so that TorchServe batches them: each gets what it would have got alone."""
     bodies = [photo.read_bytes() for photo in PHOTOS]
-    expected = [captions[0].caption for captions in served.caption(bodies)]
+    expected = [captions[0].text for captions in served.caption(bodies)]
     requests_at_once = []
     for body, caption in zip(bodies, expected, strict=True):
         requests_at_once += [(body, 200, caption), (body[:500], 422, None), (b"x", 422, None)]

@@ -106,7 +106,7 @@ def test_eight_pictures_of_which_three_are_bad(endpoint, grpc_client, served):
     stream = BytesIO()
     Image.new("1", (10_000, 6_000)).save(stream, "PNG")
     good = PICTURES[:5]
-    expected = [captions[0].caption for captions in served.caption(good)]
+    expected = [captions[0].text for captions in served.caption(good)]
     pictures = [good[0], b"no picture", good[1], good[2], stream.getvalue(), good[3], good[4][:900], good[4]]
     body = {"images": [base64.b64encode(picture).decode() for picture in pictures]}
     over_rest = requests.post(endpoint, json=body, timeout=60)

@@ -155,7 +155,7 @@ def test_a_batch_beyond_the_memory_is_captioned_by_halves(tiny_bundle, monkeypat
     monkeypatch.setattr(job.ray, "get", lambda _: (load_bundle(tiny_bundle), {}))
     actor = job.CaptionPixels([None], GenerationConfig(beam_size=1), 1, "cpu", "full")
     pixels = [actor.captioner.preprocess(photo) for photo in PHOTOS[:5]]
-    expected = [captions[0].caption for captions in actor.captioner.caption(PHOTOS[:5], GenerationConfig(beam_size=1))]
+    expected = [captions[0].text for captions in actor.captioner.caption(PHOTOS[:5], GenerationConfig(beam_size=1))]
     caption_pixels, sizes = actor.captioner.caption_pixels, []
 
     def limited(stacked, options):

@@ -237,10 +237,10 @@ def test_every_decoder_in_float16(name):
         assert parameter.dtype == (torch.float32 if id(parameter) in normalising else torch.float16)
 
     grid, tokens = torch.randn(6, 9, 12), torch.randint(4, 44, (6, 3))
-    memory, state = decoder.start(grid)
+    memory, state = decoder.init_state(grid)
     expected = decoder.step(tokens, repeat_state(state, 3), memory).logits
     with torch.autocast("cpu", torch.float16):
-        memory, state = halved.start(grid)
+        memory, state = halved.init_state(grid)
         found = halved.step(tokens, repeat_state(state, 3), memory).logits
     torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0)
 

@@ -20,17 +20,17 @@ class TableDecoder(Decoder):
     Its grid (B, steps, V * V) is the table itself, so that each image has a model of its own.
     """
 
-    def start(self, grid):
+    def init_state(self, grid):
         size = self.vocabulary_size
         state = {"step": torch.zeros(len(grid), 1, dtype=torch.long)}
         return {"table": grid.unflatten(2, (size, size))}, state
 
-    def advance(self, tokens, state, memory):
+    def step_features(self, tokens, state, memory):
         images = torch.arange(len(tokens)).unsqueeze(1)
         logits = memory["table"][images, state["step"], tokens]
         return logits, {"step": state["step"] + 1}, None
 
-    def readout(self, features):
+    def lm_head(self, features):
         return features
 
 

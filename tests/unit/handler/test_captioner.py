@@ -30,7 +30,7 @@ def test_a_caption_is_what_its_parts_say(pretrained):
         ranks = [sum(c.token_logprobs) / len(c.token_logprobs) ** 0.7 for c in captions]
         assert ranks == sorted(ranks, reverse=True)
         for caption in captions:
-            assert caption.caption == " ".join(caption.tokens).replace(" 's", "'s")
+            assert caption.text == " ".join(caption.tokens).replace(" 's", "'s")
             assert len(caption.token_logprobs) == len(caption.tokens) + 1
             assert caption.score == pytest.approx(sum(caption.token_logprobs) / len(caption.token_logprobs))
             assert all(logprob <= 0 for logprob in caption.token_logprobs)
@@ -49,7 +49,7 @@ def test_paths_bytes_and_pictures_are_captioned_alike(pretrained):
     photo = PHOTOS[0]
     kinds = [photo, str(photo), photo.read_bytes(), Image.open(photo)]
     captions = pretrained.caption(kinds)
-    assert len({found[0].caption for found in captions}) == 1
+    assert len({found[0].text for found in captions}) == 1
 
 
 def test_a_path_like_an_images_is_not_taken_for_bytes(pretrained):
@@ -71,7 +71,7 @@ def test_no_pictures(pretrained):
 
 
 def test_a_broken_picture_is_named_by_its_place(pretrained):
-    with pytest.raises(RequestError, match="Picture 1: The bytes are no picture"):
+    with pytest.raises(RequestError, match="Image 1: The bytes are no picture"):
         pretrained.caption([PHOTOS[0], b"no picture"])
     with pytest.raises(FileNotFoundError):
         pretrained.caption(["nowhere.jpg"])

@@ -20,7 +20,7 @@ def handler(*arguments) -> subprocess.CompletedProcess:
 def test_one_picture_is_a_caption_alone(pretrained):
     done = handler(CAT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == pretrained.caption([ROOT / CAT])[0][0].caption + "\n"
+    assert done.stdout == pretrained.caption([ROOT / CAT])[0][0].text + "\n"
 
 
 def test_several_pictures_are_named_and_a_bad_one_harms_none(tmp_path):

@@ -27,7 +27,7 @@ def test_teacher_forcing_equals_step_by_step(name, tied):
     assert logits.shape == (int((tokens != PAD_ID).sum()), 11)
     assert location is None  # nothing is sampled but in training
     spread = torch.zeros(3, 2, 7, 11).masked_scatter((tokens != PAD_ID).unsqueeze(-1), logits)
-    memory, state = decoder.start(grid)
+    memory, state = decoder.init_state(grid)
     state = repeat_state(state, 2)
     for t in range(7):
         step = decoder.step(tokens[:, :, t], state, memory)
@@ -83,7 +83,7 @@ def test_soft_attention_is_the_papers():
     h = torch.sigmoid(o) * torch.tanh(c)
     logits = d.words.output @ torch.tanh(y + d.output_hidden(h) + d.output_context(z)) + d.words.bias  # eq. 7
 
-    memory, state = d.start(grid)
+    memory, state = d.init_state(grid)
     step = d.step(torch.tensor([[token]]), state, memory)
     torch.testing.assert_close(step.logits[0, 0], logits)
     torch.testing.assert_close(step.attention[0, 0], alpha)
@@ -95,7 +95,7 @@ def test_soft_attention_is_the_papers():
 def test_nic_sees_the_image_once_and_first():
     d = built("nic")
     grid = torch.randn(2, 9, 4)
-    memory, state = d.start(grid)
+    memory, state = d.init_state(grid)
     assert memory == {}
     hidden, cell = torch.nn.LSTMCell.forward(d.lstm, d.image(grid.mean(1)))
     torch.testing.assert_close(state["hidden"][:, 0], hidden)
@@ -135,7 +135,7 @@ def test_hard_attention_looks_at_one_cell_in_training_and_at_all_of_them_in_deco
     weights, extra = d.eval().look(attention, {})
     assert weights is attention
     assert extra == {}
-    _, state = d.train().start(torch.zeros(2000, 9, 4))
+    _, state = d.train().init_state(torch.zeros(2000, 9, 4))
     assert state["expected"].float().mean() == pytest.approx(0.5, abs=0.05)  # 4.1: for a half of the images
     expected = torch.arange(4000).unsqueeze(0) % 2 == 0
     weights, extra = d.look(attention, {"expected": expected})

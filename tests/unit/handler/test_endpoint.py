@@ -63,7 +63,7 @@ def test_every_way_to_ask_in_one_batch_gives_the_same_caption(endpoint, captione
     )
     assert [code for code, _ in answers] == [200] * 7
     raw, form, body, several, tensors, last, grpc = [content for _, content in answers]
-    described = {"caption": expected.caption, "captions": raw["captions"]}
+    described = {"caption": expected.text, "captions": raw["captions"]}
     assert raw == described | {"model": MODEL, "request_id": "id"}
     assert raw["captions"][0]["score"] == pytest.approx(expected.score, abs=1e-4)
     assert raw == form == body == grpc
@@ -71,7 +71,7 @@ def test_every_way_to_ask_in_one_batch_gives_the_same_caption(endpoint, captione
     assert len(several["predictions"]) == 2
     assert tensors["id"] == "7"
     assert tensors["outputs"][0] == {
-        "name": "caption", "datatype": "BYTES", "shape": [1], "data": [expected.caption],
+        "name": "caption", "datatype": "BYTES", "shape": [1], "data": [expected.text],
     }  # fmt: skip
     assert json.loads(tensors["outputs"][1]["data"][0]) == described
     assert last == f"event: response\ndata: {json.dumps(raw)}\n\n"
@@ -108,8 +108,8 @@ def test_streams_and_plain_calls_in_one_batch(endpoint, captioner):
     assert bad.parts == []
     [[expected]] = captioner.caption(SMALL[:1], GenerationConfig(beam_size=1, max_length=8))
     assert len(good.parts) == len(expected.tokens)
-    assert json.loads(answers[1][1].partition("data: ")[2])["caption"] == expected.caption
-    assert answers[0][1]["caption"] == captioner.caption(SMALL[1:2])[0][0].caption
+    assert json.loads(answers[1][1].partition("data: ")[2])["caption"] == expected.text
+    assert answers[0][1]["caption"] == captioner.caption(SMALL[1:2])[0][0].text
 
 
 def test_over_grpc_streams_are_for_whom_the_settings_trust(captioner):

@@ -89,7 +89,7 @@ def answer(captioner, pictures):
 
 
 def test_a_batch_that_torch_has_no_memory_for_is_cut_until_it_fits(captioner, monkeypatch):
-    expected = [captions[0].caption for captions in captioner.caption(PICTURES)]
+    expected = [captions[0].text for captions in captioner.caption(PICTURES)]
     real = captioner.encode
 
     def encode(pixels):

@@ -260,14 +260,14 @@ def test_an_epoch_has_each_picture_once_with_its_own_captions():
                 known = [vocabulary.encode(c.removesuffix(" .").split()) for c in CAPTIONS[picture]]
                 lengths = []
                 for inputs, targets in zip(batch.inputs[row].tolist(), batch.targets[row].tolist(), strict=True):
-                    words = [t for t in targets if t not in (vocabulary.pad, vocabulary.end)]
+                    words = [t for t in targets if t not in (vocabulary.pad_id, vocabulary.eos_id)]
                     assert inputs[1 : len(words) + 1] == words
                     lengths.append(len(words))
                     if words:
                         assert words in known
-                        assert inputs[0] == vocabulary.start
-                        assert targets[len(words)] == vocabulary.end
-                        assert vocabulary.end not in inputs
+                        assert inputs[0] == vocabulary.bos_id
+                        assert targets[len(words)] == vocabulary.eos_id
+                        assert vocabulary.eos_id not in inputs
                 assert lengths == sorted(lengths, reverse=True)  # so that those that are over fall away together
         assert sorted(seen) == [0, 1, 2, 3]
 
@@ -283,7 +283,7 @@ def test_an_epoch_leaves_out_what_does_not_fill_a_step():
 def test_what_an_image_lacks_is_padding():
     batches, vocabulary = batches_of(batch_size=4)
     batch = batches[0]
-    present = (batch.targets != vocabulary.pad).any(2).sum(1).tolist()
+    present = (batch.targets != vocabulary.pad_id).any(2).sum(1).tolist()
     assert dict(zip(batch.images, present, strict=True)) == {0: 2, 1: 3, 2: 1, 3: 3}
 
 
@@ -321,7 +321,7 @@ def test_a_long_caption_is_cut_and_learns_no_end():
     batches, vocabulary = batches_of(batch_size=4, max_words=2)
     batch = batches[0]
     row = batch.images.index(2)  # "a man turns right"
-    assert batch.targets[row, 0].tolist() == [*vocabulary.encode(["a", "man"]), vocabulary.pad]
+    assert batch.targets[row, 0].tolist() == [*vocabulary.encode(["a", "man"]), vocabulary.pad_id]
 
 
 def test_a_step_gives_the_same_batch_each_time_and_another_seed_another():

@@ -628,9 +628,7 @@ def test_ctrl_c_is_one_sentence(origin, catalogue, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.strip().endswith(
-        f"Stopped. The same command goes on where it stopped, in {tmp_path / 'coco'}."
-    )
+    assert errors.strip().endswith(f"Stopped. The same command goes on where it stopped, in {tmp_path / 'coco'}.")
     assert "Traceback" not in errors
 
 

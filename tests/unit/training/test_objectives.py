@@ -20,7 +20,7 @@ from training.trainer import ema_update
 
 TEXTS = [["a dog runs", "a brown dog"], ["two cats sleep on a bed"], ["a man"]]
 VOCABULARY = build_vocabulary((text for texts in TEXTS for text in texts), 1)
-CAPTIONS = [[[*VOCABULARY.encode(text.split()), VOCABULARY.end] for text in texts] for texts in TEXTS]
+CAPTIONS = [[[*VOCABULARY.encode(text.split()), VOCABULARY.eos_id] for text in texts] for texts in TEXTS]
 PREPROCESSING = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 

@@ -153,7 +153,7 @@ def test_meteor_is_the_jars(monkeypatch, cores):
     words = ["a", "dog", "runs", "in", "the", "grass", "two", "children", "play"]
     vocabulary = Vocabulary((*SPECIAL, *words))
     texts = [["a dog runs in the grass", "a dog in grass"], ["two children play"]]
-    references = [[[*vocabulary.encode(text.split()), vocabulary.end] for text in some] for some in texts]
+    references = [[[*vocabulary.encode(text.split()), vocabulary.eos_id] for text in some] for some in texts]
     captions = ["two children play in the grass", "a dog runs", "a dog play", "", "a dog runs", "a dog runs"]
     images = [1, 0, 1, 0, 1, 0]  # the last one a second time
     ids = [vocabulary.encode(text.split()) for text in captions]

@@ -35,7 +35,7 @@ def test_the_greedy_baseline():
 
 def test_the_policy_never_says_what_may_not_be_said():
     probabilities = policy(torch.zeros(SIZE), VOCABULARY, 0.5).exp()
-    assert probabilities[[VOCABULARY.pad, VOCABULARY.start, VOCABULARY.unknown]].sum() == 0
+    assert probabilities[[VOCABULARY.pad_id, VOCABULARY.bos_id, VOCABULARY.unk_id]].sum() == 0
     assert probabilities.sum().item() == pytest.approx(1)
     two = policy(torch.tensor([0.0, 0, 1, 0, 2] + [-99.0] * (SIZE - 5)), VOCABULARY, 0.5)
     assert (two[4] - two[2]).item() == pytest.approx(2.0)  # a difference of 1, over the temperature 0.5
@@ -43,8 +43,8 @@ def test_the_policy_never_says_what_may_not_be_said():
 
 def test_the_loss_by_hand():
     logits = torch.full((3, SIZE), -99.0)
-    logits[:, VOCABULARY.end], logits[:, 4] = 0.0, math.log(3)  # at temperature 1: 1/4 and 3/4
-    targets = torch.tensor([4, VOCABULARY.end, VOCABULARY.end])
+    logits[:, VOCABULARY.eos_id], logits[:, 4] = 0.0, math.log(3)  # at temperature 1: 1/4 and 3/4
+    targets = torch.tensor([4, VOCABULARY.eos_id, VOCABULARY.eos_id])
     present = torch.tensor([[[True, True], [True, False]]])  # captions "4 <end>" and "<end>"
     loss = self_critical_loss(
         logits, targets, torch.tensor([[2.0, -1.0]]), present, VOCABULARY, temperature=1.0, tokens=3
@@ -55,10 +55,10 @@ def test_the_loss_by_hand():
 def test_samples_follow_the_policy(decoder):
     """The samples' first words come as often as their probabilities say; the same seed gives the same samples."""
     grid = torch.randn(1, 4, 6)
-    memory, state = decoder.start(grid)
+    memory, state = decoder.init_state(grid)
     with torch.no_grad():
         first = policy(
-            decoder.step(torch.tensor([[VOCABULARY.start]]), state, memory).logits[0, 0], VOCABULARY, 0.6
+            decoder.step(torch.tensor([[VOCABULARY.bos_id]]), state, memory).logits[0, 0], VOCABULARY, 0.6
         ).exp()
     options = {"samples": 4000, "temperature": 0.6, "max_words": 1}
     torch.manual_seed(3)
@@ -78,9 +78,9 @@ def test_samples_end_or_are_cut_and_come_longest_first(decoder):
         assert [len(ids) for ids in captions] == sorted((len(ids) for ids in captions), reverse=True)
         for ids in captions:
             *words, last = ids
-            assert VOCABULARY.end not in words
-            assert len(words) == 3 if last != VOCABULARY.end else len(words) <= 4
-            assert not {VOCABULARY.pad, VOCABULARY.start, VOCABULARY.unknown} & set(ids)
+            assert VOCABULARY.eos_id not in words
+            assert len(words) == 3 if last != VOCABULARY.eos_id else len(words) <= 4
+            assert not {VOCABULARY.pad_id, VOCABULARY.bos_id, VOCABULARY.unk_id} & set(ids)
 
 
 def test_greedy_is_what_the_likeliest_tokens_give(decoder):
@@ -96,9 +96,9 @@ def test_greedy_is_what_the_likeliest_tokens_give(decoder):
 def test_the_reward_raises_what_is_better_than_the_rest(decoder):
     """A step on the loss makes the well-rewarded caption likelier and the other less likely."""
     grid = torch.randn(1, 4, 6)
-    captions = [[[*VOCABULARY.encode(words.split()), VOCABULARY.end] for words in ("a dog runs", "a cat")]]
+    captions = [[[*VOCABULARY.encode(words.split()), VOCABULARY.eos_id] for words in ("a dog runs", "a cat")]]
     inputs, targets = collate_captions(captions, 2, VOCABULARY)
-    present = targets != VOCABULARY.pad
+    present = targets != VOCABULARY.pad_id
 
     def likelihood():
         logprobs = policy(decoder(grid, inputs).logits, VOCABULARY, 0.6)

@@ -118,7 +118,7 @@ def test_killed_and_started_again_it_ends_as_if_left_alone(whole, tmp_path):
     subprocess.run(command(run), cwd=ROOT, check=True, capture_output=True)
     assert_same_curve(run, whole)
     ours, theirs = Captioner.load(run / "bundle"), Captioner.load(whole / "bundle")
-    assert [c[0].caption for c in ours.caption(PHOTOS)] == [c[0].caption for c in theirs.caption(PHOTOS)]
+    assert [c[0].text for c in ours.caption(PHOTOS)] == [c[0].text for c in theirs.caption(PHOTOS)]
 
 
 def test_asked_to_stop_it_finishes_its_step_and_loses_nothing(whole, tmp_path):
