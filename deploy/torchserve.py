@@ -23,7 +23,7 @@ import psutil
 import requests
 from ts.model_server import load_properties
 
-from deploy.java import ensure_java
+from eval.java import ensure_java
 
 MODEL = "captioner"
 KEYS = "key_file.json"  # TorchServe writes its tokens there, in the folder it runs in

@@ -1,3 +1,1 @@
-"""What scores and loads a running endpoint. It knows the endpoint's JSON and nothing of what is behind it."""
-
-__version__ = "0.1.0"
+"""Evaluation and load tests of a running endpoint. Knows the JSON of the endpoint, not its implementation."""

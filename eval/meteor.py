@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pycocoevalcap.meteor import meteor as coco
 
-from deploy.java import find_java
+from eval.java import find_java
 
 VERSION = "1.5"
 STATISTICS = 23  # numbers that the jar says of a caption

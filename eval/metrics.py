@@ -10,7 +10,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from deploy.java import ensure_java
+from eval.java import ensure_java
 from eval.meteor import VERSION, Meteor
 
 TOKENIZER = "ptb3.4.1"

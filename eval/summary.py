@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from eval import __version__, spice
+from eval import spice
 from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
 from eval.meteor import Meteor
 from eval.metrics import CaptionScores, compute_metrics, signature
 from eval.significance import RESAMPLES, SEED, bootstrap
+from eval.version import project_version
 
 RESULTS = Path("eval/results")  # a folder for each run
 
@@ -54,7 +55,7 @@ def summarize(
         "n": len(images),
         "scores": measured.scores,
         "intervals": {name: list(ends) for name, ends in intervals.items()},
-        "signature": f"{named}|data:{split_digest(images)[:15]}|bootstrap:{RESAMPLES},seed={SEED}|v:{__version__}",
+        "signature": f"{named}|data:{split_digest(images)[:15]}|bootstrap:{RESAMPLES},seed={SEED}|v:{project_version()}",
         "bad_endings": bad_endings(captions.values()),
         "mean_length": sum(map(len, words)) / len(words),
         "vocabulary": len({word for some in words for word in some}),

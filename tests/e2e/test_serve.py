@@ -15,9 +15,9 @@ import pytest
 import requests
 
 from deploy.archive import build_archive
-from deploy.java import find_java, java_version
 from deploy.testing import isolated_server
 from deploy.torchserve import ServerError, TorchServe
+from eval.java import find_java, java_version
 from tests.helpers.support import ROOT, eventually, write_tiny_bundle
 
 

