@@ -146,8 +146,8 @@ def measure(load: Load, run: Callable[[], Tally], metrics: str | None) -> Load:
     for stage in STAGES:
         if count := grown(f"captioner_{stage}_seconds_count"):
             load.stages_ms[stage] = 1000 * grown(f"captioner_{stage}_seconds_sum") / count
-    if count := grown("captioner_batch_pictures_count"):
-        load.batch = grown("captioner_batch_pictures_sum") / count
+    if count := grown("captioner_batch_images_count"):
+        load.batch = grown("captioner_batch_images_sum") / count
     return load
 
 

@@ -42,8 +42,8 @@ class Settings:
         max_pixels: width × height of a request's pictures together, checked before they are decoded.
         max_bytes: of a picture's file.
         max_images: pictures in one request.
-        max_explained: captions explained in one request.
-        max_batch: pictures decoded together; a batch of requests with more is cut into several.
+        max_explanations: captions explained in one request.
+        max_batch_size: pictures decoded together; a batch of requests with more is cut into several.
         backend: how the encoder runs, see `handler.backends`.
         precision: of encoder and decoder, see there.
         threads: a worker's; 0: the machine's processors, shared evenly by its workers.
@@ -57,8 +57,8 @@ class Settings:
     max_pixels: int = Limits.max_pixels
     max_bytes: int = Limits.max_bytes
     max_images: int = Limits.max_images
-    max_explained: int = Limits.max_explained
-    max_batch: int = 16
+    max_explanations: int = Limits.max_explanations
+    max_batch_size: int = 16
     backend: str = "auto"
     precision: str = "fast"
     threads: int = 0
@@ -67,7 +67,7 @@ class Settings:
     grpc_streaming: bool = False
 
     def __post_init__(self):
-        for name in ("max_pixels", "max_bytes", "max_images", "max_explained", "max_batch"):
+        for name in ("max_pixels", "max_bytes", "max_images", "max_explanations", "max_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
         if self.threads < 0:
@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_pixels, self.max_bytes, self.max_images, self.max_explained)
+        return Limits(self.max_pixels, self.max_bytes, self.max_images, self.max_explanations)
 
 
 @dataclass
@@ -181,8 +181,8 @@ class Endpoint:
                 if some[0].cached:
                     some[0].say(some[0].result[0].tokens)
         waiting = [work for some in works for work in some if work.result is None]
-        for first in range(0, len(waiting), self.settings.max_batch):
-            self._caption(waiting[first : first + self.settings.max_batch], batch)
+        for first in range(0, len(waiting), self.settings.max_batch_size):
+            self._caption(waiting[first : first + self.settings.max_batch_size], batch)
         return [self._answer(*one) for one in zip(calls, requests, works, strict=True)], batch
 
     def _request(self, call: Call) -> Request | None:

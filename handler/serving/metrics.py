@@ -19,9 +19,9 @@ COUNTER, GAUGE, HISTOGRAM = MetricTypes.COUNTER, MetricTypes.GAUGE, MetricTypes.
 OUTCOMES = ["ok", "cached", *(error.__name__ for error in ERRORS)]
 # Name → unit, its dimension beside the model's name, and kind.
 METRICS = {
-    "captioner_pictures_total": ("Count", "Outcome", COUNTER),
+    "captioner_images_total": ("Count", "Outcome", COUNTER),
     "captioner_cache_lookups_total": ("Count", "Result", COUNTER),
-    "captioner_batch_pictures": ("Count", None, HISTOGRAM),
+    "captioner_batch_images": ("Count", None, HISTOGRAM),
     "captioner_request_seconds": ("Seconds", None, HISTOGRAM),
     "captioner_decode_seconds": ("Seconds", None, HISTOGRAM),
     "captioner_encode_seconds": ("Seconds", None, HISTOGRAM),
@@ -53,7 +53,7 @@ class Telemetry:
         self.process = psutil.Process()
         # A counter that is not there before its first event hides that event from Prometheus, which sees differences.
         for outcome in OUTCOMES:
-            self._add("captioner_pictures_total", 0, outcome)
+            self._add("captioner_images_total", 0, outcome)
         for result in ("hit", "miss"):
             self._add("captioner_cache_lookups_total", 0, result)
 
@@ -68,12 +68,12 @@ class Telemetry:
                 self._add("captioner_request_seconds", seconds)
                 self._add("captioner_decode_seconds", answer.decode)
         for outcome, count in outcomes.items():
-            self._add("captioner_pictures_total", count, outcome)
+            self._add("captioner_images_total", count, outcome)
         for result, count in (("hit", batch.hits), ("miss", batch.misses)):
             if count:
                 self._add("captioner_cache_lookups_total", count, result)
         for size, encode, search in zip(batch.sizes, batch.encode, batch.search, strict=True):
-            self._add("captioner_batch_pictures", size)
+            self._add("captioner_batch_images", size)
             self._add("captioner_encode_seconds", encode)
             self._add("captioner_search_seconds", search)
         self._add("captioner_memory_bytes", self.process.memory_info().rss)
@@ -88,11 +88,11 @@ class Telemetry:
             "protocol": "http" if call.http else "grpc",
             "code": answer.code,
             "outcomes": answer.results,
-            "bytes": answer.bytes,
+            "image_bytes": answer.bytes,
             "decode_ms": _ms(answer.decode),
         }
         if "ok" in answer.results:  # what the batch took that it was decoded in
-            line["batch"] = sum(batch.sizes)
+            line["batch_images"] = sum(batch.sizes)
             line |= {"encode_ms": _ms(sum(batch.encode)), "search_ms": _ms(sum(batch.search))}
         if answer.stream:
             line["stream"] = True

@@ -254,7 +254,7 @@ def _schemas(asking: ParseContext) -> dict[str, Any]:
     return {
         **_options(asking.defaults, asking.methods),
         **_asked("", limits.max_images, ("stream",), ()),
-        **_asked("Explain", min(limits.max_images, limits.max_explained), ("method", "overlay"), ("method",)),
+        **_asked("Explain", min(limits.max_images, limits.max_explanations), ("method", "overlay"), ("method",)),
         **_explained(captions, about),
         "Parameters": _object(of_one, *of_one),
         "InferenceRequest": _object(

@@ -44,7 +44,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS  # width × height of all its pictures, checked before they are decoded
     max_bytes: int = 20_000_000  # of a picture's file
     max_images: int = 32  # in one request
-    max_explained: int = 10  # captions in one request: by gradients one of fifty words takes half a second
+    max_explanations: int = 10  # captions in one request: by gradients one of fifty words takes half a second
 
 
 class ParseContext(NamedTuple):
@@ -254,9 +254,9 @@ def _check_count(pictures: Sequence, limits: Limits) -> None:
 
 def _check_explained(items: Sequence[Item | RequestError], limits: Limits) -> None:
     captions = sum(item.options.num_captions for item in items if isinstance(item, Item))
-    if captions > limits.max_explained:
+    if captions > limits.max_explanations:
         raise OptionOutOfRange(
-            f"The request wants {captions} captions explained, more than the {limits.max_explained} allowed."
+            f"The request wants {captions} captions explained, more than the {limits.max_explanations} allowed."
         )
 
 

@@ -195,7 +195,7 @@ def test_the_inner_address_is_for_probes_and_prometheus(container):
     for path in ("/models", "/predictions/captioner", "/nginx.conf", "/../run/key_file.json", "/ready/../nginx.conf"):
         assert container.get_inside(path) == 404
     caption(container)
-    names = {"captioner_pictures_total{", "ts_queue_latency_microseconds{", "ts_inference_requests_total{"}
+    names = {"captioner_images_total{", "ts_queue_latency_microseconds{", "ts_inference_requests_total{"}
     eventually(
         lambda: all(name in container.http.get(container.inside + "/metrics", timeout=60).text for name in names)
     )

@@ -55,7 +55,7 @@ def test_a_command(server, command, flickr8k, tmp_path):
     elif "eval.faithfulness" in command:
         assert "| attention |" in done.stdout
     elif "/metrics" in command:
-        assert "captioner_pictures_total" in done.stdout
+        assert "captioner_images_total" in done.stdout
     elif "stream=true" in command:
         assert done.stdout.count("event: ") > 5
     else:

@@ -147,6 +147,6 @@ def test_what_the_runbook_names_is_there():
     for title in re.findall(r"[Tt]he panel \"([^\"]+)\"", page):
         assert title in [panel["title"] for panel in PANELS]
     settings = (ROOT / "handler" / "model-config.yaml").read_text()
-    for name in ("batchSize", "max_batch", "max_pixels", "responseTimeout"):
+    for name in ("batchSize", "max_batch_size", "max_pixels", "responseTimeout"):
         assert f"`{name}`" in page
         assert name in settings

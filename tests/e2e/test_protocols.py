@@ -279,8 +279,8 @@ def test_metrics_and_one_line_a_request(server, endpoint):
     stages = {"decode": 2, "encode": 1, "search": 1}
     with grows(
         server,
-        pictures_total={'Outcome="ok",': 1, 'Outcome="InvalidImage",': 1},
-        batch_pictures_sum={"": 1},
+        images_total={'Outcome="ok",': 1, 'Outcome="InvalidImage",': 1},
+        batch_images_sum={"": 1},
         **{f"{stage}_seconds_count": {"": count} for stage, count in stages.items()},
     ):
         answers = [

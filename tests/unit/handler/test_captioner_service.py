@@ -124,8 +124,8 @@ def test_one_line_of_json_a_request_without_what_the_caller_wrote(service, conte
     first, second, third = lines(caplog)
     assert (first["request_id"], first["protocol"], first["code"], first["outcomes"]) == ("id-0", "http", 200, ["ok"])
     assert first["traceparent"] == TRACE
-    assert first["bytes"] == len(SMALL)
-    assert first["batch"] == 1
+    assert first["image_bytes"] == len(SMALL)
+    assert first["batch_images"] == 1
     assert first["decode_ms"] > 0
     assert first["encode_ms"] > 0
     assert first["search_ms"] > 0
@@ -154,9 +154,9 @@ def test_metrics(service, context, caplog):
             name, _, rest = record.getMessage()[9:].partition(":")
             value, _, dimensions = rest.partition("|#")
             found.setdefault((name, dimensions.partition("|")[0]), []).append(float(value))
-    assert found["captioner_pictures_total.Count", "ModelName:captioner,Outcome:ok"] == [2]
-    assert found["captioner_pictures_total.Count", "ModelName:captioner,Outcome:InvalidImage"] == [1]
-    assert found["captioner_batch_pictures.Count", "ModelName:captioner"] == [2]
+    assert found["captioner_images_total.Count", "ModelName:captioner,Outcome:ok"] == [2]
+    assert found["captioner_images_total.Count", "ModelName:captioner,Outcome:InvalidImage"] == [1]
+    assert found["captioner_batch_images.Count", "ModelName:captioner"] == [2]
     for stage, count in (("request", 3), ("decode", 3), ("encode", 1), ("search", 1)):
         assert len(found[f"captioner_{stage}_seconds.Seconds", "ModelName:captioner"]) == count
     assert not any("cache" in name for name, _ in found)
@@ -168,4 +168,4 @@ def test_every_outcome_is_counted_from_nought(context, caplog):
     caplog.set_level("INFO")
     CaptionerService().initialize(context)
     for outcome in ("ok", "cached", "InternalError", "TooManyPixels"):
-        assert f"[METRICS]captioner_pictures_total.Count:0|#ModelName:captioner,Outcome:{outcome}|" in caplog.text
+        assert f"[METRICS]captioner_images_total.Count:0|#ModelName:captioner,Outcome:{outcome}|" in caplog.text

@@ -134,7 +134,7 @@ def test_a_drawn_seed_stands_in_the_answer_and_gives_the_same_again(endpoint):
 
 
 def test_more_pictures_than_are_decoded_together(captioner):
-    endpoint = Endpoint(captioner, MODEL, Settings(max_batch=2))
+    endpoint = Endpoint(captioner, MODEL, Settings(max_batch_size=2))
     answers, batch = endpoint.answer(
         [Asked({"body": {"images": ENCODED}}, JSON_BODY).call, Asked({"body": SMALL[0]}).call]
     )
@@ -251,7 +251,7 @@ def test_the_pixels_of_a_request_together(captioner):
     assert [code for code, _ in answers] == [200] * 3
 
 
-@pytest.mark.parametrize("name", ["max_pixels", "max_bytes", "max_images", "max_explained", "max_batch"])
+@pytest.mark.parametrize("name", ["max_pixels", "max_bytes", "max_images", "max_explanations", "max_batch_size"])
 def test_settings_that_cant_be(name):
     with pytest.raises(ValueError, match=f"{name} is at least 1, not 0"):
         Settings(**{name: 0})

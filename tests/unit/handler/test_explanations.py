@@ -23,7 +23,7 @@ MODEL = {"name": "captioner", "version": "1.0", "digest": "sha256:0"}
 @pytest.fixture(scope="module", params=["soft_attention", "nic"])
 def endpoint(tmp_path_factory, request):
     captioner = Captioner.load(write_tiny_bundle(tmp_path_factory.mktemp("model"), request.param))
-    return Endpoint(captioner, MODEL, Settings(max_pixels=1_000_000, cache_entries=4, max_explained=8))
+    return Endpoint(captioner, MODEL, Settings(max_pixels=1_000_000, cache_entries=4, max_explanations=8))
 
 
 def explained(row, **headers) -> Call:
