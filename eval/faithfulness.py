@@ -15,7 +15,6 @@ from tqdm import tqdm
 from eval.coco import CaptionedImage, read_split
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from handler.modeling.grid import grid_shape
 from training.data.feature_cache import read_pixels
 
 DRAWS = 4  # random choices of cells for each picture
@@ -64,14 +63,15 @@ def falls(
     for image in tqdm(images, desc=method, unit="picture"):
         pixels = read_pixels(image, captioner.config.preprocessing)
         best = captioner.explain(image.path, method=method)[0]
-        words, cells = best.attention.shape
+        words, rows, columns = best.attributions.shape
+        cells = rows * columns
         if not words:
             continue
         count = max(1, round(share * cells))
-        ranked = best.attention.argsort(-1, descending=True)
+        ranked = best.attributions.flatten(1).argsort(-1, descending=True)
         random = torch.stack([torch.randperm(cells, generator=generator)[:count] for _ in range(DRAWS)])
         chosen = torch.cat([ranked[:, :count], ranked[:, -count:], random])
-        copies = torch.cat([pixels.unsqueeze(0), hide(pixels, chosen, grid_shape(cells))])
+        copies = torch.cat([pixels.unsqueeze(0), hide(pixels, chosen, (rows, columns))])
         whole, *hidden = logprobs(captioner, copies, best.tokens)
         drop = whole - torch.stack(hidden)  # (2 · words + DRAWS, words)
         own = torch.arange(words)

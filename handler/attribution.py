@@ -57,5 +57,5 @@ def input_x_gradient(
 
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:
-    """Of weights (words, cells), in bits: 0 where one cell has all, log2(cells) where all have the same."""
-    return -torch.xlogy(weights, weights).sum(-1) / torch.log(torch.tensor(2.0))
+    """Entropy of weights (tokens, rows, columns), in bits: 0 if one cell has all, log2(cells) if all have the same."""
+    return -torch.xlogy(weights, weights).sum((-2, -1)) / torch.log(torch.tensor(2.0))

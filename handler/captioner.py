@@ -15,6 +15,7 @@ from handler.errors import BundleError, RequestError
 from handler.generation.beam_search import GenerationConfig, Hypothesis, Listener, search
 from handler.image import MAX_PIXELS, decode_image, to_upright_rgb
 from handler.modeling import Decoder
+from handler.modeling.layers import grid_shape
 from handler.modeling.vocabulary import Vocabulary, detokenize
 from handler.parallel import parallel_map
 
@@ -30,15 +31,15 @@ class Caption:
         score: mean log-probability a token, `<end>` among them; captions of different lengths compare by it.
         tokens: its words.
         token_logprobs: natural log-probability of each word, and last of the sentence's end: one more than `tokens`.
-        attention: (words, cells) over the grid, row by row, each word's sum to 1; None where not asked for or the model
-            has none.
+        attributions: (tokens, rows, columns), the weight of each grid cell for each token, each token's sum to 1:
+            attention or gradients. None if not requested or if the decoder has no attention.
     """
 
     text: str
     score: float
     tokens: list[str]
     token_logprobs: list[float]
-    attention: torch.Tensor | None = None
+    attributions: torch.Tensor | None = None
 
 
 class Captioner:
@@ -183,7 +184,7 @@ class Captioner:
     def explain(
         self, picture: ImageInput, options: GenerationConfig | None = None, method: str | None = None
     ) -> list[Caption]:
-        """A picture's captions, the best first, each with what its words rest on as its `attention`.
+        """A picture's captions, the best first, each with its `attributions`.
 
         Args:
             picture: a path, an image file's bytes, or a PIL image.
@@ -208,10 +209,17 @@ class Captioner:
         )
 
     def with_gradient_attributions(self, caption: Caption, grid: torch.Tensor) -> Caption:
-        """A caption of the picture with this grid (cells, channels), with gradients' weights as its attention."""
+        """A caption of the picture with this grid (cells, channels), with gradients' weights as its attributions."""
         ids = self.vocabulary.encode(caption.tokens)
-        return replace(caption, attention=input_x_gradient(self.decoder, grid, ids, self.vocabulary))
+        weights = input_x_gradient(self.decoder, grid, ids, self.vocabulary)
+        return replace(caption, attributions=_over_the_grid(weights))
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         tokens = self.vocabulary.decode(hypothesis.token_ids)
-        return Caption(detokenize(tokens), hypothesis.score, tokens, hypothesis.logprobs, hypothesis.attention)
+        attributions = None if hypothesis.attention is None else _over_the_grid(hypothesis.attention)
+        return Caption(detokenize(tokens), hypothesis.score, tokens, hypothesis.logprobs, attributions)
+
+
+def _over_the_grid(weights: torch.Tensor) -> torch.Tensor:
+    """Weights (tokens, cells) → (tokens, rows, columns)."""
+    return weights.unflatten(-1, grid_shape(weights.shape[-1]))

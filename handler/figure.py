@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from handler.captioner import Caption
 from handler.image import decode_image
-from handler.modeling.grid import grid_shape
 
 PANEL = 224  # pixels, a panel's width; less where there are many
 TALLEST = 2  # times its width: a picture of one column would make a figure of gigabytes
@@ -40,11 +39,11 @@ def draw_figure(picture: Image.Image | bytes, caption: Caption) -> Image.Image:
 
     Args:
         picture: of any size and aspect: upright RGB, or an image file's bytes.
-        caption: with attention, or what stands in for it.
+        caption: with attributions.
     """
     if isinstance(picture, bytes):
         picture = decode_image(picture)
-    weights = caption.attention.unflatten(-1, grid_shape(caption.attention.shape[-1]))
+    weights = caption.attributions  # (tokens, rows, columns)
     columns = min(COLUMNS, 1 + len(weights))
     rows = math.ceil((1 + len(weights)) / columns)
     tallness = min(picture.height / picture.width, TALLEST)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from handler.modeling.encoder import Encoder
-from handler.modeling.grid import grid_shape
+from handler.modeling.layers import grid_shape
 
 
 def below(encoder: Encoder, stage: str) -> Encoder:

@@ -22,8 +22,7 @@ from handler.bundle import atomic_write_text
 from handler.generation.beam_search import search
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
-from handler.modeling.tokenizer import build_vocabulary
-from handler.modeling.vocabulary import detokenize
+from handler.modeling.vocabulary import build_vocabulary, detokenize
 from training.checkpoint import fill, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
 from training.config import TrainingConfig
 from training.data.dataset import Batch, CachedFeatures, CaptionDataset, Pictures

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from handler.modeling.decoder import Decoder, DecoderConfig, Dropout, TeacherForcingOutput, Tensors, Words
-from handler.modeling.grid import grid_shape
+from handler.modeling.layers import grid_shape
 from handler.modeling.vocabulary import PAD_ID
 
 

@@ -1,11 +1,16 @@
 """Token ids ↔ words."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL = (PAD, START, END, UNKNOWN)
 PAD_ID = SPECIAL.index(PAD)  # the same in every vocabulary, so that decoders know padding without one
+
+# A possessive 's is a word of its own, as for the PTB tokenizer that scores; inner hyphens and apostrophes stay.
+WORD = re.compile(r"'s\b|[^\W_]+(?:[-'](?!s\b)[^\W_]+)*")
 
 
 class Vocabulary:
@@ -57,3 +62,23 @@ class Vocabulary:
 def detokenize(tokens: Iterable[str]) -> str:
     """Tokens → a sentence: blanks between, a possessive `'s` back on its word."""
     return " ".join(tokens).replace(" 's", "'s")
+
+
+def tokenize(caption: str) -> list[str]:
+    """Lower-case words without punctuation: "A man's T-shirt." → a, man, 's, t-shirt."""
+    return WORD.findall(caption.lower().replace("’", "'"))
+
+
+def build_vocabulary(captions: Iterable[str], min_count: int) -> Vocabulary:
+    """The words that occur at least `min_count` times, the commonest first, equally common ones by alphabet.
+
+    Raises:
+        ValueError: no word does.
+    """
+    counts = Counter(word for caption in captions for word in tokenize(caption))
+    kept = sorted(
+        (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
+    )
+    if not kept:
+        raise ValueError(f"No word of the training split occurs {min_count} times: lower min_count.")
+    return Vocabulary((*SPECIAL, *kept))

@@ -10,7 +10,6 @@ import torch
 from handler.attribution import entropy
 from handler.captioner import Caption
 from handler.errors import RequestError
-from handler.modeling.grid import grid_shape
 
 # Fixed phrases: a caller's text in a header or a phrase can end a TorchServe worker.
 PHRASES = {
@@ -40,19 +39,18 @@ def explanations_to_json(
     """As `captions_to_json`, with each word's weights over the grid in the picture's own coordinates.
 
     Args:
-        captions: with attention, or what stands in for it.
+        captions: with attributions.
         seed: where they were drawn.
         method: by which the weights were found.
         size: width and height of the upright picture, in pixels.
     """
-    rows, columns = grid_shape(captions[0].attention.shape[-1])
-    described = captions_to_json([replace(caption, attention=None) for caption in captions], seed)
+    rows, columns = captions[0].attributions.shape[-2:]
+    described = captions_to_json([replace(caption, attributions=None) for caption in captions], seed)
     for caption, part in zip(captions, described["captions"], strict=True):
-        bits = entropy(caption.attention).tolist()
-        grids = caption.attention.unflatten(-1, (rows, columns))
+        bits = entropy(caption.attributions).tolist()
         part["words"] = [
             {"token": token, "weights": _rounded(grid), "entropy": round(spread, 3), "peak": _peak(grid, size)}
-            for token, grid, spread in zip(caption.tokens, grids, bits, strict=True)
+            for token, grid, spread in zip(caption.tokens, caption.attributions, bits, strict=True)
         ]
     picture = {"width": size[0], "height": size[1]}
     return described | {"explanation": {"method": method, "rows": rows, "columns": columns, "picture": picture}}
@@ -89,7 +87,6 @@ def _describe(caption: Caption) -> dict[str, Any]:
         "tokens": caption.tokens,
         "token_logprobs": [round(logprob, 5) for logprob in caption.token_logprobs],
     }
-    if caption.attention is not None:
-        rows, columns = grid_shape(caption.attention.shape[-1])
-        described["attention"] = [_rounded(grid) for grid in caption.attention.unflatten(-1, (rows, columns))]
+    if caption.attributions is not None:
+        described["attention"] = [_rounded(grid) for grid in caption.attributions]
     return described

@@ -27,7 +27,7 @@ from handler.bundle import BundleConfig, save_bundle
 from handler.generation.beam_search import GenerationConfig
 from handler.modeling import DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
-from handler.modeling.tokenizer import build_vocabulary
+from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from eval.coco import CaptionedImage
-from handler.modeling.tokenizer import tokenize
+from handler.modeling.vocabulary import tokenize
 
 SIDED = {"left", "right"}
 

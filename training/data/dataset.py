@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from eval.coco import CaptionedImage
-from handler.modeling.tokenizer import tokenize
-from handler.modeling.vocabulary import Vocabulary
+from handler.modeling.vocabulary import Vocabulary, tokenize
 from handler.preprocessing import Preprocessing
 from training.data.augmentation import Augmentation
 from training.data.feature_cache import read_pixels

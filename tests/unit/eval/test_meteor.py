@@ -15,7 +15,7 @@ import pytest
 
 from eval.coco import read_split
 from eval.meteor import Meteor
-from handler.modeling.tokenizer import tokenize
+from handler.modeling.vocabulary import tokenize
 from tests.helpers.support import ROOT
 
 STATISTICS = "1.0 " * 22 + "1.0"

@@ -50,7 +50,7 @@ def test_gradients_by_hand():
     ("weights", "bits"), [([0.25] * 4, 2), ([1, 0, 0, 0], 0), ([0.5, 0.5, 0, 0], 1), ([0.7, 0.3, 0, 0], 0.88129)]
 )
 def test_entropy_is_in_bits(weights, bits):
-    assert entropy(torch.tensor([weights])).item() == pytest.approx(bits, abs=1e-5)
+    assert entropy(torch.tensor([weights]).view(1, 2, 2)).item() == pytest.approx(bits, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -63,9 +63,9 @@ def test_every_decoder_explains_its_words(tmp_path, name):
         captions = captioner.explain(PHOTOS[0], options, method)
         assert [caption.tokens for caption in captions] == plain
         for caption in captions:
-            assert caption.attention.shape == (len(caption.tokens), 4)
-            assert caption.attention.sum(-1).tolist() == pytest.approx([1] * len(caption.tokens), abs=1e-4)
-            assert (caption.attention >= 0).all()
+            assert caption.attributions.shape == (len(caption.tokens), 2, 2)
+            assert caption.attributions.sum((-2, -1)).tolist() == pytest.approx([1] * len(caption.tokens), abs=1e-4)
+            assert (caption.attributions >= 0).all()
     with pytest.raises(ValueError, match="for this model, not magic"):
         captioner.explain(PHOTOS[0], method="magic")
 
@@ -85,7 +85,7 @@ def test_the_fog_lies_where_nothing_was_seen():
 
 def test_a_figure_has_a_panel_for_the_picture_and_for_each_word():
     words = ["a", "dog", "in", "deep", "snow"]
-    caption = Caption(" ".join(words), 0.0, words, [0.0] * 6, torch.full((5, 9), 1 / 9))
+    caption = Caption(" ".join(words), 0.0, words, [0.0] * 6, torch.full((5, 3, 3), 1 / 9))
     figure = draw_figure(Image.new("RGB", (400, 200), "blue"), caption)
     assert figure.width == COLUMNS * (PANEL + MARGIN) + MARGIN
     rows = math.ceil(6 / COLUMNS)
@@ -100,13 +100,13 @@ def test_a_figure_has_a_panel_for_the_picture_and_for_each_word():
 def test_the_largest_figure_fits_into_an_answer():
     """Noise, which nothing compresses, under fifty words, in base64: TorchServe's worker dies of more than 6.5 MB."""
     noise = Image.effect_noise((240, 480), 90).convert("RGB")
-    caption = Caption("", 0.0, ["a"] * 50, [0.0] * 51, torch.full((50, 9), 1 / 9))
+    caption = Caption("", 0.0, ["a"] * 50, [0.0] * 51, torch.full((50, 3, 3), 1 / 9))
     assert len(to_png(draw_figure(noise, caption))) * 4 / 3 < 6_000_000
 
 
 @pytest.mark.parametrize("size", [(1, 480), (480, 1), (1, 1), (3, 20_000)])
 def test_a_figure_stays_small_whatever_the_picture(size):
-    caption = Caption("", 0.0, ["a"] * 50, [0.0] * 51, torch.full((50, 9), 1 / 9))
+    caption = Caption("", 0.0, ["a"] * 50, [0.0] * 51, torch.full((50, 3, 3), 1 / 9))
     figure = draw_figure(Image.new("RGB", size, "blue"), caption)
     assert figure.width * figure.height < 1_500_000
 

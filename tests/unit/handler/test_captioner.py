@@ -34,7 +34,7 @@ def test_a_caption_is_what_its_parts_say(pretrained):
             assert len(caption.token_logprobs) == len(caption.tokens) + 1
             assert caption.score == pytest.approx(sum(caption.token_logprobs) / len(caption.token_logprobs))
             assert all(logprob <= 0 for logprob in caption.token_logprobs)
-            assert caption.attention.shape == (len(caption.tokens), 100)
+            assert caption.attributions.shape == (len(caption.tokens), 10, 10)
             assert not set(caption.tokens) & {"<unk>", "<pad>", "<start>", "<end>"}
 
 
@@ -87,5 +87,5 @@ def test_nic_has_no_attention(tmp_path):
 
     captioner = Captioner.load(write_tiny_bundle(tmp_path, "nic"))
     [[best]] = captioner.caption(PHOTOS[:1], GenerationConfig(attention=True))
-    assert best.attention is None
+    assert best.attributions is None
     assert best.tokens

@@ -68,7 +68,7 @@ def test_gradients_on_request(endpoint):
     assert (code, body["explanation"]["method"]) == (200, "gradient")
     [best] = endpoint.captioner.explain(PHOTO, method="gradient")
     weights = [flat(word["weights"]) for word in body["captions"][0]["words"]]
-    assert torch.tensor(weights).numpy() == pytest.approx(best.attention.numpy(), abs=1e-4)
+    assert torch.tensor(weights).numpy() == pytest.approx(best.attributions.flatten(1).numpy(), abs=1e-4)
 
 
 def test_the_overlay_in_json_and_alone(endpoint):
@@ -153,9 +153,9 @@ def test_the_picture_is_the_upright_one(endpoint):
 
 def test_peaks_lie_in_the_picture():
     """A grid of 3 × 3 over 100 × 50 pixels: columns end at 33, 67, 100, rows at 17, 33, 50."""
-    attention = torch.zeros(3, 9)
-    attention[0, 0] = attention[1, 5] = attention[2, 7] = 1
-    caption = Caption("a b c", -1.0, ["a", "b", "c"], [-1.0] * 4, attention)
+    attributions = torch.zeros(3, 3, 3)
+    attributions[0, 0, 0] = attributions[1, 1, 2] = attributions[2, 2, 1] = 1
+    caption = Caption("a b c", -1.0, ["a", "b", "c"], [-1.0] * 4, attributions)
     words = explanations_to_json([caption], None, "attention", (100, 50))["captions"][0]["words"]
     assert [tuple(word["peak"].values()) for word in words] == [(0, 0, 33, 17), (67, 17, 33, 16), (33, 33, 34, 17)]
     assert [word["entropy"] for word in words] == [0, 0, 0]

@@ -4,7 +4,7 @@ import pytest
 
 from eval.coco import read_split
 from handler import Captioner
-from handler.modeling.tokenizer import build_vocabulary
+from handler.modeling.vocabulary import build_vocabulary
 from tests.helpers.support import ROOT
 from training.config import load_config, preset
 from training.validate import validate_bundle

@@ -2,8 +2,7 @@
 
 import pytest
 
-from handler.modeling.tokenizer import build_vocabulary, tokenize
-from handler.modeling.vocabulary import SPECIAL, Vocabulary, detokenize
+from handler.modeling.vocabulary import SPECIAL, Vocabulary, build_vocabulary, detokenize, tokenize
 
 
 @pytest.mark.parametrize(

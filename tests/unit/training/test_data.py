@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from eval.coco import CaptionedImage, read_split
 from handler.modeling.encoder import Encoder
-from handler.modeling.tokenizer import build_vocabulary
+from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
 from tests.helpers.support import ROOT
 from training.data.augmentation import Augmentation

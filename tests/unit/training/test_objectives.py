@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 
 from handler.modeling import DECODERS, DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
-from handler.modeling.tokenizer import build_vocabulary
+from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
 from training.config import SelfCritical as SelfCriticalConfig
 from training.config import TrainingConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from handler.modeling import DecoderConfig, build_decoder
-from handler.modeling.tokenizer import build_vocabulary
+from handler.modeling.vocabulary import build_vocabulary
 from training.data.dataset import collate_captions
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss
 

@@ -1,4 +1,4 @@
-"""A grid's shape over the picture."""
+"""Layers that decoders share."""
 
 
 def grid_shape(cells: int) -> tuple[int, int]:
