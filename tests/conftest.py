@@ -10,7 +10,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 
 from handler.captioner import Captioner
-from tests.helpers.support import ROOT, FakeEndpoint, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.fake_endpoint import FakeEndpoint
+from tests.helpers.paths import ROOT
 
 LONGEST = {
     "test_training",

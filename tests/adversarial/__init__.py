@@ -1,18 +1,18 @@
 """What strangers may send: named pictures and requests, made by code, each with what it has to be answered."""
 
-from .bombs import BOMBS
-from .case import CAPTION, Ask, Case
-from .corrupted import DAMAGED
-from .request_cases import ASKS, FORMS
-from .unsupported import FOREIGN
-from .valid import FINE
+from tests.adversarial.bombs import BOMBS
+from tests.adversarial.case import CAPTION, ImageCase, RequestCase
+from tests.adversarial.corrupted import CORRUPTED
+from tests.adversarial.request_cases import FORMS, REQUEST_CASES
+from tests.adversarial.unsupported import UNSUPPORTED
+from tests.adversarial.valid import VALID
 
-PICTURES = [*FINE, *DAMAGED, *BOMBS, *FOREIGN]
+IMAGE_CASES = [*VALID, *CORRUPTED, *BOMBS, *UNSUPPORTED]
 
 
-def over_grpc() -> list[Case | Ask]:
+def grpc_cases() -> list[ImageCase | RequestCase]:
     """Those that are sent over gRPC, too: its fields are a form's, and a part of the pictures."""
-    return [*FORMS, *FINE[::3], *DAMAGED[::9], *BOMBS[::5], *FOREIGN[::4]]
+    return [*FORMS, *VALID[::3], *CORRUPTED[::9], *BOMBS[::5], *UNSUPPORTED[::4]]
 
 
-__all__ = ["ASKS", "CAPTION", "PICTURES", "Ask", "Case", "over_grpc"]
+__all__ = ["CAPTION", "IMAGE_CASES", "REQUEST_CASES", "ImageCase", "RequestCase", "grpc_cases"]

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from deploy.archive import build_archive
 from deploy.testing import ROOT, isolated_server
-
-from . import over_grpc
-from .runner import storm
+from tests.adversarial import grpc_cases
+from tests.adversarial.runner import run_cases
 
 
 def main() -> None:
@@ -23,7 +22,7 @@ def main() -> None:
         server = isolated_server(folder, folder / "model_store")
         try:
             server.start()
-            found = storm(server, good, over_grpc())
+            found = run_cases(server, good, grpc_cases())
         finally:
             server.stop()
     print(found.table())

@@ -5,7 +5,7 @@ import zlib
 
 from PIL import Image
 
-from .builders import (
+from tests.adversarial.builders import (
     before_image,
     bits_of_webp,
     bmp,
@@ -15,14 +15,14 @@ from .builders import (
     exif,
     ifd,
     noise,
-    of,
     png,
     segment,
+    small_image,
     webp,
     with_chunks,
     with_segments,
 )  # fmt: skip
-from .case import EITHER, cases
+from tests.adversarial.case import EITHER, cases
 
 MILLIONS = 5_000_000
 
@@ -43,7 +43,7 @@ def framed(width: int, height: int) -> bytes:
 
 def sized(fmt: str, width: int, height: int) -> bytes:
     """A small picture whose header names another size."""
-    data = bytearray(of(fmt))
+    data = bytearray(small_image(fmt))
     if fmt == "JPEG":
         at = data.index(b"\xff\xc0") + 5
         data[at : at + 4] = struct.pack(">HH", height, width)

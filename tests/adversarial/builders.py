@@ -24,7 +24,7 @@ def noise(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-def of(fmt: str) -> bytes:
+def small_image(fmt: str) -> bytes:
     """A small fine picture in a format."""
     return encoded(noise(), fmt)
 
@@ -42,7 +42,7 @@ def png(width: int, height: int, data: bytes, bits: int = 8, colour: int = 2, ex
 
 def with_chunks(extra: bytes) -> bytes:
     """A small fine PNG with more chunks behind its header."""
-    data = of("PNG")
+    data = small_image("PNG")
     return data[:33] + extra + data[33:]
 
 
@@ -60,7 +60,7 @@ def segment(marker: int, data: bytes) -> bytes:
 
 def with_segments(extra: bytes) -> bytes:
     """A small fine JPEG with more segments in its beginning, in the place of JFIF's."""
-    data = of("JPEG")
+    data = small_image("JPEG")
     return data[:2] + extra + data[4 + int.from_bytes(data[4:6], "big") :]
 
 

@@ -8,7 +8,7 @@ REFUSED = frozenset({"InvalidImage", "TooManyPixels"})  # of a picture that is d
 EITHER = REFUSED | {CAPTION}  # of a picture that may or may not be readable still
 
 
-class Case(NamedTuple):
+class ImageCase(NamedTuple):
     """A picture's file.
 
     Attributes:
@@ -27,7 +27,7 @@ class Case(NamedTuple):
         return f"{self.kind}: {self.name}"
 
 
-class Ask(NamedTuple):
+class RequestCase(NamedTuple):
     """A request.
 
     Attributes:
@@ -50,7 +50,7 @@ class Ask(NamedTuple):
         return f"{self.kind}: {self.name}"
 
 
-def cases(kind: str, answers: frozenset[str] | str, made: Mapping[str, Callable[[], bytes]]) -> list[Case]:
+def cases(kind: str, answers: frozenset[str] | str, made: Mapping[str, Callable[[], bytes]]) -> list[ImageCase]:
     """Cases of one kind that are answered alike."""
     answers = frozenset({answers}) if isinstance(answers, str) else answers
-    return [Case(kind, name, make, answers) for name, make in made.items()]
+    return [ImageCase(kind, name, make, answers) for name, make in made.items()]

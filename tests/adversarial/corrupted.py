@@ -3,8 +3,8 @@
 import random
 from functools import partial
 
-from .builders import encoded, noise, of
-from .case import EITHER, REFUSED, Case
+from tests.adversarial.builders import encoded, noise, small_image
+from tests.adversarial.case import EITHER, REFUSED, ImageCase
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SHARES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
@@ -12,13 +12,13 @@ FLIPPED = 12  # pictures of each format
 
 
 def cut(fmt: str, share: float) -> bytes:
-    data = of(fmt)
+    data = small_image(fmt)
     return data[: max(1, int(len(data) * share))]
 
 
 def flipped(fmt: str, seed: int) -> bytes:
     """With up to 40 bits turned over, half of the times in the header only."""
-    source, data = random.Random(seed), bytearray(of(fmt))
+    source, data = random.Random(seed), bytearray(small_image(fmt))
     reach = 300 if seed % 2 else len(data)
     for _ in range(source.randint(1, 40)):
         data[source.randrange(min(reach, len(data)))] ^= 1 << source.randrange(8)
@@ -33,17 +33,17 @@ def shuffled(seed: int) -> bytes:
     return data[:300] + b"".join(pieces)
 
 
-DAMAGED = [
+CORRUPTED = [
     *(
         # A JPEG or a PNG may lack its last bytes, which hold no pixel.
-        Case("cut off", f"{fmt}, {share:.0%} of it", partial(cut, fmt, share), REFUSED if share < 0.99 else EITHER)
+        ImageCase("cut off", f"{fmt}, {share:.0%} of it", partial(cut, fmt, share), REFUSED if share < 0.99 else EITHER)
         for fmt in FORMATS
         for share in SHARES
     ),
     *(
-        Case("bits flipped", f"{fmt}, {seed}", partial(flipped, fmt, seed), EITHER)
+        ImageCase("bits flipped", f"{fmt}, {seed}", partial(flipped, fmt, seed), EITHER)
         for fmt in FORMATS
         for seed in range(FLIPPED)
     ),
-    *(Case("bits flipped", f"JPEG in disorder, {seed}", partial(shuffled, seed), EITHER) for seed in range(4)),
+    *(ImageCase("bits flipped", f"JPEG in disorder, {seed}", partial(shuffled, seed), EITHER) for seed in range(4)),
 ]

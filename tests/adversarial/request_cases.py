@@ -4,10 +4,10 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 
-from .builders import of
-from .case import CAPTION, Ask
+from tests.adversarial.builders import small_image
+from tests.adversarial.case import CAPTION, RequestCase
 
-PICTURE = base64.b64encode(of("PNG")).decode()
+PICTURE = base64.b64encode(small_image("PNG")).decode()
 V1, V2 = "/v1/models/captioner:predict", "/v2/models/captioner/infer"
 FORM = "multipart/form-data"
 WRONG = (7, True, [], ["x"], {}, {"a": 1}, -1.5, 1e308)
@@ -26,8 +26,8 @@ def form(**fields: bytes) -> Callable[[], Mapping[str, bytes]]:
     return lambda: fields
 
 
-def asks(kind: str, answer: str, made: Mapping[str, Callable], *more: str) -> list[Ask]:
-    return [Ask(kind, name, make, frozenset({answer}), *more) for name, make in made.items()]
+def request_cases(kind: str, answer: str, made: Mapping[str, Callable], *more: str) -> list[RequestCase]:
+    return [RequestCase(kind, name, make, frozenset({answer}), *more) for name, make in made.items()]
 
 
 def as_torchserve_reads(body: bytes, content_type: str) -> object:
@@ -41,7 +41,7 @@ def as_torchserve_reads(body: bytes, content_type: str) -> object:
 
 
 JSON = [
-    *asks("JSON", "MalformedJSON", {
+    *request_cases("JSON", "MalformedJSON", {
         "100,000 lists deep": lambda: b"[" * 100_000 + b"]" * 100_000,
         "100,000 objects deep": lambda: b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         "a picture behind 100,000 lists": raw('{PICTURE, "a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
@@ -60,7 +60,7 @@ JSON = [
         "a text": lambda: b'"hello"',
         "two fields with pictures": body(image=PICTURE, data=PICTURE),
     }),
-    *asks("JSON", "EmptyBody", {
+    *request_cases("JSON", "EmptyBody", {
         "null": lambda: b"null",
         "an empty object": lambda: b"{}",
         "an empty text": body(image=""),
@@ -69,7 +69,7 @@ JSON = [
         **{f"the picture is {json.dumps(wrong)}": body(image=wrong) for wrong in WRONG},
         **{f"the pictures are {json.dumps(wrong)}": body(images=wrong) for wrong in WRONG if wrong != ["x"]},
     }),
-    *asks("JSON", "OptionOutOfRange", {
+    *request_cases("JSON", "OptionOutOfRange", {
         "NaN": raw('{PICTURE, "temperature": NaN}'),
         "Infinity": raw('{PICTURE, "length_penalty": Infinity}'),
         "-Infinity": raw('{PICTURE, "top_p": -Infinity}'),
@@ -84,14 +84,14 @@ JSON = [
         **{f"beam_size is {json.dumps(wrong)}": body(image=PICTURE, beam_size=wrong) for wrong in WRONG if wrong != 7},
         **{f"stream is {json.dumps(wrong)}": body(image=PICTURE, stream=wrong) for wrong in WRONG if wrong is not True},
     }),
-    *asks("JSON", "UnknownOption", {
+    *request_cases("JSON", "UnknownOption", {
         "a name that is a lone surrogate": raw('{PICTURE, "\\ud800": 1}'),
         "an empty name": body(image=PICTURE, **{"": 1}),
         "a name of a million letters": body(image=PICTURE, **{"a" * 1_000_000: 1}),
         "Python's own names": body(image=PICTURE, __class__="x", __init__={}),
         "10,000 options": body(image=PICTURE, **{f"o{number}": number for number in range(10_000)}),
     }),
-    *asks("JSON", CAPTION, {
+    *request_cases("JSON", CAPTION, {
         "the second of two pictures": raw('{"image": 7, PICTURE}'),
         "base64 in lines": body(image="\r\n".join(PICTURE[at : at + 76] for at in range(0, len(PICTURE), 76))),
         "base64 without padding": body(image=PICTURE.rstrip("=")),
@@ -101,19 +101,19 @@ JSON = [
 ]  # fmt: skip
 
 SEVERAL = [
-    *asks("several pictures", "TooManyImages", {
+    *request_cases("several pictures", "TooManyImages", {
         "10,000 pictures": body(images=[PICTURE] * 2000 + [""] * 8000),
         "33 pictures": body(images=[""] * 33),
     }),
-    *asks("several pictures", "EmptyBody", {"32 of nothing": body(images=[None] * 32)}),
-    *asks("several pictures", "MalformedJSON", {
+    *request_cases("several pictures", "EmptyBody", {"32 of nothing": body(images=[None] * 32)}),
+    *request_cases("several pictures", "MalformedJSON", {
         "32 of junk": body(images=["§"] * 32),
         "in two fields": body(images=[1], instances=[1]),
     }),
-    *asks("several pictures", CAPTION, {"one among 31 of any kind": body(images=[*WRONG * 3, *[""] * 7, PICTURE])}),
-    *asks("V1", "EmptyBody", {"no list": body(instances={"image": PICTURE})}, "application/json", V1),
-    *asks("V1", CAPTION, {"b64": body(instances=[{"b64": PICTURE}])}, "application/json", V1),
-    *asks("V2", "MalformedJSON", {
+    *request_cases("several pictures", CAPTION, {"one among 31 of any kind": body(images=[*WRONG * 3, *[""] * 7, PICTURE])}),
+    *request_cases("V1", "EmptyBody", {"no list": body(instances={"image": PICTURE})}, "application/json", V1),
+    *request_cases("V1", CAPTION, {"b64": body(instances=[{"b64": PICTURE}])}, "application/json", V1),
+    *request_cases("V2", "MalformedJSON", {
         "no list": body(inputs=7),
         "a shape of 10 to the 18th": body(inputs=[TENSOR | {"shape": [10**9, 10**9]}]),
         "a shape of 1000 dimensions": body(inputs=[TENSOR | {"shape": [1] * 1000}]),
@@ -124,37 +124,37 @@ SEVERAL = [
         "an id that is a list": body(inputs=[TENSOR], id=[1]),
         "parameters that are a list": body(inputs=[TENSOR], parameters=[1]),
     }, "application/json", V2),
-    *asks("V2", "EmptyBody", {"lists 500 deep": raw('{"inputs": [{"datatype": "BYTES", "shape": [1], "data": '
+    *request_cases("V2", "EmptyBody", {"lists 500 deep": raw('{"inputs": [{"datatype": "BYTES", "shape": [1], "data": '
                               + "[" * 500 + "]" * 500 + "}]}")}, "application/json", V2),
 ]  # fmt: skip
 
 FORMS = [
-    *asks("forms", "UnknownOption", {
-        "weird names": form(**{"image": of("PNG"), "../../etc/passwd": b"x"}),
-        "a name with line breaks": form(**{"image": of("PNG"), "a b;c=d": b"x"}),
-        "a name of emoji": form(**{"image": of("PNG"), "😀": b"x"}),
-        "the picture under another name": form(file=of("PNG")),
+    *request_cases("forms", "UnknownOption", {
+        "weird names": form(**{"image": small_image("PNG"), "../../etc/passwd": b"x"}),
+        "a name with line breaks": form(**{"image": small_image("PNG"), "a b;c=d": b"x"}),
+        "a name of emoji": form(**{"image": small_image("PNG"), "😀": b"x"}),
+        "the picture under another name": form(file=small_image("PNG")),
     }, FORM),
-    *asks("forms", "OptionOutOfRange", {
-        "bytes for a number": form(image=of("PNG"), beam_size=b"\xff\xfe\0"),
-        "infinity": form(image=of("PNG"), temperature=b"inf"),
-        "Python's number": form(image=of("PNG"), seed=b"1_000"),
+    *request_cases("forms", "OptionOutOfRange", {
+        "bytes for a number": form(image=small_image("PNG"), beam_size=b"\xff\xfe\0"),
+        "infinity": form(image=small_image("PNG"), temperature=b"inf"),
+        "Python's number": form(image=small_image("PNG"), seed=b"1_000"),
     }, FORM),
-    *asks("forms", "MalformedJSON", {
+    *request_cases("forms", "MalformedJSON", {
         "broken JSON in a field": form(images=b"[" * 100_000),
-        "two pictures": form(image=of("PNG"), data=of("PNG")),
+        "two pictures": form(image=small_image("PNG"), data=small_image("PNG")),
     }, FORM),
-    *asks("forms", "EmptyBody", {"an empty picture": form(image=b"", beam_size=b"2")}, FORM),
-    *asks("forms", "InvalidImage", {"no picture": form(image=b"<html>")}, FORM),
-    *asks("forms", CAPTION, {"a picture and options": form(image=of("PNG"), beam_size=b"2", seed=b"1")}, FORM),
+    *request_cases("forms", "EmptyBody", {"an empty picture": form(image=b"", beam_size=b"2")}, FORM),
+    *request_cases("forms", "InvalidImage", {"no picture": form(image=b"<html>")}, FORM),
+    *request_cases("forms", CAPTION, {"a picture and options": form(image=small_image("PNG"), beam_size=b"2", seed=b"1")}, FORM),
 ]  # fmt: skip
 
 BODIES = [
-    *asks("bodies", "UnsupportedMedia", {"a text": lambda: b"hello"}, "text/plain"),
-    *asks("bodies", "InvalidImage", {"a picture's type, no picture": lambda: b"hello"}, "image/jpeg"),
-    *asks("bodies", "InvalidImage", {"XML": lambda: b"<xml/>"}, "application/xml"),
-    *asks("bodies", CAPTION, {"a type of 4000 letters": lambda: of("PNG")}, "image/" + "x" * 4000),
-    *asks("bodies", "MalformedJSON", {"a picture said to be JSON": lambda: of("PNG")}),
+    *request_cases("bodies", "UnsupportedMedia", {"a text": lambda: b"hello"}, "text/plain"),
+    *request_cases("bodies", "InvalidImage", {"a picture's type, no picture": lambda: b"hello"}, "image/jpeg"),
+    *request_cases("bodies", "InvalidImage", {"XML": lambda: b"<xml/>"}, "application/xml"),
+    *request_cases("bodies", CAPTION, {"a type of 4000 letters": lambda: small_image("PNG")}, "image/" + "x" * 4000),
+    *request_cases("bodies", "MalformedJSON", {"a picture said to be JSON": lambda: small_image("PNG")}),
 ]
 
-ASKS = [*JSON, *SEVERAL, *FORMS, *BODIES]
+REQUEST_CASES = [*JSON, *SEVERAL, *FORMS, *BODIES]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class Taken:
+class Usage:
     """Seconds of the processor's time, and MB that the process grew by at most meanwhile."""
 
     seconds = 0.0
@@ -16,7 +16,7 @@ class Taken:
 
 
 @contextmanager
-def bounded(seconds: float) -> Iterator[Taken]:
+def resource_limit(seconds: float) -> Iterator[Usage]:
     """Measures; a loop of Python's that takes ten times as long by the clock is broken off.
 
     Raises:
@@ -26,7 +26,7 @@ def bounded(seconds: float) -> Iterator[Taken]:
     def give_up(*_):
         raise TimeoutError
 
-    taken = Taken()
+    taken = Usage()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     resident, began = _status("VmRSS"), time.process_time()
     earlier = signal.signal(signal.SIGALRM, give_up)

@@ -13,15 +13,14 @@ import requests
 
 from deploy.torchserve import TorchServe, is_jvm
 from eval.grpc_stubs import inference_protos
-
-from . import ASKS, CAPTION, PICTURES
-from .case import Ask, Case
+from tests.adversarial import CAPTION, IMAGE_CASES, REQUEST_CASES
+from tests.adversarial.case import ImageCase, RequestCase
 
 TRACES = (b"Traceback", b'File "', b"java.lang", b"io.netty", b"org.pytorch", b"site-packages")
 TIMEOUT = 60  # seconds: the server's own, after which it would end the worker
 
 
-class Came(NamedTuple):
+class CaseResult(NamedTuple):
     """What a case came to.
 
     Attributes:
@@ -33,7 +32,7 @@ class Came(NamedTuple):
         neighbour: what the good picture beside it got.
     """
 
-    case: Case | Ask
+    case: ImageCase | RequestCase
     code: int
     outcome: str
     seconds: float
@@ -42,7 +41,7 @@ class Came(NamedTuple):
 
 
 @dataclass
-class Storm:
+class RunReport:
     """What all cases came to.
 
     Attributes:
@@ -52,7 +51,7 @@ class Storm:
         peak: and after.
     """
 
-    came: list[Came] = field(default_factory=list)
+    came: list[CaseResult] = field(default_factory=list)
     deaths: int = 0
     before: int = 0
     peak: int = 0
@@ -86,9 +85,14 @@ class Storm:
         return wrong
 
 
-def storm(server: TorchServe, good: bytes, over_grpc: Sequence[Case | Ask] = (), cases=(*PICTURES, *ASKS)) -> Storm:
+def run_cases(
+    server: TorchServe,
+    good: bytes,
+    grpc_cases: Sequence[ImageCase | RequestCase] = (),
+    cases=(*IMAGE_CASES, *REQUEST_CASES),
+) -> RunReport:
     """Sends cases over REST, then some over gRPC, each together with a good picture."""
-    found, before = Storm(before=memory(server)), workers(server)
+    found, before = RunReport(before=memory(server)), workers(server)
     messages, services = inference_protos()
     with requests.Session() as session, ThreadPoolExecutor(1) as beside, grpc.insecure_channel(server.grpc) as channel:
         stub = services.InferenceAPIsServiceStub(channel)
@@ -106,7 +110,7 @@ def storm(server: TorchServe, good: bytes, over_grpc: Sequence[Case | Ask] = (),
             answer = stub.Predictions(message, timeout=TIMEOUT).prediction
             return json.loads(answer).get("code", 200), answer
 
-        for case, ask in [*((case, ask_rest) for case in cases), *((case, ask_grpc) for case in over_grpc)]:
+        for case, ask in [*((case, ask_rest) for case in cases), *((case, ask_grpc) for case in grpc_cases)]:
             neighbour = beside.submit(_caption, server.inference, good)
             began = time.perf_counter()
             try:
@@ -116,17 +120,17 @@ def storm(server: TorchServe, good: bytes, over_grpc: Sequence[Case | Ask] = (),
                 raise
             seconds = time.perf_counter() - began
             leaks = any(trace in body for trace in TRACES)
-            found.came.append(Came(case, code, _outcome(code, body), seconds, leaks, neighbour.result()))
+            found.came.append(CaseResult(case, code, _outcome(code, body), seconds, leaks, neighbour.result()))
     found.deaths, found.peak = len(before - workers(server)), memory(server)
     return found
 
 
-def _post(session: requests.Session, address: str, case: Case | Ask) -> requests.Response:
+def _post(session: requests.Session, address: str, case: ImageCase | RequestCase) -> requests.Response:
     made = case.make()
-    url = f"{address}{case.path if isinstance(case, Ask) else '/predictions/captioner'}"
+    url = f"{address}{case.path if isinstance(case, RequestCase) else '/predictions/captioner'}"
     if isinstance(made, Mapping):
         return session.post(url, files=[(name, (None, value)) for name, value in made.items()], timeout=TIMEOUT)
-    content_type = case.content_type if isinstance(case, Ask) else "image/jpeg"  # whatever it is
+    content_type = case.content_type if isinstance(case, RequestCase) else "image/jpeg"  # whatever it is
     return session.post(url, data=made, headers={"Content-Type": content_type}, timeout=TIMEOUT)
 
 

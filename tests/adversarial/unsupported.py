@@ -2,10 +2,10 @@
 
 import struct
 
-from .builders import encoded, noise, of
-from .case import cases
+from tests.adversarial.builders import encoded, noise, small_image
+from tests.adversarial.case import cases
 
-FOREIGN = [
+UNSUPPORTED = [
     *cases("no picture", "EmptyBody", {"nothing": lambda: b""}),
     *cases("no picture", "InvalidImage", {
         "one byte": lambda: b"\xff",
@@ -24,13 +24,13 @@ FOREIGN = [
         "ZIP": lambda: b"PK\x05\x06" + bytes(18),
         "a pickle": lambda: b"cos\nsystem\n(S'id'\ntR.",
         "JPEG's first bytes": lambda: b"\xff\xd8\xff",
-        "JPEG of 12 bits": lambda: of("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+        "JPEG of 12 bits": lambda: small_image("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
         "PNG's signature": lambda: b"\x89PNG\r\n\x1a\n",
-        "PNG of no width": lambda: of("PNG")[:16] + bytes(8) + of("PNG")[24:],
+        "PNG of no width": lambda: small_image("PNG")[:16] + bytes(8) + small_image("PNG")[24:],
         "GIF without a picture": lambda: b"GIF89a\x10\0\x10\0\0\0\0;",
-        "a picture behind blanks": lambda: b"\n\n" + of("PNG"),
+        "a picture behind blanks": lambda: b"\n\n" + small_image("PNG"),
     }),
     *cases("no picture", "TooManyPixels", {
-        "BMP of a negative width": lambda: of("BMP")[:18] + struct.pack("<i", -64) + of("BMP")[22:],
+        "BMP of a negative width": lambda: small_image("BMP")[:18] + struct.pack("<i", -64) + small_image("BMP")[22:],
     }),
 ]  # fmt: skip

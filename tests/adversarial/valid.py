@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
-from .builders import (
+from tests.adversarial.builders import (
     before_image,
     bmp,
     chunk,
@@ -14,13 +14,13 @@ from .builders import (
     exif,
     ifd,
     noise,
-    of,
     png,
     segment,
+    small_image,
     with_chunks,
     with_segments,
 )  # fmt: skip
-from .case import CAPTION, cases
+from tests.adversarial.case import CAPTION, cases
 
 
 def cmyk(profile: bytes | None = None) -> bytes:
@@ -52,10 +52,10 @@ def transparent() -> bytes:
     return encoded(noise().quantize(16), "PNG", transparency=bytes(range(16)))
 
 
-FINE = cases(
-    "fine", CAPTION, {f"small {fmt}": lambda fmt=fmt: of(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP")}
+VALID = cases(
+    "fine", CAPTION, {f"small {fmt}": lambda fmt=fmt: small_image(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP")}
 )
-FINE += cases(
+VALID += cases(
     "fine",
     CAPTION,
     {
@@ -89,12 +89,12 @@ FINE += cases(
         "EXIF whose entries overlap, in a JPEG": lambda: with_segments(exif(overlapping(9000, 400_000))),
         "run-length encoded BMP": lambda: bmp(64, 64, b"\x40\x07\0\0" * 64 + b"\0\1"),
         "comment of 60 KB in a GIF": lambda: before_image(b"!\xfe" + (b"\xff" + b"x" * 255) * 240 + b"\0"),
-        "wrong suffix": lambda: of("WEBP"),
-        "GIF and JavaScript": lambda: of("GIF") + b"=1;alert(document.domain)//",
-        "JPEG and ZIP": lambda: of("JPEG") + b"PK\x03\x04" + bytes(26) + b"PK\x05\x06" + bytes(18),
+        "wrong suffix": lambda: small_image("WEBP"),
+        "GIF and JavaScript": lambda: small_image("GIF") + b"=1;alert(document.domain)//",
+        "JPEG and ZIP": lambda: small_image("JPEG") + b"PK\x03\x04" + bytes(26) + b"PK\x05\x06" + bytes(18),
         "JPEG with HTML in a comment": lambda: with_segments(segment(0xFE, b"<script>alert(1)</script>")),
         "PNG with 10,000 lines of text": lambda: with_chunks(chunk(b"tEXt", b"a\0b") * 10_000),
-        "bytes behind its end": lambda: of("PNG") + bytes(1_000_000),
+        "bytes behind its end": lambda: small_image("PNG") + bytes(1_000_000),
     },
 )  # fmt: skip
 

@@ -7,7 +7,9 @@ import pytest
 
 from eval.grpc_stubs import inference_protos
 from handler.captioner import Captioner
-from tests.helpers.support import ROOT, running_server, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import ROOT
+from tests.helpers.servers import running_server
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +28,10 @@ def served(server, tmp_path_factory) -> Captioner:
 
 
 @pytest.fixture(scope="module")
-def trusting(tmp_path_factory):
+def server_with_streaming(tmp_path_factory):
     """A tiny model whose server heeds `stream` over gRPC, keeps results, and logs captions."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-    folder = tmp_path_factory.mktemp("trusting")
+    folder = tmp_path_factory.mktemp("server_with_streaming")
     with running_server(folder, bundle, grpc_streaming=True, cache_entries=8, log_captions=True) as server:
         yield server
 

@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.adversarial import over_grpc
-from tests.adversarial.runner import storm, workers
-from tests.helpers.support import PHOTOS, running_server, write_tiny_bundle
+from tests.adversarial import grpc_cases
+from tests.adversarial.runner import run_cases, workers
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS
+from tests.helpers.servers import running_server
 
 SECONDS = 20  # for an answer, the good picture's beside it within; on an idle machine the longest takes 3
 MEMORY = 900  # MB that the worker may grow by: a picture of 50 megapixels takes 350, its file and JSON the rest
@@ -28,7 +30,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stormed(server):
-    return storm(server, PHOTOS[0].read_bytes(), over_grpc())
+    return run_cases(server, PHOTOS[0].read_bytes(), grpc_cases())
 
 
 def test_each_is_answered_as_it_has_to_be(stormed):

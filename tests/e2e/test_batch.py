@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from handler import Captioner, GenerationConfig
-from tests.helpers.support import PHOTOS, ROOT, eventually, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.polling import eventually
 
 COUNT, GROUP = 3000, 75
 SLOW = ["beam_size=10", "min_length=40", "max_length=40"]  # leaves time to stop a job

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 
-from tests.helpers.support import ROOT, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import ROOT
 
 
 def test_the_baseline_and_the_default_side_by_side(tmp_path):

@@ -9,8 +9,10 @@ import pytest
 import requests
 
 from eval.grpc_stubs import inference_protos
+from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.fault_injection import answers, under_load, worker
-from tests.helpers.support import PHOTOS, running_server, write_tiny_bundle
+from tests.helpers.paths import PHOTOS
+from tests.helpers.servers import running_server
 
 PHOTO = PHOTOS[0].read_bytes()
 WORDY = {"stream": "true", "beam_size": "1", "min_length": "40", "max_length": "50"}

@@ -19,8 +19,11 @@ from deploy.haproxy.proxy import Proxy
 from deploy.testing import isolated_server
 from eval.client import Client, EndpointError
 from eval.grpc_stubs import inference_protos
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.commands import require_program
+from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.polling import eventually
 from tests.helpers.sandbox import TOKEN, USER, Sandbox, make_certificate, sandbox
-from tests.helpers.support import PHOTOS, ROOT, eventually, installed, write_tiny_bundle
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -205,7 +208,7 @@ def test_tokens_and_certificate_change_without_a_restart(container):
     new = "another-token-of-thirty-two-letters-or-more"
     try:
         container.set_tokens("too-short")
-        eventually(lambda: "Line 2 of /etc/captioner/tokens/tokens is no token" in container.said())
+        eventually(lambda: "Line 2 of /etc/captioner/tokens/tokens is no token" in container.stderr())
         assert caption(container).status_code == 200  # as before
         make_certificate(container.tls)
         container.set_tokens(new, TOKEN)
@@ -265,7 +268,7 @@ def test_management_registers_nothing(container, method, path, status, status_wi
 def test_all_but_the_gateway_is_on_loopback(container):
     listening = {
         f"{connection.laddr.ip}:{connection.laddr.port}"
-        for process in [container.first(), *container.first().children(recursive=True)]
+        for process in [container.init_process(), *container.init_process().children(recursive=True)]
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
@@ -275,12 +278,12 @@ def test_all_but_the_gateway_is_on_loopback(container):
 
 
 def test_no_root_no_rights_and_one_folder_to_write(container):
-    for process in [container.first(), *container.first().children(recursive=True)]:
+    for process in [container.init_process(), *container.init_process().children(recursive=True)]:
         assert set(process.uids()) == {USER}
         status = yaml.safe_load(Path(f"/proc/{process.pid}/status").read_text().replace("\t", " "))
         assert {status[f"Cap{kind}"] for kind in ("Eff", "Prm", "Bnd", "Amb")} == {0}
         assert status["NoNewPrivs"] == 1
-    mounts = [line.split() for line in Path(f"/proc/{container.first().pid}/mounts").read_text().splitlines()]
+    mounts = [line.split() for line in Path(f"/proc/{container.init_process().pid}/mounts").read_text().splitlines()]
     writable = {target for _, target, kind, options, *_ in mounts if "rw" in options.split(",")} - {"/proc"}
     assert {target for target in writable if not target.startswith("/dev")} == {"/tmp"}  # noqa: S108
     for path in ("run/key_file.json", "gateway/nginx.conf"):
@@ -329,7 +332,7 @@ def test_a_worker_that_dies_is_seen_and_replaced(container):
 
 def test_behind_haproxy(container, tmp_path):
     """As docs/scaling.md has it: over TLS, ready by what the gateway says of itself, tokens the container's."""
-    installed("haproxy", "haproxy")
+    require_program("haproxy", "haproxy")
     addresses = {"CAPTIONER_ONE_REST": container.address, "CAPTIONER_ONE_GRPC": container.address}
     addresses |= {"CAPTIONER_ONE_MANAGEMENT": container.inside.rpartition(":")[2], "CAPTIONER_READY": "/ready"}
     proxy = Proxy({}, tmp_path / "haproxy.log", CAPTIONER_CA=str(container.tls / "tls.crt"), **addresses)
@@ -396,7 +399,7 @@ def test_sigterm_under_load_loses_nothing(tmp_path, store):
             assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
         assert container.process.wait(60) == 0
     assert set(statuses) == {200}
-    assert container.said().endswith("Stopped; every request was answered.\n")
+    assert container.stderr().endswith("Stopped; every request was answered.\n")
 
 
 def ask_while_ready(container: Sandbox, statuses: list[int]) -> None:
@@ -413,7 +416,7 @@ def test_behind_anothers_tls_and_a_dead_jvm_ends_it(tmp_path, store):
         [jvm] = container.processes("ModelServer")
         jvm.kill()
         assert container.process.wait(60) == 1
-        assert container.said().splitlines()[-1] == "TorchServe has died."
+        assert container.stderr().splitlines()[-1] == "TorchServe has died."
 
 
 def test_sigterm_while_it_starts(tmp_path, store):
@@ -422,7 +425,7 @@ def test_sigterm_while_it_starts(tmp_path, store):
     eventually(lambda: container.started() and container.processes("ModelServer"))
     container.terminate()
     assert container.process.wait(60) == 0
-    assert container.said().endswith("Stopped; every request was answered.\n")
+    assert container.stderr().endswith("Stopped; every request was answered.\n")
 
 
 def test_a_certificate_without_its_key(tmp_path, store):
@@ -430,7 +433,7 @@ def test_a_certificate_without_its_key(tmp_path, store):
     (container.tls / "tls.key").unlink()
     container.start()
     assert container.process.wait(60) == 1
-    assert container.said() == (
+    assert container.stderr() == (
         "/etc/captioner/tls/tls.key can't be read (No such file or directory): "
         "it has to hold the certificate or its key.\n"
     )

@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
-from tests.helpers.support import ROOT, installed, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.commands import require_program
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> dict[str, dict]:
-    installed("haproxy", "haproxy")
+    require_program("haproxy", "haproxy")
     folder = tmp_path_factory.mktemp("demo")
     old, new = (write_tiny_bundle(folder / f"bundle{seed}", seed=seed) for seed in (1, 2))
     settings = ["--seconds", "1", "--canary", "200", "--callers", "6", "--results", folder]

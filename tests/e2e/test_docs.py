@@ -7,16 +7,19 @@ import sys
 
 import pytest
 
-from tests.helpers.support import ROOT, at, blocks
+from tests.helpers.documents import code_blocks, with_server_urls
+from tests.helpers.paths import ROOT
 
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
-SHELLS = [code for page in PAGES for language, code in blocks(page) if language == ""] + [
+SHELLS = [code for page in PAGES for language, code in code_blocks(page) if language == ""] + [
     code
     for heading in ("Ask it", "Without a server")
-    for language, code in blocks("README.md", heading)
+    for language, code in code_blocks("README.md", heading)
     if language == ""
 ]
-PYTHON = [(page, code) for page in ["README.md", *PAGES] for language, code in blocks(page) if language == "python"]
+PYTHON = [
+    (page, code) for page in ["README.md", *PAGES] for language, code in code_blocks(page) if language == "python"
+]
 
 
 def commands() -> list[str]:
@@ -40,7 +43,7 @@ def test_the_pages_show_commands():
 def test_a_command(server, command, flickr8k, tmp_path):
     if "eval.client" in command:
         command += f" --endpoint {server.inference}"
-    command = at(server, command).replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+    command = with_server_urls(server, command).replace("/tmp/", f"{tmp_path}/")  # noqa: S108
     command = command.replace("../shared/data/flickr8k", str(flickr8k)).replace("--pictures 200", "--pictures 2")
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -66,7 +69,7 @@ def test_a_command(server, command, flickr8k, tmp_path):
 
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
 def test_a_python_example(server, page, code, tmp_path):
-    code = at(server, code).replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+    code = with_server_urls(server, code).replace("/tmp/", f"{tmp_path}/")  # noqa: S108
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

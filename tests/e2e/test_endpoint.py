@@ -10,7 +10,7 @@ import requests
 from PIL import Image
 
 from handler import GenerationConfig
-from tests.helpers.support import PHOTOS
+from tests.helpers.paths import PHOTOS
 
 IMAGE = PHOTOS[0].read_bytes()
 

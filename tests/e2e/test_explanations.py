@@ -9,7 +9,7 @@ import requests
 from jsonschema_rs import Draft202012Validator
 from PIL import Image
 
-from tests.helpers.support import PHOTOS
+from tests.helpers.paths import PHOTOS
 
 IMAGE = PHOTOS[0].read_bytes()
 

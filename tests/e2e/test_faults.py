@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from deploy.torchserve import is_jvm
-from tests.helpers.fault_injection import GENEROUS, tell, wait_for_service
-from tests.helpers.support import ROOT, eval_command, eventually, running_server, write_split, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.eval_runs import eval_command, write_split
+from tests.helpers.fault_injection import RECOVERY_TIMEOUT, report, wait_for_service
+from tests.helpers.paths import ROOT
+from tests.helpers.polling import eventually
+from tests.helpers.servers import running_server
 
 COUNT = 160
 
@@ -54,7 +58,7 @@ def test_the_server_is_killed_and_started_again(mortal, split, undisturbed, tmp_
     for victim in mortal.processes():
         if is_jvm(victim) == (whose == "the server's Java"):
             os.kill(victim.pid, signal.SIGKILL)
-    eventually(lambda: not mortal.ready(), GENEROUS)
+    eventually(lambda: not mortal.ready(), RECOVERY_TIMEOUT)
     if whose == "the server's Java":
         mortal.start()
     seconds = wait_for_service(mortal, began)
@@ -62,7 +66,7 @@ def test_the_server_is_killed_and_started_again(mortal, split, undisturbed, tmp_
     assert process.returncode == 0, errors
     content = json.loads((tmp_path / "run" / "scores.json").read_text())
     found, calm = (json.loads(text) for text in (captions(tmp_path, "run"), undisturbed))
-    tell(f"{whose} killed", COUNT, content["failed"], sum(one not in calm for one in found), seconds)
+    report(f"{whose} killed", COUNT, content["failed"], sum(one not in calm for one in found), seconds)
     assert found == calm
 
 

@@ -13,7 +13,9 @@ import yaml
 from deploy.haproxy.proxy import Proxy
 from deploy.testing import free_ports
 from eval.client import Client
-from tests.helpers.support import PHOTOS, ROOT, eventually, installed
+from tests.helpers.commands import require_program
+from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.polling import eventually
 
 MONITORING = ROOT / "deploy" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
@@ -34,8 +36,8 @@ def selectors(expression: str) -> set[str]:
 @pytest.fixture(scope="module")
 def ask(server, tmp_path_factory):
     """Asks a real Prometheus, with the project's configuration but for addresses and pace, after a little traffic."""
-    installed("haproxy", "haproxy")
-    program = installed("prometheus", "prometheus")
+    require_program("haproxy", "haproxy")
+    program = require_program("prometheus", "prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     proxy = Proxy({"one": server}, folder / "haproxy.log")
     [port] = free_ports(1)
@@ -87,7 +89,7 @@ def test_selectors_are_found():
 )
 def test_promtool_is_content(command):
     done = subprocess.run(
-        [installed("promtool", "prometheus"), *command.split()], cwd=MONITORING, capture_output=True, text=True
+        [require_program("promtool", "prometheus"), *command.split()], cwd=MONITORING, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

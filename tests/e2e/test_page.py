@@ -16,7 +16,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from deploy.archive import build_archive
 from deploy.testing import isolated_server
-from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS, ROOT
 
 CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", "photographer.jpg"))
 LAPTOP = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}

@@ -17,8 +17,12 @@ from PIL import Image
 
 import handler.captioner_service as service
 from eval.client import Client
-from tests.helpers.fault_injection import GENEROUS, PICTURES, answers, tell, under_load, worker
-from tests.helpers.support import PHOTOS, ROOT, eval_command, eventually, running_server, write_split, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.eval_runs import eval_command, write_split
+from tests.helpers.fault_injection import IMAGES, RECOVERY_TIMEOUT, answers, report, under_load, worker
+from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.polling import eventually
+from tests.helpers.servers import running_server
 
 MB = 2**20
 COUNT = 60
@@ -126,7 +130,7 @@ def test_the_disk_for_a_runs_results_is_full(cramped, tmp_path, disk):
     before, began = log.read_text().count('"caption"'), time.perf_counter()
     assert 0 < before < COUNT
     again = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    eventually(lambda: log.read_text().count('"caption"') > before, GENEROUS)
+    eventually(lambda: log.read_text().count('"caption"') > before, RECOVERY_TIMEOUT)
     seconds = time.perf_counter() - began
     _, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
@@ -134,7 +138,7 @@ def test_the_disk_for_a_runs_results_is_full(cramped, tmp_path, disk):
     asked = Counter(json.loads(line).get("image_id") for line in log.read_text().splitlines())
     assert all(asked[image] == 1 for image in expected)  # what was written before the disk was full is not asked again
     wrong = sum(one["caption"] != expected[one["image_id"]] for one in captions)
-    tell("the disk for results full", COUNT, COUNT - len(captions), wrong, seconds)
+    report("the disk for results full", COUNT, COUNT - len(captions), wrong, seconds)
 
 
 # Memory
@@ -143,7 +147,7 @@ def test_the_disk_for_a_runs_results_is_full(cramped, tmp_path, disk):
 @pytest.fixture(params=[150])
 def hungry(cramped, request):
     """The server, while its worker can have some megabytes more than it has."""
-    several(cramped, list(PICTURES.values()) * 2)  # what it allocates once, it has
+    several(cramped, list(IMAGES.values()) * 2)  # what it allocates once, it has
     process = worker(cramped)
     before = process.rlimit(psutil.RLIMIT_AS)
     process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + request.param * MB, before[1]))
@@ -153,21 +157,23 @@ def hungry(cramped, request):
 
 def several(server, pictures) -> list[dict]:
     encoded = [base64.b64encode(picture).decode() for picture in pictures]
-    answer = requests.post(f"{server.inference}/predictions/captioner", json={"images": encoded}, timeout=GENEROUS)
+    answer = requests.post(
+        f"{server.inference}/predictions/captioner", json={"images": encoded}, timeout=RECOVERY_TIMEOUT
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()["predictions"]
 
 
 def test_one_giant_batch_is_cut_until_it_fits(hungry):
     """PyTorch itself finds no memory, for all the pictures together."""
-    pictures = list(PICTURES.values())
+    pictures = list(IMAGES.values())
     with Client(hungry.inference) as client:
         alone = [client.caption(picture)["caption"] for picture in pictures]
     began = time.perf_counter()
     together = several(hungry, pictures * 2)
     wrong = sum(one.get("caption") != expected for one, expected in zip(together, alone * 2, strict=True))
     lost, seconds = sum("code" in one for one in together), time.perf_counter() - began
-    tell("a batch beyond the memory", len(together), lost, wrong, seconds)
+    report("a batch beyond the memory", len(together), lost, wrong, seconds)
     log = (hungry.logs / "model_log.log").read_text()
     assert "DefaultCPUAllocator: can't allocate memory" in log
     assert f"{len(together)} pictures could not be captioned together." in log
@@ -182,7 +188,9 @@ def test_a_picture_that_does_not_fit_alone(hungry):
     with under_load(hungry, "a picture beyond the memory", callers=2) as traffic:  # few enough for the queue
         found = several(hungry, [PHOTOS[0].read_bytes(), stream.getvalue(), PHOTOS[1].read_bytes()])
         assert [one.get("type", "caption") for one in found] == ["caption", "OutOfMemory", "caption"]
-        alone = requests.post(f"{hungry.inference}/predictions/captioner", data=stream.getvalue(), timeout=GENEROUS)
+        alone = requests.post(
+            f"{hungry.inference}/predictions/captioner", data=stream.getvalue(), timeout=RECOVERY_TIMEOUT
+        )
         assert (alone.status_code, alone.json()["type"], alone.json()["code"]) == (507, "OutOfMemory", 507)
         traffic.wait(requests=20)
     assert traffic.errors == {}

@@ -19,7 +19,8 @@ from PIL import Image
 
 from eval.client import Client
 from eval.transports import EndpointError
-from tests.helpers.support import PHOTOS, eventually
+from tests.helpers.paths import PHOTOS
+from tests.helpers.polling import eventually
 
 PICTURES = [photo.read_bytes() for photo in PHOTOS]
 IMAGE = PICTURES[0]
@@ -172,11 +173,11 @@ def test_errors_of_streams_are_plain(endpoint, grpc):
 
 
 @pytest.fixture(autouse=True)
-def the_workers_stay(server, trusting):
+def the_workers_stay(server, server_with_streaming):
     """No worker ends for anything that is done here."""
 
     def workers():
-        return {process.pid for one in (server, trusting) for process in one.processes()}
+        return {process.pid for one in (server, server_with_streaming) for process in one.processes()}
 
     before = workers()
     assert len(before) == 4  # a JVM and a worker each
@@ -204,8 +205,8 @@ def test_clients_that_vanish(server, endpoint, grpc_client, rest):
     assert rest.caption(IMAGE)["caption"]
 
 
-def test_over_grpc_where_it_is_trusted_words_come_as_messages(trusting):
-    with Client(trusting.grpc, protocol="grpc") as grpc, Client(trusting.inference) as rest:
+def test_over_grpc_where_it_is_trusted_words_come_as_messages(server_with_streaming):
+    with Client(server_with_streaming.grpc, protocol="grpc") as grpc, Client(server_with_streaming.inference) as rest:
         expected = rest.caption(IMAGE, beam_size=1)
         *tokens, last = grpc.stream(IMAGE, beam_size=1)
         assert [part["token"] for part in tokens] == expected["captions"][0]["tokens"]
@@ -263,15 +264,15 @@ def logged(server, text: str) -> str:
     return line.partition(" MODEL_LOG - ")[2]
 
 
-def test_the_cache_and_the_log_of_captions(trusting):
+def test_the_cache_and_the_log_of_captions(server_with_streaming):
     with (
-        Client(trusting.inference) as rest,
-        grows(trusting, cache_lookups_total={'Result="hit",': 2, 'Result="miss",': 1}),
+        Client(server_with_streaming.inference) as rest,
+        grows(server_with_streaming, cache_lookups_total={'Result="hit",': 2, 'Result="miss",': 1}),
     ):
         answers = [rest.caption(PICTURES[2], beam_size=2) for _ in range(3)]
     assert len({answer["request_id"] for answer in answers}) == 3
     assert answers[0]["captions"] == answers[1]["captions"]
-    assert json.loads(logged(trusting, answers[0]["request_id"]))["captions"] == [answers[0]["caption"]]
+    assert json.loads(logged(server_with_streaming, answers[0]["request_id"]))["captions"] == [answers[0]["caption"]]
 
 
 def test_metrics_and_one_line_a_request(server, endpoint):
@@ -292,9 +293,9 @@ def test_metrics_and_one_line_a_request(server, endpoint):
     assert answers[0].json()["caption"] not in (server.logs / "model_log.log").read_text()
 
 
-def test_the_document_is_true(trusting, tmp_path):
+def test_the_document_is_true(server_with_streaming, tmp_path):
     """Schemathesis makes requests from it, good and bad, and holds each answer against it."""
-    page = f"{trusting.inference}/predictions/captioner"
+    page = f"{server_with_streaming.inference}/predictions/captioner"
     document = requests.get(page, headers={"Accept": "application/json"}, timeout=30)
     (tmp_path / "openapi.json").write_bytes(document.content)
     settings = tmp_path / "schemathesis.toml"
@@ -306,7 +307,7 @@ def test_the_document_is_true(trusting, tmp_path):
     done = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "--config-file", settings, "run",
-            tmp_path / "openapi.json", "--url", trusting.inference, "--checks", checks, "--max-examples", "50",
+            tmp_path / "openapi.json", "--url", server_with_streaming.inference, "--checks", checks, "--max-examples", "50",
             "--seed", "1", "--workers", "1", "--exclude-method", "PUT", "--suppress-health-check", "all",
             "--continue-on-failure", "--no-color",
         ],

@@ -12,7 +12,10 @@ from deploy.haproxy.proxy import BACKENDS, Proxy
 from deploy.testing import free_ports
 from deploy.torchserve import ServerError
 from eval.client import Client, EndpointError
-from tests.helpers.support import PHOTOS, ROOT, blocks, eventually, installed
+from tests.helpers.commands import require_program
+from tests.helpers.documents import code_blocks
+from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.polling import eventually
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -20,7 +23,7 @@ PHOTO = PHOTOS[0].read_bytes()
 @pytest.fixture(scope="module")
 def proxy(server, tmp_path_factory):
     """Before one server; where the other should be is nothing."""
-    installed("haproxy", "haproxy")
+    require_program("haproxy", "haproxy")
     proxy = Proxy({"one": server}, tmp_path_factory.mktemp("proxy") / "haproxy.log")
     try:
         proxy.start()
@@ -99,7 +102,7 @@ def test_without_a_ready_server_it_says_so(proxy):
 
 
 def test_tokens(server, tmp_path):
-    installed("haproxy", "haproxy")
+    require_program("haproxy", "haproxy")
     tokens = tmp_path / "tokens"
     tokens.write_text("first\nsecond\n")
     proxy = Proxy({"one": server}, tmp_path / "haproxy.log", CAPTIONER_TOKENS=str(tokens))
@@ -119,8 +122,8 @@ def test_tokens(server, tmp_path):
 
 def test_tls(server, tmp_path):
     """A certificate in CAPTIONER_REST, as its comment shows it."""
-    openssl = installed("openssl", "openssl")
-    installed("haproxy", "haproxy")
+    openssl = require_program("openssl", "openssl")
+    require_program("haproxy", "haproxy")
     pem = tmp_path / "captioner.pem"
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", pem, "-out", tmp_path / "certificate"]
@@ -139,7 +142,7 @@ def test_tls(server, tmp_path):
 
 
 def test_the_orders_that_the_pages_show_are_taken(proxy):
-    pages = [code for page in ("docs/versions.md", "docs/scaling.md") for _, code in blocks(page)]
+    pages = [code for page in ("docs/versions.md", "docs/scaling.md") for _, code in code_blocks(page)]
     orders = re.findall(r'^echo "(.+)" \| socat', "".join(pages), re.M)
     assert len(orders) == 7
     assert set(re.findall(r"server (\w+)/", "".join(orders))) == set(BACKENDS)
@@ -156,6 +159,6 @@ def test_what_haproxy_does_not_know_is_an_error(proxy):
 
 def test_the_file_stands_on_its_own(tmp_path):
     """Without any of its variables set, as its first line shows it."""
-    program = installed("haproxy", "haproxy")
+    program = require_program("haproxy", "haproxy")
     done = subprocess.run([program, "-c", "-f", "deploy/haproxy/haproxy.cfg"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

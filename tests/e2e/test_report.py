@@ -10,7 +10,7 @@ import sys
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 
 PHONE = {"width": 360, "height": 740}
 

@@ -18,7 +18,9 @@ from deploy.archive import build_archive
 from deploy.testing import isolated_server
 from deploy.torchserve import ServerError, TorchServe
 from eval.java import find_java, java_version
-from tests.helpers.support import ROOT, eventually, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import ROOT
+from tests.helpers.polling import eventually
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import sys
 
 from deploy.soak.monitor import FIGURES
 from deploy.soak.request_mix import GOOD, REFUSED
-from tests.helpers.support import ROOT, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import ROOT
 
 
 def test_half_a_minute_loses_nothing_and_nothing_grows(tmp_path):

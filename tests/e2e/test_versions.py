@@ -10,7 +10,9 @@ from deploy.archive import build_archive
 from deploy.testing import isolated_server
 from eval.client import Client, EndpointError
 from eval.grpc_stubs import inference_protos
-from tests.helpers.support import PHOTOS, ROOT, at, blocks, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.documents import code_blocks, with_server_urls
+from tests.helpers.paths import PHOTOS, ROOT
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -78,12 +80,12 @@ def test_no_version_can_be_registered_or_removed_over_the_api(both):
 
 def test_the_commands_of_the_page(both):
     """The default is exchanged and back."""
-    code = "".join(code for language, code in blocks("docs/versions.md", "Side by side") if language == "sh")
+    code = "".join(code for language, code in code_blocks("docs/versions.md", "Side by side") if language == "sh")
     commands = [line for line in code.splitlines() if line.startswith("curl ")]
     assert len(commands) == 5
 
     def run(command: str) -> dict:
-        command = at(both, command).replace("curl ", "curl -sS --noproxy '*' ")
+        command = with_server_urls(both, command).replace("curl ", "curl -sS --noproxy '*' ")
         return json.loads(subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True).stdout)
 
     first, second, default, forward, back = commands

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in INSTRUMENTED:  # Pillow's parsers would be imported when a file of theirs comes
             importlib.import_module(name)
         target = importlib.import_module(f"{__package__}.{args.target}").target
-    from .seeds import MAX_BYTES, seeds
+    from tests.fuzz.seeds import MAX_BYTES, seeds
 
     for name, data in seeds(args.target).items():
         (corpus / name).write_bytes(data)

@@ -9,8 +9,7 @@ from handler.generation.beam_search import GenerationConfig
 from handler.serving.open_inference import Item
 from handler.serving.options import FLAGS, RANGES
 from handler.serving.parsing import Limits, ParseContext, parse_request
-
-from ..adversarial.request_cases import as_torchserve_reads
+from tests.adversarial.request_cases import as_torchserve_reads
 
 LIMITS = Limits(max_bytes=1000, max_images=8)
 ASKED = [ParseContext(GenerationConfig(), LIMITS), ParseContext(GenerationConfig(), LIMITS, ("attention", "gradient"))]

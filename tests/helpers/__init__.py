@@ -1,0 +1,1 @@
+"""Shared code of the tests that is not a fixture, one module per subject."""

@@ -9,10 +9,11 @@ import psutil
 from deploy.demo.traffic import Traffic
 from deploy.torchserve import START_SECONDS, ServerError, TorchServe, is_jvm
 from eval.client import Client
-from tests.helpers.support import PHOTOS, eventually
+from tests.helpers.paths import PHOTOS
+from tests.helpers.polling import eventually
 
-PICTURES = {photo.stem: photo.read_bytes() for photo in PHOTOS}
-GENEROUS = START_SECONDS + 60  # a start takes ten seconds on a machine that does nothing else
+IMAGES = {photo.stem: photo.read_bytes() for photo in PHOTOS}
+RECOVERY_TIMEOUT = START_SECONDS + 60  # a start takes ten seconds on a machine that does nothing else
 
 
 def worker(server: TorchServe) -> psutil.Process:
@@ -31,17 +32,17 @@ def answers(server: TorchServe) -> bool:
 
 def wait_for_service(server: TorchServe, since: float) -> float:
     """Waits until the server is ready and captions; seconds since then, a time of `perf_counter`."""
-    eventually(server.ready, GENEROUS)
-    eventually(lambda: answers(server), GENEROUS, pause=0.2)
+    eventually(server.ready, RECOVERY_TIMEOUT)
+    eventually(lambda: answers(server), RECOVERY_TIMEOUT, pause=0.2)
     return time.perf_counter() - since
 
 
-def tell(fault: str, accepted: int, lost: int, wrong: int, seconds: float) -> None:
+def report(fault: str, accepted: int, lost: int, wrong: int, seconds: float) -> None:
     """Prints the table's row; nothing may be lost or wrong, and service has to be back in time."""
     print(f"| {fault} | {accepted} | {lost} | {wrong} | {seconds:.1f} |")
     assert accepted > 0
     assert (lost, wrong) == (0, 0)
-    assert seconds < GENEROUS
+    assert seconds < RECOVERY_TIMEOUT
 
 
 @contextmanager
@@ -51,15 +52,15 @@ def under_load(server: TorchServe, fault: str, callers: int = 4, protocol: str =
     What counts as recovery is the first right answer to a request that was made after the block began.
     """
     with Client(server.inference) as client:
-        answered = {name: client.caption(picture) for name, picture in PICTURES.items()}
+        answered = {name: client.caption(picture) for name, picture in IMAGES.items()}
     version = next(iter(answered.values()))["model"]["version"]
     expected = {version: {name: answer["caption"] for name, answer in answered.items()}}
     endpoint = server.inference if protocol == "rest" else server.grpc
-    with Traffic(endpoint, PICTURES, expected, callers, protocol) as traffic:
+    with Traffic(endpoint, IMAGES, expected, callers, protocol) as traffic:
         traffic.wait(requests=callers)
         began = time.perf_counter()
         yield traffic
-        eventually(lambda: any(one.right and one.began > began for one in list(traffic.answered)), GENEROUS)
-        eventually(server.ready, GENEROUS)
+        eventually(lambda: any(one.right and one.began > began for one in list(traffic.answered)), RECOVERY_TIMEOUT)
+        eventually(server.ready, RECOVERY_TIMEOUT)
     first = min(one.at for one in traffic.answered if one.right and one.began > began)
-    tell(fault, len(traffic.answered), traffic.lost, traffic.wrong, first - began)
+    report(fault, len(traffic.answered), traffic.lost, traffic.wrong, first - began)

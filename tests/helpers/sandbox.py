@@ -15,7 +15,9 @@ import requests
 
 from deploy.ports import free_ports
 from deploy.testing import isolated_server
-from tests.helpers.support import ROOT, eventually, installed
+from tests.helpers.commands import require_program
+from tests.helpers.paths import ROOT
+from tests.helpers.polling import eventually
 
 USER = 10001
 TOKEN = "a-token.of_two~and+thirty/letters-or-more="  # noqa: S105
@@ -82,7 +84,7 @@ class Sandbox:
         ]
         ports = ["--listen", self.address, "--inside", self.inside.removeprefix("http://")]
         return [
-            installed("bwrap", "bubblewrap"),
+            require_program("bwrap", "bubblewrap"),
             *binds,
             *links,
             *machine,
@@ -95,7 +97,7 @@ class Sandbox:
 
     def start(self) -> None:
         """Starts it, and no more. Only root can hand it over to another user."""
-        installed("nginx", "nginx-light")
+        require_program("nginx", "nginx-light")
         if os.getuid() != 0:
             pytest.skip("needs root, to become another user")
         for name in ("stdout", "stderr"):
@@ -105,7 +107,7 @@ class Sandbox:
             self.process = subprocess.Popen(self.command(), stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
 
     def ready(self) -> bool:
-        assert self.process.poll() is None, self.said()
+        assert self.process.poll() is None, self.stderr()
         return self.get_inside("/ready") == 200
 
     def get_inside(self, path: str) -> int:
@@ -119,7 +121,7 @@ class Sandbox:
         """Whether its first process is there."""
         return bool(psutil.Process(self.process.pid).children())
 
-    def first(self) -> psutil.Process:
+    def init_process(self) -> psutil.Process:
         """The process that has PID 1 in there."""
         [first] = psutil.Process(self.process.pid).children()
         return first
@@ -127,14 +129,14 @@ class Sandbox:
     def processes(self, word: str) -> list[psutil.Process]:
         """Those in there whose command line has a word."""
         found = []
-        for process in self.first().children(recursive=True):
+        for process in self.init_process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
                 found += [process] if word in " ".join(process.cmdline()) else []
         return found
 
     def file(self, path: str) -> Path:
         """A file in there."""
-        return Path(f"/proc/{self.first().pid}/root{path}")
+        return Path(f"/proc/{self.init_process().pid}/root{path}")
 
     def keys(self) -> dict[str, str]:
         """TorchServe's own tokens."""
@@ -143,9 +145,9 @@ class Sandbox:
 
     def terminate(self) -> None:
         """What an engine's stop does: SIGTERM to PID 1."""
-        self.first().send_signal(signal.SIGTERM)
+        self.init_process().send_signal(signal.SIGTERM)
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         return (self.folder / "stderr").read_text()
 
     def stop(self) -> None:
@@ -171,7 +173,9 @@ def sandbox(folder: Path, store: Path, *arguments: str) -> Iterator[Sandbox]:
 def make_certificate(folder: Path) -> None:
     """A certificate for 127.0.0.1 that signs itself."""
     folder.mkdir(exist_ok=True)
-    command = installed("openssl", "openssl") + " req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    command = (
+        require_program("openssl", "openssl") + " req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    )
     command += (
         f" -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {folder}/tls.key -out {folder}/tls.crt"
     )

@@ -10,7 +10,9 @@ import pytest
 
 from deploy.archive import build_archive
 from handler.errors import BundleError
-from tests.helpers.support import ROOT, run_module_in_process, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.commands import run_module_in_process
+from tests.helpers.paths import ROOT
 
 
 def test_the_same_bytes_each_time(tiny_bundle, tmp_path):

@@ -16,7 +16,7 @@ from deploy.batch.storage import MAX_BYTES, BatchJobError
 from handler.bundle import load_bundle
 from handler.errors import RequestError
 from handler.generation.beam_search import GenerationConfig
-from tests.helpers.support import PHOTOS
+from tests.helpers.paths import PHOTOS
 
 PHOTO = PHOTOS[0].read_bytes()
 

@@ -14,7 +14,8 @@ from handler.captioner import Captioner
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call
 from handler.serving.metrics import Telemetry
-from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS, ROOT
 
 PHOTO = PHOTOS[0].read_bytes()
 JUMPS = (0.0, 7200.0, -86400.0, 3.2e9)  # s, from true time

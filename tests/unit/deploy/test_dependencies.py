@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from deploy.audit import PINNED, audit
 from deploy.ports import free_ports
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 
 VULNERABILITY = {
     "id": "GHSA-0000-0000-0000",

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from deploy.archive import build_archive
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 
 DOCKERFILE = ROOT / "deploy" / "container" / "Dockerfile"
 SCRIPTS = Path(sys.executable).parent

@@ -9,8 +9,9 @@ from deploy.container.entrypoint import serve
 from deploy.container.gateway import Gateway
 from deploy.testing import isolated_server
 from deploy.torchserve import ServerError
+from tests.helpers.commands import require_program
+from tests.helpers.paths import ROOT
 from tests.helpers.sandbox import TOKEN, make_certificate
-from tests.helpers.support import ROOT, installed
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_files_that_are_not_there(build, tmp_path):
 
 
 def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path, monkeypatch):
-    installed("nginx", "nginx-light")
+    require_program("nginx", "nginx-light")
     make_certificate(tmp_path / "tls")
     monkeypatch.chdir(tmp_path)
     for tokens, tls in ((TOKEN, Path("tls")), (None, None)):
@@ -75,7 +76,7 @@ def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path, monkeyp
 
 
 def test_what_nginx_says_is_told(build, tmp_path):
-    installed("nginx", "nginx-light")
+    require_program("nginx", "nginx-light")
     (tmp_path / "tls").mkdir()
     for name in ("tls.crt", "tls.key"):
         (tmp_path / "tls" / name).write_text("no certificate")

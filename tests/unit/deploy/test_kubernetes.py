@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from deploy.container.gateway import ANSWER_SECONDS
+from tests.helpers.commands import require_program
+from tests.helpers.paths import ROOT
 from tests.helpers.sandbox import USER
-from tests.helpers.support import ROOT, installed
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ["1.30", "1.37"]
@@ -26,7 +27,7 @@ NAME = {"app.kubernetes.io/name": "captioner"}
 def rendered(folder: Path) -> dict[str, dict]:
     """What `kubectl apply -k` would send, by kind and name."""
     done = subprocess.run(
-        [installed("kubectl", "kubectl"), "kustomize", folder], capture_output=True, text=True, check=False
+        [require_program("kubectl", "kubectl"), "kustomize", folder], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return {f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(done.stdout)}
@@ -171,7 +172,7 @@ def test_the_seconds_are_those_of_one_request(tmp_path):
         ],
     }
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
-    command = [installed("promtool", "prometheus"), "test", "rules", tmp_path / "test.yaml"]
+    command = [require_program("promtool", "prometheus"), "test", "rules", tmp_path / "test.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -15,7 +15,8 @@ import pytest
 from eval.caption import Lines, find_images
 from eval.client import CaptionResult, Client
 from eval.transports import Busy, EndpointError, Unreachable
-from tests.helpers.support import ROOT, eventually
+from tests.helpers.paths import ROOT
+from tests.helpers.polling import eventually
 
 ANSWER = {"caption": "a dog", "captions": [{"caption": "a dog", "score": -0.5}], "request_id": "7"}
 REFUSED = {"code": 422, "type": "InvalidImage", "message": "No picture.", "request_id": "8"}

@@ -10,7 +10,7 @@ import pytest
 
 from eval.client import Client
 from eval.load_test import Load, closed_loop, measure, open_loop, read_metrics, table
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 
 ANSWER = (200, "application/json", {"caption": "a dog"})
 STALL = 2  # s

@@ -16,7 +16,7 @@ import pytest
 from eval.coco import read_split
 from eval.meteor import Meteor
 from handler.modeling.vocabulary import tokenize
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 
 STATISTICS = "1.0 " * 22 + "1.0"
 REFERENCES = {3: ["a dog runs through the grass", "the brown dog is running"], 1: ["two men play football"]}

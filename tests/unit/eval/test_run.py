@@ -15,7 +15,8 @@ from eval.coco import read_split
 from eval.compare import Comparison, regressions
 from eval.significance import Difference
 from eval.summary import read_results
-from tests.helpers.support import ROOT, eventually
+from tests.helpers.paths import ROOT
+from tests.helpers.polling import eventually
 
 IMAGES = read_split(ROOT / "samples", "photos")
 BY_BYTES = {image.path.read_bytes(): image for image in IMAGES}

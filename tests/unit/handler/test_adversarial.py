@@ -14,11 +14,11 @@ from handler.serving.endpoint import Endpoint
 from handler.serving.messages import Call
 from handler.serving.open_inference import Request
 from handler.serving.parsing import ParseContext, parse_request
-from tests.adversarial import ASKS, CAPTION, PICTURES
+from tests.adversarial import CAPTION, IMAGE_CASES, REQUEST_CASES
 from tests.adversarial.builders import before_image
 from tests.adversarial.request_cases import as_torchserve_reads
-from tests.adversarial.resource_limit import bounded
-from tests.helpers.support import PHOTOS, ROOT
+from tests.adversarial.resource_limit import resource_limit
+from tests.helpers.paths import PHOTOS, ROOT
 
 # The longest and largest are fine pictures of 49 megapixels, with 2 seconds and 330 MB on this repository's machine.
 SECONDS = 6  # of the processor's time, for a request with one picture
@@ -41,20 +41,20 @@ def outcomes(request: Request) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("case", PICTURES, ids=str)
+@pytest.mark.parametrize("case", IMAGE_CASES, ids=str)
 def test_a_picture(case):
     data = case.make()
-    with bounded(SECONDS) as taken:
+    with resource_limit(SECONDS) as taken:
         [found] = outcomes(parse_request({"body": data}, "image/jpeg", ParseContext(GenerationConfig())))
     assert found in case.answers
     assert taken.seconds < SECONDS
     assert taken.memory < MEMORY
 
 
-@pytest.mark.parametrize("ask", ASKS, ids=str)
+@pytest.mark.parametrize("ask", REQUEST_CASES, ids=str)
 def test_a_request(ask):
     made = ask.make()
-    with bounded(SECONDS) as taken:
+    with resource_limit(SECONDS) as taken:
         row = made if isinstance(made, dict) else {"body": as_torchserve_reads(made, ask.content_type)}
         found = outcomes(parse_request(row, ask.content_type, ParseContext(GenerationConfig())))
     assert (CAPTION if CAPTION in found else found[0]) in ask.answers
@@ -63,7 +63,7 @@ def test_a_request(ask):
 
 
 def test_the_cases_have_names_of_their_own():
-    names = [str(case) for case in [*PICTURES, *ASKS]]
+    names = [str(case) for case in [*IMAGE_CASES, *REQUEST_CASES]]
     assert len(names) == len(set(names)) > 300
 
 
@@ -72,7 +72,7 @@ def test_refused_pictures_are_not_kept_in_memory(tiny_bundle):
     endpoint = Endpoint(Captioner.load(tiny_bundle), {"name": "captioner", "version": "1.0", "digest": "sha256:0"})
     data = before_image(b"!\xf9\x04\x08\0\0\0\0", (13_000, 13_000))  # 170 MB as soon as it is opened
     calls = [Call({"body": bytearray(data)}, {"host": "x"}, str(number), print) for number in range(8)]
-    with bounded(SECONDS) as taken:
+    with resource_limit(SECONDS) as taken:
         answers, _ = endpoint.answer(calls)
     assert [answer.code for answer in answers] == [413] * 8
     assert taken.memory < MEMORY
@@ -81,7 +81,10 @@ def test_refused_pictures_are_not_kept_in_memory(tiny_bundle):
 def test_neighbours_in_one_batch_get_their_captions(tiny_bundle):
     """A good picture before and one behind, as TorchServe hands them over together."""
     endpoint = Endpoint(Captioner.load(tiny_bundle), {"name": "captioner", "version": "1.0", "digest": "sha256:0"})
-    good, small = PHOTOS[0].read_bytes(), [case for case in PICTURES if case.kind not in ("too large", "slow", "bombs")]
+    good, small = (
+        PHOTOS[0].read_bytes(),
+        [case for case in IMAGE_CASES if case.kind not in ("too large", "slow", "bombs")],
+    )
 
     def captions(*pictures: bytes) -> list[str]:
         calls = [Call({"body": data}, {"host": "x"}, str(number), print) for number, data in enumerate(pictures)]

@@ -16,7 +16,8 @@ from handler.captioner import Caption
 from handler.figure import COLUMNS, MARGIN, PANEL, draw_figure, shade, to_png
 from handler.modeling import DECODERS, TeacherForcingOutput
 from handler.modeling.vocabulary import Vocabulary
-from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS, ROOT
 
 VOCABULARY = Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "dog", "cat"])
 

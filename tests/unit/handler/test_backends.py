@@ -24,7 +24,8 @@ from handler.generation.beam_search import GenerationConfig, search
 from handler.modeling import DECODERS, DecoderConfig, build_decoder
 from handler.modeling.decoder import BeamLSTMCell, repeat_state
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
-from tests.helpers.support import PHOTOS, ROOT, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS, ROOT
 
 CPU = torch.device("cpu")
 LINEARS = [Int8Linear, Bf16Linear] if can_halve() else [Int8Linear]

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from handler import BundleError, Captioner, GenerationConfig, RequestError
-from tests.helpers.support import PHOTOS, ROOT
+from tests.helpers.paths import PHOTOS, ROOT
 
 OPTIONS = [
     GenerationConfig(),
@@ -83,7 +83,7 @@ def test_no_bundle(tmp_path):
 
 
 def test_nic_has_no_attention(tmp_path):
-    from tests.helpers.support import write_tiny_bundle
+    from tests.helpers.bundles import write_tiny_bundle
 
     captioner = Captioner.load(write_tiny_bundle(tmp_path, "nic"))
     [[best]] = captioner.caption(PHOTOS[:1], GenerationConfig(attention=True))

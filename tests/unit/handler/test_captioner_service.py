@@ -10,7 +10,8 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from handler.captioner import Captioner
 from handler.captioner_service import CaptionerService
-from tests.helpers.support import PHOTOS, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS
 
 SMALL = next(photo for photo in PHOTOS if photo.stem == "cat").read_bytes()
 TORCHSERVES_METRICS = Path(ts.__file__).parent / "configs" / "metrics.yaml"

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from handler import Captioner
-from tests.helpers.support import PHOTOS, ROOT, run_module_in_process
+from tests.helpers.commands import run_module_in_process
+from tests.helpers.paths import PHOTOS, ROOT
 
 CAT = "samples/photos/cat.jpg"
 

@@ -15,7 +15,8 @@ from handler.image import to_upright_rgb
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call
 from handler.serving.parsing import parse_request
-from tests.helpers.support import PHOTOS, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS
 
 SMALL = [photo.read_bytes() for photo in PHOTOS if photo.stem in ("astronaut", "cat", "coffee")]
 ENCODED = [base64.b64encode(picture).decode() for picture in SMALL]

@@ -13,7 +13,8 @@ from handler.generation.beam_search import GenerationConfig
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call
 from handler.serving.responses import explanations_to_json
-from tests.helpers.support import PHOTOS, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS
 
 PHOTO = PHOTOS[0].read_bytes()
 ENCODED = base64.b64encode(PHOTO).decode()

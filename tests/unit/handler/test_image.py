@@ -13,7 +13,7 @@ from PIL import Image
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
 from handler.image import decode_image, lies, to_upright_rgb
 from handler.preprocessing import Preprocessing
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -13,7 +13,8 @@ from handler.image import open_image, to_upright_rgb
 from handler.oom import fault, is_out_of_memory, retry_in_halves
 from handler.serving.endpoint import Endpoint
 from handler.serving.messages import Call
-from tests.helpers.support import PHOTOS, write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS
 
 MODEL = {"name": "captioner", "version": "1.0", "digest": "sha256:0"}
 PICTURES = [photo.read_bytes() for photo in PHOTOS[:5]]

@@ -5,7 +5,7 @@ import pytest
 from eval.coco import read_split
 from handler import Captioner
 from handler.modeling.vocabulary import build_vocabulary
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 from training.config import load_config, preset
 from training.validate import validate_bundle
 

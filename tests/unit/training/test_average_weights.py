@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from handler.bundle import load_bundle
-from tests.helpers.support import write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
 from training.average_weights import average_bundles
 
 

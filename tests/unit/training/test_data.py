@@ -12,7 +12,7 @@ from eval.coco import CaptionedImage, read_split
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 from training.data.augmentation import Augmentation
 from training.data.dataset import CachedFeatures, CaptionDataset, Pictures
 from training.data.feature_cache import cached_features

@@ -10,7 +10,8 @@ import time
 import psutil
 import pytest
 
-from tests.helpers.support import ROOT, metrics_of, train_command
+from tests.helpers.paths import ROOT
+from tests.helpers.training_runs import read_metrics, train_command
 
 SETTINGS = [
     "--batch_size=4",
@@ -46,8 +47,8 @@ def new_run(alone, folder):
 
 
 def assert_same_curve(run, alone):
-    assert len([line for line in metrics_of(run) if "loss" in line]) == STEPS
-    for left, right in zip(metrics_of(run), metrics_of(alone), strict=True):
+    assert len([line for line in read_metrics(run) if "loss" in line]) == STEPS
+    for left, right in zip(read_metrics(run), read_metrics(alone), strict=True):
         assert left.keys() == right.keys()
         assert left["phase"] == right["phase"]
         for name in left.keys() - {"seconds", "phase"}:
@@ -84,7 +85,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
     wait_for_steps(launcher, run, 2)
     launcher.send_signal(signal.SIGTERM)  # torchrun passes it on
     assert launcher.wait(timeout=300) != 0
-    assert max(line["step"] for line in metrics_of(run)) < STEPS
+    assert max(line["step"] for line in read_metrics(run)) < STEPS
     subprocess.run(train_command(run, *SETTINGS), cwd=ROOT, check=True, capture_output=True)
     assert_same_curve(run, alone)
 
@@ -116,6 +117,6 @@ def test_self_critical_steps_stay_in_step(alone, tmp_path):
         distributed(run, *settings), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    rewards = [line for line in metrics_of(run) if "reward" in line]
+    rewards = [line for line in read_metrics(run) if "reward" in line]
     assert [line["step"] for line in rewards] == [3, 4]
     assert all(line["loss"] > 0 and line["words"] > 0 for line in rewards)

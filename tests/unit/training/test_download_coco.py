@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from eval.coco import read_split
-from tests.helpers.support import ROOT, eventually
+from tests.helpers.paths import ROOT
+from tests.helpers.polling import eventually
 from training.data.download_coco import CATALOGUE, Archive, main
 from training.data.http_download import CHUNK, FAILURES, PROGRESS, DownloadError, fetch
 from training.data.karpathy import convert_karpathy, write_karpathy_splits

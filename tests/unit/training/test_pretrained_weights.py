@@ -9,7 +9,7 @@ from handler.bundle import load_bundle
 from handler.modeling import DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import Vocabulary, build_vocabulary
-from tests.helpers.support import write_tiny_bundle
+from tests.helpers.bundles import write_tiny_bundle
 from training.pretrained_weights import load_decoder, load_encoder_weights
 
 

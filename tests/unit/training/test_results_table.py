@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.helpers.support import ROOT
+from tests.helpers.paths import ROOT
 from training.results_table import markdown
 
 SCORES = {"Bleu_1": 0.6, "Bleu_2": 0.45, "Bleu_3": 0.3, "Bleu_4": 0.2, "METEOR": 0.21, "ROUGE_L": 0.47}

@@ -13,7 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from eval.coco import read_split
 from handler import Captioner
-from tests.helpers.support import PHOTO_SPLITS, PHOTOS, ROOT, metrics_of, run_module_in_process, train_command
+from tests.helpers.commands import run_module_in_process
+from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.training_runs import PHOTO_SPLITS, read_metrics, train_command
 from training.config import PRESETS, load_config, preset
 from training.train import alone, device_precision, saved_precision
 from training.validate import validate_bundle
@@ -58,16 +60,16 @@ def start_until(arguments, ready):
 
 
 def assert_same_curve(run, whole):
-    assert [line["step"] for line in metrics_of(run)] == [line["step"] for line in metrics_of(whole)]
-    for left, right in zip(metrics_of(run), metrics_of(whole), strict=True):
+    assert [line["step"] for line in read_metrics(run)] == [line["step"] for line in read_metrics(whole)]
+    for left, right in zip(read_metrics(run), read_metrics(whole), strict=True):
         for name in left.keys() - {"seconds"}:
             assert left[name] == pytest.approx(right[name], abs=1e-4), name
 
 
 def test_a_run_learns_and_keeps_the_best_of_each_phase(whole):
-    losses = [line["loss"] for line in metrics_of(whole) if line["phase"] == "cross_entropy" and "loss" in line]
-    rewards = [line["reward"] for line in metrics_of(whole) if "reward" in line]
-    validations = [line for line in metrics_of(whole) if "CIDEr" in line]
+    losses = [line["loss"] for line in read_metrics(whole) if line["phase"] == "cross_entropy" and "loss" in line]
+    rewards = [line["reward"] for line in read_metrics(whole) if "reward" in line]
+    validations = [line for line in read_metrics(whole) if "CIDEr" in line]
     assert (len(losses), len(rewards)) == (STEPS, CRITICAL_STEPS)
     assert [line["epoch"] for line in validations] == list(range(1, EPOCHS + CRITICAL + 1))
     assert sum(losses[:3]) / 3 - sum(losses[-3:]) / 3 > 0.5  # nats a token, from the first epoch to the last
@@ -93,7 +95,7 @@ def test_a_run_is_seen(whole):
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine_in_each_phase(whole):
-    rates = [line["learning_rate"] for line in metrics_of(whole) if "learning_rate" in line]
+    rates = [line["learning_rate"] for line in read_metrics(whole) if "learning_rate" in line]
     assert rates[:5] == pytest.approx([0.004, 0.008, 0.012, 0.016, 0.02])
     # step 8 of 12 lies 3 of 7 past the warm-up: 0.01 * (1 + cos(pi * 3 / 7)) = 0.012225
     assert rates[8] == pytest.approx(0.012225, abs=1e-6)
@@ -135,12 +137,12 @@ def test_asked_to_stop_it_finishes_its_step_and_loses_nothing(whole, tmp_path):
     _, message = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "The same command goes on at the last checkpoint" in message
-    stopped = max(line["step"] for line in metrics_of(run))
+    stopped = max(line["step"] for line in read_metrics(run))
     assert f"Stopped after step {stopped} of 900." in message
     process = start_until(command(run, *settings), lambda: metrics.read_text().count("\n") > 2 + stopped + stopped // 3)
     process.kill()
     process.communicate()
-    steps = [line["step"] for line in metrics_of(run) if "loss" in line]
+    steps = [line["step"] for line in read_metrics(run) if "loss" in line]
     assert steps == list(range(1, len(steps) + 1))  # the next step after the one that was finished, none twice
 
 
@@ -152,9 +154,9 @@ def test_self_critical_training_alone_goes_on_from_a_model(whole, tmp_path):
         weights = (f"--encoder_weights={start}", f"--decoder_weights={start}")
         code, _, errors = train_here(command(run, "--epochs=0", f"--seed={seed}", *weights))
         assert code == 0, errors
-        assert {line["phase"] for line in metrics_of(run)} == {"self_critical"}
-        assert [line["step"] for line in metrics_of(run) if "reward" in line] == list(range(1, CRITICAL_STEPS + 1))
-        assert [line["epoch"] for line in metrics_of(run) if "CIDEr" in line] == [1, 2]
+        assert {line["phase"] for line in read_metrics(run)} == {"self_critical"}
+        assert [line["step"] for line in read_metrics(run) if "reward" in line] == list(range(1, CRITICAL_STEPS + 1))
+        assert [line["epoch"] for line in read_metrics(run) if "CIDEr" in line] == [1, 2]
         bundles.append(run / "bundle")
     mean = tmp_path / "mean"
     code, printed, errors = run_module_in_process(

@@ -1,0 +1,29 @@
+"""Bundles that are small enough to be built in a second."""
+
+from pathlib import Path
+
+import torch
+from handler.modeling.tokenizer import build_vocabulary
+
+from handler.bundle import BundleConfig, save_bundle
+from handler.generation.beam_search import GenerationConfig
+from handler.modeling import DecoderConfig, build_decoder
+from handler.modeling.encoder import Encoder
+from handler.preprocessing import Preprocessing
+
+CORPUS = ["a dog runs through the green grass", "a man's red hat", "two children play in the snow near a house"]
+
+
+def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int = 0) -> Path:
+    """Write a bundle of timm's test-sized encoder and an untrained decoder."""
+    torch.manual_seed(seed)
+    vocabulary = build_vocabulary(CORPUS, min_count=1)
+    encoder = Encoder("test_efficientnet")
+    config = DecoderConfig(decoder, embed_size=16, hidden_size=16, attention_size=8)
+    built = build_decoder(config, len(vocabulary), encoder.channels)
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    weights |= {f"decoder.{name}": 3 * tensor for name, tensor in built.state_dict().items()}
+    preprocessing = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    bundle = BundleConfig("test_efficientnet", preprocessing, config, GenerationConfig(beam_size=3, max_length=8))
+    save_bundle(folder, bundle, weights, vocabulary)
+    return folder
