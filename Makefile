@@ -1,99 +1,128 @@
-# captioner: `make serve` for a first caption, `make test` for all tests. README.md says more.
+# captioner: `make serve` captions a first image, `make test` runs all tests. README.md says more.
 PYTHON ?= python3
 MODEL ?= pretrained
 BIN := .venv/bin
-need_data = $(if $(DATA),,$(error name a folder in COCO's layout: DATA=…))
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+BIOME := @biomejs/biome@2.3.8
+need_data = $(if $(DATA),,$(error DATA is missing. Name a directory in COCO layout: DATA=…))
+need_split = $(if $(SPLIT),,$(error SPLIT is missing. Name a split of the data: SPLIT=…))
 
-.PHONY: help serve stop archive data train validate eval compare score bench versus tune stages bulk demo soak test hostile fuzz lint sbom audit clean
+.PHONY: help serve stop archive data train validate eval compare score load-test benchmark autotune profile batch demo \
+  soak test test-unit test-adversarial fuzz lint sbom audit clean
 
-help: ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+help: # list the targets
+	@awk -F ':.*## ' '/^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@printf '\nMore: '; awk -F: '/^[a-z-]+:.*[^#]# / {printf "%s ", $$1}' Makefile; printf '\nEach is described in the Makefile.\n'
 
-serve: archive ## start TorchServe with MODEL on loopback, and caption a sample
-	@$(BIN)/python -m deploy.serve start
+##@ Serve
+serve: archive ## start TorchServe with MODEL on loopback and caption a sample
+	$(BIN)/python -m deploy.serve start
 
-stop: ## stop it
+stop: ## stop the server that `make serve` started
 	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running that 'make serve' started."; fi
 
 archive: .venv/serve.stamp ## pack the bundle MODEL as VERSION (1.0) into model_store/captioner.mar
-	@$(BIN)/python -m deploy.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
+	$(BIN)/python -m deploy.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
 
+##@ Train and score
 data: .venv/train.stamp ## download COCO (images, captions, Karpathy splits) into DATA
 	@: $(need_data)
-	@$(BIN)/python -m training.data.download_coco "$(DATA)" $(ARGS)
+	$(BIN)/python -m training.data.download_coco "$(DATA)" $(ARGS)
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
-	@: $(if $(CONFIG),,$(error name a preset of training/configs: make train CONFIG=… DATA=…)) $(need_data)
-	@$(BIN)/python -m training.train "$(CONFIG)" "$(DATA)" $(ARGS)
+	@: $(if $(CONFIG),,$(error CONFIG is missing. Name a preset of training/configs: CONFIG=…)) $(need_data)
+	$(BIN)/python -m training.train "$(CONFIG)" "$(DATA)" $(ARGS)
 
-validate: .venv/train.stamp ## score the bundle MODEL on SPLIT of DATA, in this process
-	@: $(need_data) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
-	@$(BIN)/python -m training.validate "$(MODEL)" "$(DATA)" "$(SPLIT)" $(ARGS)
+eval: .venv/eval.stamp ## caption SPLIT of DATA through ENDPOINT and score it into eval/results/RUN
+	@: $(need_data) $(need_split)
+	$(BIN)/python -m eval.run "$(DATA)" "$(SPLIT)" $(OPTIONS) $(if $(RUN),--run "$(RUN)") \
+	  $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(PROTOCOL),--protocol "$(PROTOCOL)") \
+	  $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(TRAIN),--train "$(TRAIN)") $(ARGS)
 
-eval: .venv/eval.stamp ## caption SPLIT of DATA through ENDPOINT and score it, into eval/results/RUN; OPTIONS="beam_size=3"
-	@: $(need_data) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
-	@$(BIN)/python -m eval.run "$(DATA)" "$(SPLIT)" $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") \
-	  $(if $(PROTOCOL),--protocol "$(PROTOCOL)") $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(TRAIN),--train "$(TRAIN)") $(ARGS)
+compare: .venv/eval.stamp ## compare the runs A and B on SPLIT of DATA, with significance
+	@: $(need_data) $(need_split) $(if $(and $(A),$(B)),,$(error A or B is missing. Name two runs: A=… B=…))
+	$(BIN)/python -m eval.compare "$(A)" "$(B)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
-compare: .venv/eval.stamp ## the runs A and B on SPLIT of DATA, with significance
-	@: $(need_data) $(if $(A),,$(error name two runs: A=… B=…)) $(if $(B),,$(error name two runs: A=… B=…)) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
-	@$(BIN)/python -m eval.compare "$(A)" "$(B)" "$(DATA)" "$(SPLIT)" $(ARGS)
+score: .venv/eval.stamp ## score the file RESULTS (COCO results format) on SPLIT of DATA
+	@: $(need_data) $(need_split) $(if $(RESULTS),,$(error RESULTS is missing. Name a file in COCO results format: RESULTS=…))
+	$(BIN)/python -m eval.score "$(RESULTS)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
-score: .venv/eval.stamp ## score the file RESULTS in COCO's format on SPLIT of DATA
-	@: $(need_data) $(if $(RESULTS),,$(error name a file in COCO's results format: RESULTS=…)) $(if $(SPLIT),,$(error name a split of the data: SPLIT=…))
-	@$(BIN)/python -m eval.score "$(RESULTS)" "$(DATA)" "$(SPLIT)" $(ARGS)
+validate: .venv/train.stamp # score the bundle MODEL on SPLIT of DATA in this process
+	@: $(need_data) $(need_split)
+	$(BIN)/python -m training.validate "$(MODEL)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
-bench: .venv/eval.stamp ## load ENDPOINT (one or more) with pictures: ARGS="--concurrency 1 8 --rates 10 --pictures DIR"
-	@$(BIN)/python -m eval.load_test $(or $(ENDPOINT),http://127.0.0.1:8080) $(OPTIONS) $(ARGS)
+# Measure and operate
+load-test: .venv/eval.stamp # load ENDPOINT with images: ARGS="--concurrency 1 8 --rates 10 --images DIR"
+	$(BIN)/python -m eval.load_test $(or $(ENDPOINT),http://127.0.0.1:8080) $(OPTIONS) $(ARGS)
 
-demo: .venv/serve.stamp .venv/eval.stamp ## two servers behind HAProxy under load: one killed, a canary, a rolling upgrade
-	@$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
+benchmark: .venv/serve.stamp .venv/eval.stamp # serve MODEL in several ways side by side: ARGS="--variants baseline default"
+	$(BIN)/python -m deploy.benchmark --model "$(MODEL)" $(OPTIONS) $(ARGS)
 
-soak: .venv/serve.stamp .venv/eval.stamp ## a server of MODEL under mixed load for MINUTES (30): what is lost, wrong, or grows
-	@$(BIN)/python -m deploy.soak --model "$(MODEL)" $(if $(MINUTES),--minutes "$(MINUTES)") $(ARGS)
+autotune: .venv/serve.stamp .venv/eval.stamp # find the best workers, threads, batch size and delay for MODEL on this machine
+	$(BIN)/python -m deploy.benchmark --tune --name tune --model "$(MODEL)" $(OPTIONS) $(ARGS)
 
-versus: .venv/serve.stamp .venv/eval.stamp ## serve MODEL in several ways side by side, the usual one among them: ARGS="--variants baseline default"
-	@$(BIN)/python -m deploy.benchmark --model "$(MODEL)" $(OPTIONS) $(ARGS)
+profile: .venv/serve.stamp .venv/eval.stamp # time each stage of MODEL in one process, beside its limit
+	$(BIN)/python -m deploy.benchmark.profile_stages --model "$(MODEL)" $(ARGS)
 
-tune: .venv/serve.stamp .venv/eval.stamp ## find this machine's best workers, threads, batch and delay for MODEL
-	@$(BIN)/python -m deploy.benchmark --tune --name tune --model "$(MODEL)" $(OPTIONS) $(ARGS)
+batch: .venv/batch.stamp # caption all IMAGES into Parquet files in OUTPUT; run it again to resume
+	@: $(if $(IMAGES),,$(error IMAGES is missing. Name a directory or Parquet files: IMAGES=…))
+	@: $(if $(OUTPUT),,$(error OUTPUT is missing. Name a directory: OUTPUT=…))
+	$(BIN)/python -m deploy.batch "$(IMAGES)" "$(OUTPUT)" --model "$(MODEL)" $(if $(OPTIONS),--options $(OPTIONS)) $(ARGS)
 
-stages: .venv/serve.stamp .venv/eval.stamp ## where a picture's time goes in one process, beside its limits
-	@$(BIN)/python -m deploy.benchmark.profile_stages --model "$(MODEL)" $(ARGS)
+demo: .venv/serve.stamp .venv/eval.stamp # two servers behind HAProxy under load: a crash, a canary, a rolling upgrade
+	$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
 
-bulk: .venv/bulk.stamp ## caption all of PICTURES into Parquet in OUTPUT; the same again goes on where it stopped; OPTIONS, ARGS
-	@: $(if $(PICTURES),,$(error name a folder, or Parquet files: PICTURES=…)) $(if $(OUTPUT),,$(error name a folder: OUTPUT=…))
-	@$(BIN)/python -m deploy.batch "$(PICTURES)" "$(OUTPUT)" --model "$(MODEL)" $(if $(OPTIONS),--options $(OPTIONS)) $(ARGS)
+soak: .venv/serve.stamp .venv/eval.stamp # keep a server of MODEL under mixed load for MINUTES (30) and report losses and growth
+	$(BIN)/python -m deploy.soak --model "$(MODEL)" $(if $(MINUTES),--minutes "$(MINUTES)") $(ARGS)
+
+##@ Develop
+lint: .venv/test.stamp ## check style, types, imports and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	if command -v npx > /dev/null; then npx --yes $(BIOME) check; else echo "No npx: JavaScript was not checked."; fi
 
 test: .venv/test.stamp ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
-hostile: .venv/test.stamp ## send a server of its own all that is hostile, and print what came of it
-	@$(BIN)/python -m tests.adversarial
+test-unit: .venv/test.stamp ## run the unit tests
+	$(BIN)/python -m pytest tests/unit $(ARGS)
 
-fuzz: .venv/test.stamp ## feed TARGET (image, request) with ever new inputs: ARGS="--minutes 10"
-	@: $(if $(TARGET),,$(error name what to fuzz: TARGET=image or TARGET=request))
-	@$(BIN)/python -m tests.fuzz "$(TARGET)" $(ARGS)
+test-adversarial: .venv/test.stamp # send hostile images and requests to a private server and print the results
+	$(BIN)/python -m tests.adversarial
 
-lint: .venv/test.stamp ## check style and format
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+fuzz: .venv/test.stamp # fuzz TARGET (image, request): ARGS="--minutes 10"
+	@: $(if $(TARGET),,$(error TARGET is missing. Name what to fuzz: TARGET=image or TARGET=request))
+	$(BIN)/python -m tests.fuzz "$(TARGET)" $(ARGS)
 
-sbom: .venv/audit.stamp ## write sbom.json, CycloneDX's bill of what is installed in .venv
-	@$(BIN)/cyclonedx-py environment --no-validate --pyproject pyproject.toml --output-reproducible -o sbom.json $(BIN)/python
+sbom: .venv/test.stamp # write sbom.json, the CycloneDX bill of materials of .venv
+	$(BIN)/cyclonedx-py environment --no-validate --pyproject pyproject.toml --output-reproducible -o sbom.json $(BIN)/python
 
-audit: .venv/audit.stamp ## ask OSV whether a pinned version is known to be vulnerable; 3 where it can't be asked
-	@$(BIN)/python -m deploy.audit $(ARGS)
+audit: .venv/test.stamp # ask OSV for known vulnerabilities of the pinned versions
+	$(BIN)/pip-audit --requirement requirements/constraints.txt --no-deps --disable-pip --vulnerability-service osv
 
-.venv/%.stamp: requirements/%.txt requirements/constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "captioner needs Python 3.11 or newer; name one with make PYTHON=…")'
-	@echo "Installing requirements/$*.txt (a few minutes the first time: PyTorch is several GB)"
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$*.txt
+clean: stop ## remove the environment, the archive and the logs
+	rm -rf .venv model_store/*.mar logs
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "captioner needs Python 3.11 or newer. Name one: make PYTHON=…")'
+@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+@echo "Installing the extra '$(@F:.stamp=)' (a few minutes the first time)"
+endef
+
+.venv/%.stamp: pyproject.toml requirements/constraints.txt
+	$(make_venv)
+	$(PIP) --editable '.[$*]'
 	@touch $@
 
-.venv/bulk.stamp: requirements/serve.txt
-.venv/train.stamp: requirements/serve.txt requirements/eval.txt
-.venv/test.stamp: requirements/serve.txt requirements/eval.txt requirements/train.txt requirements/bulk.txt requirements/audit.txt
-
-clean: stop ## remove what was made: environment, archive, logs
-	rm -rf .venv model_store logs
+# Scoring needs no PyTorch: the extra alone, without the dependencies of the package.
+.venv/eval.stamp: pyproject.toml requirements/constraints.txt
+	$(make_venv)
+	$(PIP) --no-deps --editable .
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["eval"], sep="\n")' \
+	  | $(PIP) --requirement /dev/stdin
+	@touch $@
