@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from handler.modeling.tokenizer import build_vocabulary
 
 from handler.bundle import BundleConfig, save_bundle
 from handler.generation.beam_search import GenerationConfig
 from handler.modeling import DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
+from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
 
 CORPUS = ["a dog runs through the green grass", "a man's red hat", "two children play in the snow near a house"]
