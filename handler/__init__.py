@@ -2,6 +2,6 @@
 
 from handler.captioner import Caption, Captioner
 from handler.errors import BundleError, RequestError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 
 __all__ = ["BundleError", "Caption", "Captioner", "GenerationConfig", "RequestError"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from handler.errors import BundleError
-from handler.generation.beam_search import GenerationConfig
+from handler.files import atomic_write_text
+from handler.generation import GenerationConfig
 from handler.modeling import DecoderConfig
 from handler.modeling.vocabulary import Vocabulary
 from handler.preprocessing import Preprocessing
@@ -141,13 +141,6 @@ def load_bundle(folder: Path) -> tuple[BundleConfig, dict[str, torch.Tensor], Vo
         for name, tensor in load_file(folder / WEIGHTS).items()
     }
     return config, weights, vocabulary
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all: a kill or a full disk in between leaves the old one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:

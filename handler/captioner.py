@@ -12,7 +12,8 @@ from handler.attribution import input_x_gradient, methods
 from handler.backends import ModelSource, build_engine, validate_backend
 from handler.bundle import BundleConfig, load_bundle
 from handler.errors import BundleError, RequestError
-from handler.generation.beam_search import GenerationConfig, Hypothesis, Listener, search
+from handler.generation import GenerationConfig, Hypothesis, generate
+from handler.generation.beam_search import Listener
 from handler.image import MAX_PIXELS, decode_image, to_upright_rgb
 from handler.modeling import Decoder
 from handler.modeling.layers import grid_shape
@@ -173,7 +174,7 @@ class Captioner:
 
         told = {place: in_words(listener) for place, listener in (listeners or {}).items()}
         with self.engine.computing():
-            found = search(self.engine.searcher, grid, options, self.vocabulary, told)
+            found = generate(self.engine.searcher, grid, options, self.vocabulary, told)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.modeling import DecoderConfig
 from handler.preprocessing import Preprocessing
 from training.data.augmentation import Augmentation

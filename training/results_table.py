@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from eval.coco import read_split
 from handler.backends import Source
-from handler.bundle import atomic_write_text, load_bundle
+from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
+from handler.files import atomic_write_text
 from training.data.feature_cache import cached_features
 from training.validate import default_device, validate_bundle
 

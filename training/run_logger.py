@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from eval.coco import CaptionedImage
-from handler.bundle import atomic_write_text
+from handler.files import atomic_write_text
 from handler.image import decode_image
 
 matplotlib.use("Agg")  # no screen needed

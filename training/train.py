@@ -23,8 +23,8 @@ from lightning_fabric.strategies import DDPStrategy
 
 from eval.meteor import MeteorError
 from handler.backends.engine import cpu_supports_bfloat16
-from handler.bundle import atomic_write_text
 from handler.errors import BundleError
+from handler.files import atomic_write_text
 from training.config import TrainingConfig, config_from_args, load_config, preset
 from training.trainer import Trainer, TrainingInterrupted
 

@@ -18,8 +18,8 @@ from eval.coco import CaptionedImage, read_split
 from eval.endings import bad_endings
 from eval.meteor import Meteor
 from eval.metrics import score_captions
-from handler.bundle import atomic_write_text
-from handler.generation.beam_search import search
+from handler.files import atomic_write_text
+from handler.generation import generate
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import build_vocabulary, detokenize
@@ -333,7 +333,7 @@ class Trainer:
                 pictures = read_batch([images[i] for i in some], self.config.serving)
             with torch.inference_mode():
                 grid = model.grid(pictures.to(self.fabric.device))
-            found = search(model.decoder, grid, [self.config.decoding] * len(some), self.vocabulary)
+            found = generate(model.decoder, grid, [self.config.decoding] * len(some), self.vocabulary)
             for row, hypotheses in enumerate(found, first):
                 words = hypotheses[0].token_ids
                 ids[row, : len(words)] = torch.tensor(words)

@@ -22,7 +22,7 @@ from eval.meteor import Meteor
 from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.options import RANGES
 from training.data.feature_cache import read_batch
 
@@ -37,7 +37,7 @@ def default_device() -> torch.device:
 def describe_decoding(options: GenerationConfig) -> str:
     """The decoding options as a signature names them."""
     way = f"beam:{options.beam_size}"
-    if options.samples:
+    if options.do_sample:
         way = f"temperature:{options.temperature}|top_p:{options.top_p}|seed:{options.seed}"
     return (
         f"{way}|lp:{options.length_penalty}|length:{options.min_length}-{options.max_length}"

@@ -23,7 +23,7 @@ from deploy.batch.storage import BatchJobError
 from handler.backends import PRECISIONS
 from handler.bundle import load_bundle
 from handler.errors import BundleError, RequestError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.options import parse_options
 
 DEFAULT_BUNDLE = Path(__file__).parent.parent.parent / "pretrained"

@@ -22,7 +22,7 @@ from handler.backends.openvino import FOLDER, export_openvino
 from handler.bundle import BundleConfig
 from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.image import decode_image
 from handler.modeling.vocabulary import Vocabulary
 from handler.oom import fault, is_out_of_memory, retry_in_halves

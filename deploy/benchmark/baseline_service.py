@@ -13,7 +13,7 @@ from torchvision.transforms import v2 as transforms
 
 from handler.backends import ModelSource
 from handler.bundle import load_bundle
-from handler.generation.beam_search import search
+from handler.generation import generate
 from handler.modeling import build_decoder
 from handler.serving.options import parse_options
 
@@ -49,5 +49,5 @@ class BaselineService:
         options = parse_options(fields, self.defaults)
         image = Image.open(BytesIO(row.get("image") or row["body"])).convert("RGB")
         grid = self.backbone.forward_features(self.transform(image).unsqueeze(0)).flatten(2).transpose(1, 2)
-        [[best]] = search(self.decoder, grid, [options], self.vocabulary)
+        [[best]] = generate(self.decoder, grid, [options], self.vocabulary)
         return {"caption": " ".join(self.vocabulary.decode(best.token_ids))}

@@ -3,7 +3,6 @@
 Search knows nothing of architectures: it calls `Decoder.init_state` and `Decoder.step`, and reorders what they return.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,80 +10,14 @@ import numpy as np
 import torch
 
 from handler.generation.backpointers import End, Trail
+from handler.generation.config import GenerationConfig
 from handler.generation.sampling import draws, sample_tokens
 from handler.modeling.decoder import Decoder, Tensors, repeat_state
 from handler.modeling.vocabulary import Vocabulary
 
 NEVER = float("-inf")
-COLDEST = 0.01  # temperature
 PATIENCE = {"cuda": 4}  # steps from one look at who is done to the next, by device: to look is to wait for it
 Listener = Callable[[list[int]], None]  # is told the ids of words that are certain, in their order
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How one image is decoded.
-
-    Attributes:
-        beam_size: hypotheses kept at each step, 1 or more; 1 is greedy search. Sampling has no use for it.
-        length_penalty: exponent a of the ranking, log-probability / tokens^a; 0 ranks by the sum, 1 by the mean.
-        min_length: words a caption has at least.
-        max_length: words a caption has at most.
-        num_captions: captions to return; of a beam at most `beam_size`.
-        no_repeat_ngram: no run of so many words stands twice in a caption; 0 allows all.
-        temperature: above 0, and then at least 0.01, words are drawn from softmax(logits / temperature), each caption
-            by itself; 0 searches.
-        top_p: words are drawn from the smallest set of likeliest ones that holds this share of the probability
-            (nucleus sampling, Holtzman et al. 2020), above 0 to 1.
-        seed: of the draws, 0 or more: the same seed gives the same captions, whatever the batch; None: ever new ones.
-        attention: keep each token's attention over the grid.
-
-    Raises:
-        ValueError: a value out of its range, or two that contradict each other; one clear sentence.
-    """
-
-    beam_size: int = 5
-    length_penalty: float = 0.7
-    min_length: int = 1
-    max_length: int = 20
-    num_captions: int = 1
-    no_repeat_ngram: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    attention: bool = False
-
-    def __post_init__(self):
-        least = {"beam_size": 1, "min_length": 1, "num_captions": 1, "no_repeat_ngram": 0, "seed": 0}
-        for name, low in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise ValueError(f"{name} is at least {low}, not {getattr(self, name)}.")
-        for name in ("length_penalty", "temperature"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is at least 0, not {getattr(self, name)}.")
-        if 0 < self.temperature < COLDEST:  # in single precision nothing would be left to draw from
-            raise ValueError(f"temperature is 0 or at least {COLDEST}, not {self.temperature}.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is above 0 and at most 1, not {self.top_p}.")
-        if self.top_p < 1 and not self.samples:
-            raise ValueError("top_p is for sampling: give a temperature above 0 with it.")
-        if self.min_length > self.max_length:
-            raise ValueError(f"min_length is {self.min_length}, more than max_length, {self.max_length}.")
-        if self.num_captions > self.hypotheses:
-            raise ValueError(
-                f"num_captions is {self.num_captions}, more than beam_size, {self.beam_size}: "
-                "a beam finds no more captions."
-            )
-
-    @property
-    def samples(self) -> bool:
-        """Whether words are drawn, not searched for."""
-        return self.temperature > 0
-
-    @property
-    def hypotheses(self) -> int:
-        """How many are kept at each step."""
-        return self.num_captions if self.samples else self.beam_size
 
 
 @dataclass(frozen=True)
@@ -108,7 +41,7 @@ class Hypothesis:
 
 
 @torch.inference_mode()
-def search(
+def generate(
     decoder: Decoder,
     grid: torch.Tensor,
     options: Sequence[GenerationConfig],
@@ -175,7 +108,7 @@ class _Beams:
         device, images = grid.device, len(grid)
         self.places = list(range(images))  # of the images that are not done, in the call
         self.rows_by_place = np.arange(images)  # of those in the tensors
-        self.width = max(option.hypotheses for option in options)
+        self.width = max(option.num_beams for option in options)
         self.candidates = 2 * self.width  # at most K of them end, so K are left to go on with
         self.never = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=device)
         self.return_attention = any(option.attention for option in options)
@@ -196,9 +129,9 @@ class _Beams:
 
         slots = torch.arange(self.candidates, device=device)
         self.slots = slots[: self.width]
-        hypotheses = column(option.hypotheses for option in options)
+        hypotheses = column(option.num_beams for option in options)
         # A beam's all start alike: one of them is enough.
-        starting = column(option.hypotheses if option.samples else 1 for option in options)
+        starting = column(option.num_beams if option.do_sample else 1 for option in options)
         self.rows: Tensors = {
             "hypotheses": hypotheses,
             "length_penalty": column(float(option.length_penalty) for option in options),
@@ -390,7 +323,7 @@ class _Beams:
         return found
 
     def _drawn(self) -> torch.Tensor:
-        rows = [row for row, image in enumerate(self.places) if self.options[image].samples]
+        rows = [row for row, image in enumerate(self.places) if self.options[image].do_sample]
         return torch.tensor(rows, dtype=torch.long, device=self.last.device)
 
 

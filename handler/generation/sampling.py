@@ -1,16 +1,14 @@
 """The mathematics of sampling: numbers from seeds, and the words that they draw."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:  # search itself imports this module
-    from handler.generation.beam_search import GenerationConfig
+from handler.generation.config import GenerationConfig
 
 
-def draws(options: Sequence["GenerationConfig"], width: int, steps: int) -> torch.Tensor:
+def draws(options: Sequence[GenerationConfig], width: int, steps: int) -> torch.Tensor:
     """Draws from [0, 1) for each image, hypothesis and step, from the image's own seed.
 
     Args:
@@ -23,7 +21,7 @@ def draws(options: Sequence["GenerationConfig"], width: int, steps: int) -> torc
     """
     numbers = torch.zeros(len(options), width, steps)
     for image, option in enumerate(options):
-        if option.samples:
+        if option.do_sample:
             for caption in range(option.num_captions):
                 source = np.random.SeedSequence(option.seed, spawn_key=(caption,))
                 drawn = np.random.default_rng(source).random(option.max_length + 1, dtype=np.float32)

@@ -4,7 +4,7 @@ import hashlib
 from collections import OrderedDict
 
 from handler.captioner import Caption
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.open_inference import Item
 
 Key = tuple[bytes, GenerationConfig]
@@ -25,7 +25,7 @@ class ResultCache:
         """Under which an item's captions are kept; None where they are not to be: none are, or these are drawn
         without a seed, or explained.
         """
-        if not self.entries or item.explain or (item.options.samples and item.options.seed is None):
+        if not self.entries or item.explain or (item.options.do_sample and item.options.seed is None):
             return None
         return hashlib.sha256(item.image).digest(), item.options
 

@@ -115,7 +115,7 @@ class Work:
     @property
     def seed(self) -> int | None:
         """Of the draws, where captions were drawn."""
-        return self.item.options.seed if self.item and self.item.options.samples else None
+        return self.item.options.seed if self.item and self.item.options.do_sample else None
 
     def listener(self) -> Callable[[list[str]], None]:
         """Hands on words that were not said before: a search that failed half-way is begun again."""
@@ -214,7 +214,7 @@ class Endpoint:
             batch.misses += not work.cached
         if work.cached:
             return work
-        if item.options.samples and item.options.seed is None:
+        if item.options.do_sample and item.options.seed is None:
             work.item = item._replace(options=replace(item.options, seed=secrets.randbelow(2**32)))
         with self._preparing(work):
             work.picture = open_image(item.image, self.settings.max_pixels)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from handler.errors import RequestError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.responses import error_to_json
 
 

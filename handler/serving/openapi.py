@@ -18,7 +18,7 @@ from handler.errors import (
     UnknownOption,
     UnsupportedMedia,
 )
-from handler.generation.beam_search import COLDEST, GenerationConfig
+from handler.generation import GENERATION_OPTIONS, GenerationConfig
 from handler.serving.open_inference import Tensors
 from handler.serving.options import FLAGS, RANGES
 from handler.serving.parsing import Limits, ParseContext
@@ -160,8 +160,8 @@ def _options(defaults: GenerationConfig, methods: Sequence[str]) -> dict[str, An
     for name, (low, high) in RANGES.items():
         kind = "integer" if isinstance(low, int) else "number"
         schemas[name] = {"type": kind, "minimum": low, "maximum": high}
-    high = RANGES["temperature"][1]
-    schemas["temperature"] = {"anyOf": [{"const": 0}, {"type": "number", "minimum": COLDEST, "maximum": high}]}
+    warm = {"type": "number", "minimum": GENERATION_OPTIONS["temperature"].min, "maximum": RANGES["temperature"][1]}
+    schemas["temperature"] = {"anyOf": [{"const": 0}, warm]}
     for name in FLAGS:
         schemas[name] = {"type": "boolean"}
     for name, schema in schemas.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from handler.errors import OptionOutOfRange, UnknownOption
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 
 # Name → smallest and largest value; whole numbers where both are.
 RANGES: dict[str, tuple[int, int] | tuple[float, float]] = {

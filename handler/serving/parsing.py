@@ -21,7 +21,7 @@ from handler.errors import (
     TooManyImages,
     UnsupportedMedia,
 )
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.image import MAX_PIXELS
 from handler.serving.open_inference import Explain, Item, MultiImageRequest, Request, SingleImageRequest, Tensors
 from handler.serving.options import parse_flag, parse_options, shorten

@@ -5,7 +5,7 @@ import json
 from atheris import FuzzedDataProvider
 
 from handler.errors import RequestError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.open_inference import Item
 from handler.serving.options import FLAGS, RANGES
 from handler.serving.parsing import Limits, ParseContext, parse_request

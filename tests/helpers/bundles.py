@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from handler.bundle import BundleConfig, save_bundle
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.modeling import DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import build_vocabulary

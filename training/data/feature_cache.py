@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from eval.coco import CaptionedImage
-from handler.bundle import atomic_write_text
 from handler.errors import RequestError
+from handler.files import atomic_write_text
 from handler.image import decode_image
 from handler.modeling.encoder import Encoder
 from handler.parallel import parallel_map

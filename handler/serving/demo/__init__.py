@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.image import FORMATS
 from handler.serving.demo.modules import join_modules
 from handler.serving.openapi import DESCRIPTIONS

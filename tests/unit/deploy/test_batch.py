@@ -15,7 +15,7 @@ from deploy.batch.sources import Folder, ParquetFiles, Source
 from deploy.batch.storage import MAX_BYTES, BatchJobError
 from handler.bundle import load_bundle
 from handler.errors import RequestError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from tests.helpers.paths import PHOTOS
 
 PHOTO = PHOTOS[0].read_bytes()

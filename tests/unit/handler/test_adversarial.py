@@ -8,7 +8,7 @@ import pytest
 
 from handler.captioner import Captioner
 from handler.errors import RequestError
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.image import decode_image
 from handler.serving.endpoint import Endpoint
 from handler.serving.messages import Call

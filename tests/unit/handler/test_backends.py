@@ -20,7 +20,7 @@ from handler.backends.quantize import QuantizedLSTMCell, quantize_decoder
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from handler.generation.beam_search import GenerationConfig, search
+from handler.generation import GenerationConfig, generate
 from handler.modeling import DECODERS, DecoderConfig, build_decoder
 from handler.modeling.decoder import BeamLSTMCell, repeat_state
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
@@ -258,10 +258,10 @@ def test_every_decoder_rounded(name, linear):
     assert not [module for module in rounded.modules() if type(module) is nn.Linear and module.out_features >= 8]
     assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
     grid, options = torch.randn(6, 9, 12), GenerationConfig(beam_size=3, max_length=8)
-    together = search(rounded, grid, [options] * 6, vocabulary)
+    together = generate(rounded, grid, [options] * 6, vocabulary)
     for place, [best] in enumerate(together):
-        [[alone]] = search(rounded, grid[place : place + 1], [options], vocabulary)
+        [[alone]] = generate(rounded, grid[place : place + 1], [options], vocabulary)
         assert best.token_ids == alone.token_ids
         assert best.logprobs == pytest.approx(alone.logprobs, abs=1e-5 if linear is Int8Linear else 0.02)
-        [[exact]] = search(decoder, grid[place : place + 1], [options], vocabulary)
+        [[exact]] = generate(decoder, grid[place : place + 1], [options], vocabulary)
         assert best.score == pytest.approx(exact.score, abs=0.1)

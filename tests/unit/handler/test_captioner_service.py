@@ -93,7 +93,7 @@ def test_a_model_that_cant_caption_is_not_ready(tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no caption")
 
-    monkeypatch.setattr("handler.captioner.search", broken)
+    monkeypatch.setattr("handler.captioner.generate", broken)
     with pytest.raises(RuntimeError, match="no caption"):
         CaptionerService().initialize(make_context(tmp_path))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.demo import render_page
 from handler.serving.demo.modules import join_modules
 from handler.serving.parsing import Limits

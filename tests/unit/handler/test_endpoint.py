@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from handler.captioner import Captioner
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.image import to_upright_rgb
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call

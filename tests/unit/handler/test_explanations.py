@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from handler.captioner import Caption, Captioner
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.endpoint import Endpoint, Settings
 from handler.serving.messages import Call
 from handler.serving.responses import explanations_to_json

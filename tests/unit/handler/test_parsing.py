@@ -14,7 +14,7 @@ from handler.errors import (
     UnknownOption,
     UnsupportedMedia,
 )
-from handler.generation.beam_search import GenerationConfig
+from handler.generation import GenerationConfig
 from handler.serving.open_inference import Item, SingleImageRequest, Tensors
 from handler.serving.options import parse_options
 from handler.serving.parsing import Limits, ParseContext, parse_request
@@ -243,10 +243,10 @@ def test_options(fields, expected):
         ({"attention": 1}, "attention is true or false, not 1."),
         ({"temperature": 6}, "temperature is a number from 0 to 5, not 6."),
         ({"top_p": 0}, "top_p is a number from 0.01 to 1, not 0."),
-        ({"top_p": 0.5}, "top_p is for sampling: give a temperature above 0 with it."),
+        ({"top_p": 0.5}, "top_p needs sampling: set temperature above 0."),
         ({"seed": 2**32}, "seed is a whole number from 0 to 4294967295, not 4294967296."),
-        ({"min_length": 21}, "min_length is 21, more than max_length, 20."),
-        ({"num_captions": 6}, "num_captions is 6, more than beam_size, 5: a beam finds no more captions."),
+        ({"min_length": 21}, "min_length (21) must not exceed max_length (20)."),
+        ({"num_captions": 6}, "num_captions (6) must not exceed beam_size (5): beam search finds no more captions."),
     ],
 )
 def test_options_out_of_range(fields, message):

@@ -251,7 +251,7 @@ def test_other_data_in_the_same_folder_is_refused(whole, tmp_path):
     [
         (["nowhere", "samples", "photos"], "nowhere is no model bundle: captioner.json is missing."),
         (["pretrained", "samples", "val"], "There is no split 'val' in samples"),
-        (["pretrained", "samples", "photos", "--beam-size=0"], "beam_size is at least 1, not 0."),
+        (["pretrained", "samples", "photos", "--beam-size=0"], "beam_size must be at least 1, not 0."),
     ],
 )
 def test_mistakes_in_scoring_get_one_sentence(arguments, message):
@@ -269,7 +269,7 @@ def test_mistakes_in_scoring_get_one_sentence(arguments, message):
         (["nic-lite2-flickr8k", "samples", "--epochs=many"], 'Parser key "epochs"'),
         (["nic-lite2-flickr8k", "samples", "--epochs=-1"], "epochs are at least 0"),
         (["nic-lite2-flickr8k", "samples", "--epochs=0"], "Without epochs of cross-entropy it takes decoder_weights"),
-        (["nic-lite2-flickr8k", "samples", "--decoding.beam_size=0"], "beam_size is at least 1, not 0"),
+        (["nic-lite2-flickr8k", "samples", "--decoding.beam_size=0"], "beam_size must be at least 1, not 0"),
         (["nic-lite2-flickr8k", "samples", "--decoder.dropout=1"], "dropout is from 0 to below 1, not 1"),
         (["--epochs=3", "nic-lite2-flickr8k", "samples"], "The preset comes first"),
         (
