@@ -13,7 +13,7 @@ from tests.helpers.paths import ROOT
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
 SHELLS = [code for page in PAGES for language, code in code_blocks(page) if language == ""] + [
     code
-    for heading in ("Ask it", "Without a server")
+    for heading in ("Use the endpoint", "Caption without a server")
     for language, code in code_blocks("README.md", heading)
     if language == ""
 ]
@@ -41,16 +41,16 @@ def test_the_pages_show_commands():
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command(server, command, flickr8k, tmp_path):
-    if "eval.client" in command:
+    if "eval.caption" in command:
         command += f" --endpoint {server.inference}"
     command = with_server_urls(server, command).replace("/tmp/", f"{tmp_path}/")  # noqa: S108
-    command = command.replace("../shared/data/flickr8k", str(flickr8k)).replace("--pictures 200", "--pictures 2")
+    command = command.replace("../shared/data/flickr8k", str(flickr8k)).replace("--images 200", "--images 2")
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figure, captions = tmp_path / "explained.png", tmp_path / "captions.jsonl"
     if str(figure) in command:
         assert figure.read_bytes().startswith(b"\x89PNG")
-    elif "eval.client" in command:
+    elif "eval.caption" in command:
         lines = captions.read_text() if captions.exists() else done.stdout
         assert len(lines.splitlines()) in (3, 7)
     elif "deploy.batch" in command:
@@ -111,8 +111,8 @@ def test_every_link_leads_somewhere(page):
 def test_every_target_that_the_pages_name_is_there():
     makefile = (ROOT / "Makefile").read_text()
     pages = "".join((ROOT / page).read_text() for page in ("README.md", "training/README.md", *PAGES))
-    named = set(re.findall(r"^make ([a-z]+)", pages, re.M))
-    assert {"serve", "eval", "compare", "score", "bench", "train", "test"} <= named
+    named = set(re.findall(r"^make ([a-z-]+)", pages, re.M))
+    assert {"serve", "eval", "compare", "score", "load-test", "train", "test"} <= named
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in named)
 
 
