@@ -13,7 +13,7 @@ from handler.backends import ModelSource, build_engine, validate_backend
 from handler.bundle import BundleConfig, load_bundle
 from handler.errors import BundleError, RequestError
 from handler.generation import GenerationConfig, Hypothesis, generate
-from handler.generation.beam_search import Listener
+from handler.generation.beam_search import TokenCallback
 from handler.image import MAX_PIXELS, decode_image, to_upright_rgb
 from handler.modeling import Decoder
 from handler.modeling.layers import grid_shape
@@ -162,20 +162,21 @@ class Captioner:
         self,
         grid: torch.Tensor,
         options: Sequence[GenerationConfig],
-        listeners: Mapping[int, Callable[[list[str]], None]] | None = None,
+        on_tokens: Mapping[int, Callable[[list[str]], None]] | None = None,
     ) -> list[list[Caption]]:
         """Grid (B, cells, channels) with an option set each → each picture's captions, the best first.
 
-        Listeners are told the words of a picture's best caption as they become certain; see `search`.
+        `on_tokens` has callbacks by image index, each of which receives after every step all tokens of the best caption
+        that are certain; see `generate`.
         """
 
-        def in_words(listener: Callable[[list[str]], None]) -> Listener:
-            return lambda ids: listener(self.vocabulary.decode(ids))
+        def decode_tokens(callback: Callable[[list[str]], None]) -> TokenCallback:
+            return lambda ids: callback(self.vocabulary.decode(ids))
 
-        told = {place: in_words(listener) for place, listener in (listeners or {}).items()}
+        callbacks = {image: decode_tokens(callback) for image, callback in (on_tokens or {}).items()}
         with self.engine.computing():
-            found = generate(self.engine.searcher, grid, options, self.vocabulary, told)
-        return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
+            generated = generate(self.engine.searcher, grid, options, self.vocabulary, callbacks)
+        return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in generated]
 
     @property
     def explanation_methods(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from statistics import mean, median, stdev
 from tqdm import tqdm
 
 from eval.coco import read_split
-from handler.backends import Source
+from handler.backends import ModelSource
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
@@ -53,7 +53,7 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
         if not folder.exists():
             continue
         captioner = Captioner.load(folder, default_device())
-        source = Source(*load_bundle(folder)[:2], default_device(), "full")
+        source = ModelSource(*load_bundle(folder)[:2], default_device(), "full")
         training = captioner.config.card["training"]
         phase = training["checkpoint"].removeprefix("best-")
         split = training["val_splits"][0]

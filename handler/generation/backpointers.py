@@ -1,4 +1,4 @@
-"""What a search's steps noted, read backwards: captions from where they end."""
+"""Back-pointers of a beam search, and backtracking from where a hypothesis ends."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,84 +8,89 @@ import torch
 
 from handler.modeling.decoder import Tensors
 
-End = tuple[int, int]  # a step and one of its candidates
-Said = tuple[list[int], list[float], torch.Tensor | None]  # tokens, their log-probabilities, attention (tokens, cells)
+BackPointer = tuple[int, int]  # a step, and one of its candidates
+TokenSequence = tuple[list[int], list[float], torch.Tensor | None]  # ids, log-probabilities, attention (tokens, cells)
 
 
-class Note:
-    """What one step noted of the images that were not done.
+class StepRecord:
+    """Record of one decoding step for the images that were still active.
 
     Args:
-        rows: (images of the call,), each one's row in the tensors.
-        tensors: (B, 2K) each candidate's `token`, its `logprob`, and the `origin`, the live hypothesis that it
-            lengthens; (B, K) the `chosen` candidates, which are the live hypotheses from then on; (B, K, cells) the
-            live hypotheses' `attention`, where it is wanted.
+        row_of_image: (images of the call,), the row of each image in the tensors; -1 if it was finished.
+        tensors: `token`, `logprob` and `parent_beam` (B, 2K): each candidate's token id, its log-probability, and the
+            beam that it extends. `selected` (B, K): the candidates that become the live beams. Optionally
+            `attention` (B, K, cells): the attention of the beams before this step.
     """
 
-    def __init__(self, rows: np.ndarray, tensors: Tensors):
-        self.rows, self.tensors = rows, tensors
+    def __init__(self, row_of_image: np.ndarray, tensors: Tensors) -> None:
+        self.row_of_image, self.tensors = row_of_image, tensors
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
+        """The integer and score tensors on the CPU, copied when first read."""
         return {name: tensor.cpu().numpy() for name, tensor in self.tensors.items() if name != "attention"}
 
     @cached_property
     def attention(self) -> torch.Tensor | None:
+        """(B, K, cells) on the CPU, copied when first read; None if it was not recorded."""
         return self.tensors["attention"].cpu() if "attention" in self.tensors else None
 
 
-class Trail:
-    """The notes of all steps so far. So nothing of what a hypothesis has said has to be carried from step to step."""
+class BackPointers:
+    """Back-pointers of every decoding step.
 
-    def __init__(self):
-        self.notes: list[Note] = []
+    Sequences are reconstructed by backtracking when a hypothesis finishes, so per-beam histories are never copied.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[StepRecord] = []
 
     def __len__(self) -> int:
-        return len(self.notes)
+        return len(self.steps)
 
-    def add(self, rows: np.ndarray, tensors: Tensors) -> None:
-        """One more step; see `Note`."""
-        self.notes.append(Note(rows, tensors))
+    def add(self, row_of_image: np.ndarray, tensors: Tensors) -> None:
+        """Append one step; see `StepRecord`."""
+        self.steps.append(StepRecord(row_of_image, tensors))
 
-    def live(self, image: int, hypothesis: int) -> End:
-        """Where a live hypothesis of an image stands."""
-        note = self.notes[-1]
-        return len(self) - 1, int(note.values["chosen"][note.rows[image], hypothesis])
+    def live_pointer(self, image: int, beam: int) -> BackPointer:
+        """Return the pointer to the last token of a live beam of an image."""
+        record = self.steps[-1]
+        return len(self) - 1, int(record.values["selected"][record.row_of_image[image], beam])
 
-    def read(self, images: Sequence[int], ends: Sequence[End]) -> list[Said]:
-        """What was said up to each of N ends, all read together, a step at a time.
+    def backtrack(self, images: Sequence[int], pointers: Sequence[BackPointer]) -> list[TokenSequence]:
+        """Return the sequences that end at N pointers, reconstructed together one step at a time.
 
         Args:
-            images: the image of each end, by its place in the call.
-            ends: where to begin to read.
+            images: The image of each pointer, by its index in the call.
+            pointers: The last token of each sequence.
         """
-        if not ends:
+        if not pointers:
             return []
-        image, (last, candidate) = np.array(images), np.array(ends).T
-        steps = last.max() + 1
-        tokens, logprobs = np.zeros((len(ends), steps), int), np.zeros((len(ends), steps), np.float32)
-        looks = self._room_for_attention(len(ends), steps)
-        hypothesis = np.zeros(len(ends), int)
-        for at in range(steps - 1, -1, -1):
-            note, reached = self.notes[at], np.flatnonzero(last >= at)
-            row = note.rows[image[reached]]
-            # A caption ends with a candidate; before its end it is the one that its live hypothesis was chosen from.
-            way = np.where(last[reached] == at, candidate[reached], note.values["chosen"][row, hypothesis[reached]])
-            tokens[reached, at] = note.values["token"][row, way]
-            logprobs[reached, at] = note.values["logprob"][row, way]
-            hypothesis[reached] = note.values["origin"][row, way]
-            if looks is not None:
-                looks[reached, at] = note.attention[row, hypothesis[reached]]
+        image, (last, final) = np.array(images), np.array(pointers).T
+        num_steps = int(last.max()) + 1
+        tokens, logprobs = np.zeros((len(pointers), num_steps), int), np.zeros((len(pointers), num_steps), np.float32)
+        attention = self._allocate_attention(len(pointers), num_steps)
+        beam = np.zeros(len(pointers), int)
+        for step in range(num_steps - 1, -1, -1):
+            record, active = self.steps[step], np.flatnonzero(last >= step)
+            row = record.row_of_image[image[active]]
+            # A sequence ends with the candidate of its pointer; before that it follows the selection of its beam.
+            candidate = np.where(last[active] == step, final[active], record.values["selected"][row, beam[active]])
+            tokens[active, step] = record.values["token"][row, candidate]
+            logprobs[active, step] = record.values["logprob"][row, candidate]
+            beam[active] = record.values["parent_beam"][row, candidate]
+            if attention is not None and record.attention is not None:
+                attention[active, step] = record.attention[row, beam[active]]
         return [
             (
-                tokens[place, :length].tolist(),
-                logprobs[place, :length].tolist(),
-                None if looks is None else looks[place, :length],
+                tokens[i, :length].tolist(),
+                logprobs[i, :length].tolist(),
+                None if attention is None else attention[i, :length],
             )
-            for place, length in enumerate(last + 1)
+            for i, length in enumerate(last + 1)
         ]
 
-    def _room_for_attention(self, ends: int, steps: int) -> torch.Tensor | None:
-        """(ends, steps, cells), or None where no attention was noted."""
-        attention = self.notes[0].attention
-        return None if attention is None else torch.zeros(ends, steps, attention.shape[-1])
+    def _allocate_attention(self, sequences: int, steps: int) -> torch.Tensor | None:
+        """(sequences, steps, cells), or None if no attention was recorded."""
+        attention = self.steps[0].attention
+        return None if attention is None else torch.zeros(sequences, steps, attention.shape[-1])

@@ -1,6 +1,7 @@
-"""Greedy search, beam search and sampling for a whole batch of images at once, each with its own options.
+"""Greedy search, beam search and sampling for a batch of images, each with its own options.
 
-Search knows nothing of architectures: it calls `Decoder.init_state` and `Decoder.step`, and reorders what they return.
+The search knows no architecture: it calls `Decoder.init_state` and `Decoder.step`, and reorders the tensors that they
+return.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,25 +10,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from handler.generation.backpointers import End, Trail
+from handler.generation.backpointers import BackPointer, BackPointers
 from handler.generation.config import GenerationConfig
-from handler.generation.sampling import draws, sample_tokens
+from handler.generation.sampling import sample_tokens, uniform_noise
 from handler.modeling.decoder import Decoder, Tensors, repeat_state
 from handler.modeling.vocabulary import Vocabulary
 
-NEVER = float("-inf")
-PATIENCE = {"cuda": 4}  # steps from one look at who is done to the next, by device: to look is to wait for it
-Listener = Callable[[list[int]], None]  # is told the ids of words that are certain, in their order
+NEG_INF = float("-inf")
+# Steps between two checks for finished images, by device. On a GPU a check waits for all work that is queued there.
+DONE_CHECK_INTERVAL = {"cuda": 4}
+TokenCallback = Callable[[list[int]], None]  # receives the ids of all tokens that are certain so far
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A caption that search found.
+    """A generated caption.
 
     Attributes:
-        token_ids: its words, without `<start>` and `<end>`.
-        logprobs: natural log-probability of each word, and last of `<end>`: one more than words.
-        attention: (words, cells), each row sums to 1; None where not asked for or the decoder has none.
+        token_ids: Its tokens, without `<start>` and `<end>`.
+        logprobs: Natural log-probability of each token, then that of `<end>`: one more than `token_ids`.
+        attention: (tokens, cells), each row sums to 1; None if it was not requested or the decoder has none.
     """
 
     token_ids: list[int]
@@ -36,7 +38,7 @@ class Hypothesis:
 
     @property
     def score(self) -> float:
-        """Mean log-probability a token, `<end>` among them."""
+        """Mean log-probability of the tokens, `<end>` included."""
         return sum(self.logprobs) / len(self.logprobs)
 
 
@@ -44,290 +46,299 @@ class Hypothesis:
 def generate(
     decoder: Decoder,
     grid: torch.Tensor,
-    options: Sequence[GenerationConfig],
+    configs: Sequence[GenerationConfig],
     vocabulary: Vocabulary,
-    listeners: Mapping[int, Listener] | None = None,
+    on_tokens: Mapping[int, TokenCallback] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Finds the likeliest captions of each image, or draws some.
+    """Generate the captions of each image by beam search or sampling.
 
-    In a beam, at each step an image's `beam_size` best continuations are looked at: those that end leave the beam as
-    finished captions, the best others fill it again. An image is done when `beam_size` captions have ended. Drawn
-    captions go each its own way until it ends. At `max_length` words every hypothesis is made to end, so there always
-    is a caption. `<unk>`, `<pad>` and `<start>` are never emitted. An image's result does not depend on the images
-    beside it.
+    At each step of beam search the top `2 * beam_size` candidates are scored. Candidates that end in `<end>` are moved
+    to the finished set; the best `beam_size` others stay live. An image is done once `beam_size` hypotheses have
+    finished. Sampled captions are independent of each other. After `max_length` words every hypothesis is forced to
+    end, so there is always a caption. `<unk>`, `<pad>` and `<start>` are never emitted. The result of an image does not
+    depend on the other images of the batch.
 
     Args:
-        decoder: in evaluation mode.
+        decoder: The decoder, in evaluation mode.
         grid: (B, cells, C).
-        options: one an image.
-        vocabulary: the decoder's.
-        listeners: for some images, by their place, who is told the words of the best caption as soon as they are
-            certain: with one hypothesis each at its step, in a beam once all that can still win agree on them.
+        configs: The options of each image, B of them.
+        vocabulary: The vocabulary of the decoder.
+        on_tokens: Callbacks by image index. After each step a callback receives the ids of all tokens that its best
+            caption certainly begins with: the tokens so far if there is one hypothesis, else the common prefix of all
+            hypotheses that can still win. The list never shrinks, and is the whole caption in the end.
 
     Returns:
-        For each image its `num_captions` best hypotheses, the best first. There can be fewer where `max_length` and the
-        vocabulary leave no more.
+        For each image its `num_captions` best hypotheses, best first; fewer if `max_length` and the vocabulary allow
+        no more.
+
+    Raises:
+        ValueError: If there are not as many options as images.
     """
-    if len(grid) != len(options):
-        raise ValueError(f"There are {len(grid)} images and {len(options)} options.")
+    if len(grid) != len(configs):
+        raise ValueError(f"There are {len(grid)} images and {len(configs)} options.")
     if not len(grid):
         return []
-    beams = _Beams(decoder, grid, options, vocabulary)
-    ends: list[list[End]] = [[] for _ in options]
-    heard = dict.fromkeys(listeners or {}, 0)  # how many words by each listener
-    patience = 1 if listeners else PATIENCE.get(grid.device.type, 1)
-
-    def tell(image: int, words: list[int]) -> None:
-        if len(words) > heard[image]:
-            listeners[image](words[heard[image] :])
-            heard[image] = len(words)
-
-    while beams.places:
-        beams.step()
-        for image in heard.keys() & set(beams.places):
-            tell(image, beams.certain(image))
-        if beams.length % patience == 0 or beams.length == beams.longest:
-            for image, found in beams.pop_done():
-                ends[image] = found
-                if image in heard:
-                    tell(image, beams.words(image, found[:1])[0][:-1])
-    return beams.hypotheses(ends)
+    search = _BeamSearch(decoder, grid, configs, vocabulary)
+    on_tokens = on_tokens or {}
+    finished: list[list[BackPointer]] = [[] for _ in configs]
+    interval = 1 if on_tokens else DONE_CHECK_INTERVAL.get(grid.device.type, 1)
+    while search.active_images:
+        search.step()
+        for image in on_tokens.keys() & set(search.active_images):
+            on_tokens[image](search.common_prefix(image))
+        if search.length % interval == 0 or search.length == search.max_tokens:
+            for image, pointers in search.pop_finished():
+                finished[image] = pointers
+                if image in on_tokens:
+                    on_tokens[image](search.tokens(image, pointers[:1])[0][:-1])
+    return search.finalize(finished)
 
 
-class _Beams:
-    """The hypotheses of the images that are not done: B images, K the most hypotheses, V the vocabulary.
+class _BeamSearch:
+    """Live and finished hypotheses of the active images: B images, K beams, V tokens in the vocabulary.
 
-    Each step looks at 2K candidates an image and goes on with K of them. What a hypothesis has said is not carried
-    along: a step notes where each candidate came from, and a caption is read backwards once it is finished.
+    A step records where each candidate comes from instead of copying histories; a caption is backtracked once it is
+    finished.
     """
 
     def __init__(
-        self, decoder: Decoder, grid: torch.Tensor, options: Sequence[GenerationConfig], vocabulary: Vocabulary
-    ):
-        self.decoder, self.vocabulary, self.options = decoder, vocabulary, options
-        device, images = grid.device, len(grid)
-        self.places = list(range(images))  # of the images that are not done, in the call
-        self.rows_by_place = np.arange(images)  # of those in the tensors
-        self.width = max(option.num_beams for option in options)
-        self.candidates = 2 * self.width  # at most K of them end, so K are left to go on with
-        self.never = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=device)
-        self.return_attention = any(option.attention for option in options)
-        self.longest = max(option.max_length for option in options) + 1  # tokens of a caption
-        self.first_full = min(option.max_length for option in options)  # words, from which on some may have no more
-        self.last_short = max(option.min_length for option in options)  # words, up to which some must have more
-        self.trail = Trail()
+        self, decoder: Decoder, grid: torch.Tensor, configs: Sequence[GenerationConfig], vocabulary: Vocabulary
+    ) -> None:
+        self.decoder, self.vocabulary, self.configs = decoder, vocabulary, configs
+        device, num_images = grid.device, len(grid)
+        self.active_images = list(range(num_images))  # by row of the tensors
+        self.row_of_image = np.arange(num_images)
+        self.num_beams = max(config.num_beams for config in configs)
+        self.num_candidates = 2 * self.num_beams  # at most K of them end, so K others remain
+        self.suppressed_tokens = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=device)
+        self.return_attention = any(config.attention for config in configs)
+        self.max_tokens = max(config.max_length for config in configs) + 1  # with `<end>`
+        self.shortest_max_length = min(config.max_length for config in configs)
+        self.longest_min_length = max(config.min_length for config in configs)
+        self.history = BackPointers()
 
         self.memory, state = decoder.init_state(grid)
-        self.state: Tensors = repeat_state(state, self.width)
-        self.last = torch.full((images, self.width), vocabulary.bos_id, device=device)
-        self.said = None  # (B, K, words so far), kept where runs of words must not be repeated
-        if any(option.no_repeat_ngram for option in options):
-            self.said = self.last.new_empty(images, self.width, 0)
+        self.state: Tensors = repeat_state(state, self.num_beams)
+        self.last_tokens = torch.full((num_images, self.num_beams), vocabulary.bos_id, device=device)
+        self.generated: torch.Tensor | None = None  # (B, K, tokens so far), only if n-grams must not repeat
+        if any(config.no_repeat_ngram for config in configs):
+            self.generated = self.last_tokens.new_empty(num_images, self.num_beams, 0)
 
         def column(values: Iterable[float]) -> torch.Tensor:  # (B, 1)
             return torch.tensor(list(values), device=device).unsqueeze(1)
 
-        slots = torch.arange(self.candidates, device=device)
-        self.slots = slots[: self.width]
-        hypotheses = column(option.num_beams for option in options)
-        # A beam's all start alike: one of them is enough.
-        starting = column(option.num_beams if option.do_sample else 1 for option in options)
-        self.rows: Tensors = {
-            "hypotheses": hypotheses,
-            "length_penalty": column(float(option.length_penalty) for option in options),
-            "min_length": column(option.min_length for option in options),
-            "max_length": column(option.max_length for option in options),
-            "unused": self.slots >= hypotheses,  # (B, K)
-            "counts": slots < hypotheses,  # (B, 2K): a candidate that ends is a caption, if it is so good
-            # (B, K), log-probability of each live hypothesis
-            "total": torch.where(self.slots < starting, 0.0, NEVER),
-            "rank": torch.full((images, self.width), NEVER, device=device),  # of each finished one, best first
-            "end": torch.zeros(images, self.width, dtype=torch.long, device=device),  # where: step · 2K + candidate
-            "ended": torch.zeros(images, 1, dtype=torch.long, device=device),  # captions finished so far
+        candidates = torch.arange(self.num_candidates, device=device)
+        self.beams = candidates[: self.num_beams]
+        num_beams = column(config.num_beams for config in configs)
+        # All beams of a search start alike, so only the first one is live.
+        num_live = column(config.num_beams if config.do_sample else 1 for config in configs)
+        self.state_by_row: Tensors = {
+            "num_beams": num_beams,
+            "length_penalty": column(float(config.length_penalty) for config in configs),
+            "min_length": column(config.min_length for config in configs),
+            "max_length": column(config.max_length for config in configs),
+            "unused": self.beams >= num_beams,  # (B, K)
+            "can_finish": candidates < num_beams,  # (B, 2K), candidates that are good enough to become a caption
+            "beam_scores": torch.where(self.beams < num_live, 0.0, NEG_INF),  # (B, K), sum of log-probabilities
+            "finished_scores": torch.full((num_images, self.num_beams), NEG_INF, device=device),  # best first
+            # step · 2K + candidate, of each finished hypothesis
+            "finished_pointers": torch.zeros(num_images, self.num_beams, dtype=torch.long, device=device),
+            "num_finished": torch.zeros(num_images, 1, dtype=torch.long, device=device),
         }
-        self.drawn = self._drawn()  # rows of the images whose captions are drawn, (R,)
-        if len(self.drawn):
-            self.rows |= {
-                "temperature": column(float(option.temperature) for option in options).squeeze(1),
-                "top_p": column(float(option.top_p) for option in options).squeeze(1),
-                "draws": draws(options, self.width, self.longest).to(device),
+        self.sampled_rows = self._sampled_rows()
+        if len(self.sampled_rows):
+            self.state_by_row |= {
+                "temperature": column(float(config.temperature) for config in configs).squeeze(1),
+                "top_p": column(float(config.top_p) for config in configs).squeeze(1),
+                "noise": uniform_noise(configs, self.num_beams, self.max_tokens).to(device),
             }
 
     @property
     def length(self) -> int:
-        """Words so far, the same for all live hypotheses."""
-        return len(self.trail)
+        """Number of tokens so far, the same for all live hypotheses."""
+        return len(self.history)
 
     def step(self) -> None:
-        """Lengthens every live hypothesis by a token."""
-        logits, state, attention = self.decoder.step(self.last, self.state, self.memory)
-        logprobs = self._allowed(logits.log_softmax(-1, dtype=torch.float32))  # (B, K, V)
-        logprob, token, origin = self._candidates(logprobs)  # (B, 2K) each, best first
-        scores = logprob + self.rows["total"].gather(1, origin)
+        """Extend every live hypothesis by one token."""
+        logits, state, attention = self.decoder.step(self.last_tokens, self.state, self.memory)
+        logprobs = self._apply_constraints(logits.log_softmax(-1, dtype=torch.float32))  # (B, K, V)
+        logprob, token, parent_beam = self._top_candidates(logprobs)  # (B, 2K) each, best first
+        scores = logprob + self.state_by_row["beam_scores"].gather(1, parent_beam)
 
-        ends = token == self.vocabulary.eos_id
-        going_on = scores.masked_fill(ends, NEVER)
-        self._finish(scores.masked_fill(~(ends & self.rows["counts"]), NEVER))
-        total, chosen = going_on.topk(self.width)
-        if len(self.drawn):  # a drawn caption stays in its place, where its draws are
-            chosen[self.drawn] = self.slots
-            total[self.drawn] = going_on[self.drawn, : self.width]
-        note = {"origin": origin, "token": token, "chosen": chosen, "logprob": logprob}
+        is_end = token == self.vocabulary.eos_id
+        self._update_finished(scores.masked_fill(~(is_end & self.state_by_row["can_finish"]), NEG_INF))
+        live_scores = scores.masked_fill(is_end, NEG_INF)
+        beam_scores, selected = live_scores.topk(self.num_beams)
+        if len(self.sampled_rows):  # a sampled caption keeps its beam, which its noise belongs to
+            selected[self.sampled_rows] = self.beams
+            beam_scores[self.sampled_rows] = live_scores[self.sampled_rows, : self.num_beams]
+        record = {"parent_beam": parent_beam, "token": token, "selected": selected, "logprob": logprob}
         if self.return_attention and attention is not None:
-            note["attention"] = attention.float()  # (B, K, cells)
-        self.trail.add(self.rows_by_place, note)
+            record["attention"] = attention.float()  # (B, K, cells)
+        self.history.add(self.row_of_image, record)
 
-        self.rows["total"] = total.masked_fill(self.rows["unused"], NEVER)
-        self.last = token.gather(1, chosen)
-        parents = origin.gather(1, chosen)
-        self.state = {name: _take(tensor, parents) for name, tensor in state.items()}
-        if self.said is not None:
-            self.said = torch.cat([_take(self.said, parents), self.last.unsqueeze(-1)], -1)
+        self.state_by_row["beam_scores"] = beam_scores.masked_fill(self.state_by_row["unused"], NEG_INF)
+        self.last_tokens = token.gather(1, selected)
+        parent_beams = parent_beam.gather(1, selected)
+        self.state = {name: gather_beams(tensor, parent_beams) for name, tensor in state.items()}
+        if self.generated is not None:
+            generated = gather_beams(self.generated, parent_beams)
+            self.generated = torch.cat([generated, self.last_tokens.unsqueeze(-1)], -1)
 
-    def _finish(self, scores: torch.Tensor) -> None:
-        """Merges captions that end now, scores (B, 2K) with -inf for all others, into the best K so far."""
-        # An image that is done may be still here.
-        scores = scores.masked_fill(self.rows["ended"] >= self.rows["hypotheses"], NEVER)
-        ranks = scores / (self.length + 1) ** self.rows["length_penalty"]
-        here = torch.arange(self.candidates, device=scores.device) + self.length * self.candidates
-        self.rows["ended"] = self.rows["ended"] + scores.isfinite().sum(1, keepdim=True)
-        self.rows["rank"], best = torch.cat([self.rows["rank"], ranks], 1).topk(self.width)
-        self.rows["end"] = torch.cat([self.rows["end"], here.expand(len(scores), -1)], 1).gather(1, best)
+    def _update_finished(self, scores: torch.Tensor) -> None:
+        """Merge the captions that end now into the best K; scores (B, 2K) are -inf for all other candidates."""
+        rows = self.state_by_row
+        # An image can be done and still be active until the next check.
+        scores = scores.masked_fill(rows["num_finished"] >= rows["num_beams"], NEG_INF)
+        normalized = scores / (self.length + 1) ** rows["length_penalty"]
+        pointers = torch.arange(self.num_candidates, device=scores.device) + self.length * self.num_candidates
+        rows["num_finished"] = rows["num_finished"] + scores.isfinite().sum(1, keepdim=True)
+        rows["finished_scores"], best = torch.cat([rows["finished_scores"], normalized], 1).topk(self.num_beams)
+        merged = torch.cat([rows["finished_pointers"], pointers.expand(len(scores), -1)], 1)
+        rows["finished_pointers"] = merged.gather(1, best)
 
-    def _candidates(self, logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The words that may come next.
+    def _top_candidates(self, logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the best continuations of each image.
 
         Args:
-            logprobs: (B, K, V), of the tokens that may come next; -inf for the others.
+            logprobs: (B, K, V), -inf for tokens that are not allowed.
 
         Returns:
-            Each (B, 2K), best first: the log-probability, the token, and the hypothesis that it lengthens. Of an image
-            whose captions are drawn they are one for each hypothesis, then candidates of -inf.
+            Log-probability, token id and parent beam, (B, 2K) each, best first. An image that samples has one candidate
+            for each hypothesis, then candidates of -inf.
         """
-        # The best of all are among the best of each: what those before them add to all words need not be added.
-        best, tokens = logprobs.topk(min(self.candidates, logprobs.shape[-1]))
-        places = (best + self.rows["total"].unsqueeze(-1)).flatten(1).topk(self.candidates).indices
-        logprob, token = best.flatten(1).gather(1, places), tokens.flatten(1).gather(1, places)
-        origin = places.div(best.shape[-1], rounding_mode="floor")
-        if len(self.drawn):
-            rows, width = self.drawn, self.width
-            uniform = self.rows["draws"][rows, :, self.length]
-            drawn = sample_tokens(logprobs[rows], self.rows["temperature"][rows], self.rows["top_p"][rows], uniform)
-            logprob[rows] = NEVER
-            logprob[rows, :width] = logprobs[rows].gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-            token[rows, :width], origin[rows, :width] = drawn, self.slots
-        return logprob, token, origin
+        # The best candidates of an image are among the best of each beam, so scores are added to those only.
+        best, tokens = logprobs.topk(min(self.num_candidates, logprobs.shape[-1]))
+        beam_scores = self.state_by_row["beam_scores"].unsqueeze(-1)
+        index = (best + beam_scores).flatten(1).topk(self.num_candidates).indices
+        logprob, token = best.flatten(1).gather(1, index), tokens.flatten(1).gather(1, index)
+        parent_beam = index.div(best.shape[-1], rounding_mode="floor")
+        if len(self.sampled_rows):
+            rows, num_beams = self.sampled_rows, self.num_beams
+            temperature, top_p = self.state_by_row["temperature"][rows], self.state_by_row["top_p"][rows]
+            noise = self.state_by_row["noise"][rows, :, self.length]
+            sampled_tokens = sample_tokens(logprobs[rows], temperature, top_p, noise)
+            logprob[rows] = NEG_INF
+            logprob[rows, :num_beams] = logprobs[rows].gather(-1, sampled_tokens.unsqueeze(-1)).squeeze(-1)
+            token[rows, :num_beams], parent_beam[rows, :num_beams] = sampled_tokens, self.beams
+        return logprob, token, parent_beam
 
-    def _allowed(self, logprobs: torch.Tensor) -> torch.Tensor:
-        """Rules out tokens (B, K, V) that may not come next, in place; the others keep the model's log-probability."""
-        end = logprobs[..., self.vocabulary.eos_id].clone()
-        logprobs.index_fill_(-1, self.never, NEVER)
-        if self.said is not None:
-            self._rule_out_repeats(logprobs)
-        if self.length >= self.first_full:
-            logprobs.masked_fill_((self.rows["max_length"] <= self.length).unsqueeze(-1), NEVER)
-            logprobs[..., self.vocabulary.eos_id] = end
-        if self.length < self.last_short:
-            short = self.rows["min_length"] > self.length  # (B, 1)
-            logprobs[..., self.vocabulary.eos_id] = end.masked_fill(short, NEVER)
-            # A hypothesis that no word can follow may end, however short: there always is a caption.
-            stuck = logprobs.amax(-1) == NEVER  # (B, K)
-            logprobs[..., self.vocabulary.eos_id] = end.masked_fill(short & ~stuck, NEVER)
+    def _apply_constraints(self, logprobs: torch.Tensor) -> torch.Tensor:
+        """Set tokens (B, K, V) that are not allowed to -inf, in place; the others keep their log-probability."""
+        eos_id = self.vocabulary.eos_id
+        end = logprobs[..., eos_id].clone()
+        logprobs.index_fill_(-1, self.suppressed_tokens, NEG_INF)
+        if self.generated is not None:
+            self._ban_repeated_ngrams(logprobs, self.generated)
+        if self.length >= self.shortest_max_length:
+            logprobs.masked_fill_((self.state_by_row["max_length"] <= self.length).unsqueeze(-1), NEG_INF)
+            logprobs[..., eos_id] = end
+        if self.length < self.longest_min_length:
+            too_short = self.state_by_row["min_length"] > self.length  # (B, 1)
+            logprobs[..., eos_id] = end.masked_fill(too_short, NEG_INF)
+            # A hypothesis without any allowed token may end although it is too short: there is always a caption.
+            stuck = logprobs.amax(-1) == NEG_INF  # (B, K)
+            logprobs[..., eos_id] = end.masked_fill(too_short & ~stuck, NEG_INF)
         return logprobs
 
-    def _rule_out_repeats(self, logprobs: torch.Tensor) -> None:
-        """Rules out tokens (B, K, V), in place, that would repeat a run of words, in the images that allow none."""
-        options = [self.options[image] for image in self.places]
-        for size in {option.no_repeat_ngram for option in options} - {0}:
-            rows = [row for row, option in enumerate(options) if option.no_repeat_ngram == size]
-            logprobs[rows] = logprobs[rows].masked_fill(self._repeats(rows, size, logprobs.shape[-1]), NEVER)
+    def _ban_repeated_ngrams(self, logprobs: torch.Tensor, generated: torch.Tensor) -> None:
+        """Set tokens (B, K, V) that would repeat an n-gram to -inf, in place, for images that do not allow it."""
+        sizes = [self.configs[image].no_repeat_ngram for image in self.active_images]
+        for size in set(sizes) - {0}:
+            rows = [row for row, its_size in enumerate(sizes) if its_size == size]
+            banned = _banned_tokens(generated[rows], size, logprobs.shape[-1])
+            logprobs[rows] = logprobs[rows].masked_fill(banned, NEG_INF)
 
-    def _repeats(self, rows: list[int], size: int, vocabulary_size: int) -> torch.Tensor:
-        """Tokens (R, K, V) that would say a run of `size` words a second time, in the images `rows`."""
-        said = self.said[rows]  # (R, K, t)
-        banned = torch.zeros(*said.shape[:2], vocabulary_size + 1, dtype=torch.bool, device=said.device)
-        if self.length >= size:
-            runs = said.unfold(2, size, 1)  # (R, K, t - size + 1, size)
-            recent = said[:, :, self.length - size + 1 :].unsqueeze(2)  # (R, K, 1, size - 1)
-            again = (runs[..., :-1] == recent).all(-1)
-            # What is not banned is sent to a spare column, so that it can't undo a ban.
-            banned.scatter_(2, torch.where(again, runs[..., -1], vocabulary_size), True)
-        return banned[..., :vocabulary_size]
-
-    def certain(self, image: int) -> list[int]:
-        """The words that the image's best caption begins with, whatever comes yet."""
-        row = self.places.index(image)
-        alive = self.rows["total"][row].isfinite().nonzero().squeeze(1).tolist()
-        ways = self.words(image, [self.trail.live(image, beam) for beam in alive])
-        if ended := self._ends([row])[0]:
-            ways.append(self.words(image, ended[:1])[0][:-1])
-        shared = []
-        for words in zip(*ways, strict=False):
-            if len(set(words)) > 1:
+    def common_prefix(self, image: int) -> list[int]:
+        """Return the token ids that the best caption of an active image begins with, whatever comes next."""
+        row = self.active_images.index(image)
+        live_beams = self.state_by_row["beam_scores"][row].isfinite().nonzero().squeeze(1).tolist()
+        sequences = self.tokens(image, [self.history.live_pointer(image, beam) for beam in live_beams])
+        if finished := self._finished([row])[0]:
+            sequences.append(self.tokens(image, finished[:1])[0][:-1])
+        prefix = []
+        for tokens in zip(*sequences, strict=False):
+            if len(set(tokens)) > 1:
                 break
-            shared.append(words[0])
-        return shared
+            prefix.append(tokens[0])
+        return prefix
 
-    def words(self, image: int, ends: Sequence[End]) -> list[list[int]]:
-        """The tokens up to some ends of an image."""
-        return [tokens for tokens, _, _ in self.trail.read([image] * len(ends), ends)]
+    def tokens(self, image: int, pointers: Sequence[BackPointer]) -> list[list[int]]:
+        """Return the token ids up to each pointer of an image."""
+        return [tokens for tokens, _, _ in self.history.backtrack([image] * len(pointers), pointers)]
 
-    def pop_done(self) -> list[tuple[int, list[End]]]:
-        """Drops the images that are done; for each its place in the call and where its captions end, the best first."""
-        enough, over = self.rows["ended"] >= self.rows["hypotheses"], self.rows["max_length"] < self.length
-        done = (enough | over).squeeze(1).tolist()
+    def pop_finished(self) -> list[tuple[int, list[BackPointer]]]:
+        """Drop the images that are done; return the index of each with its finished hypotheses, best first."""
+        all_finished = self.state_by_row["num_finished"] >= self.state_by_row["num_beams"]
+        reached_max_length = self.state_by_row["max_length"] < self.length
+        done = (all_finished | reached_max_length).squeeze(1).tolist()
         if not any(done):
             return []
         rows = [row for row, is_done in enumerate(done) if is_done]
-        popped = [(self.places[row], ends) for row, ends in zip(rows, self._ends(rows), strict=True)]
-        self._keep([row for row, is_done in enumerate(done) if not is_done])
+        popped = [(self.active_images[row], found) for row, found in zip(rows, self._finished(rows), strict=True)]
+        self._select_rows([row for row, is_done in enumerate(done) if not is_done])
         return popped
 
-    def _ends(self, rows: list[int]) -> list[list[End]]:
-        """Where the finished captions of the images `rows` end, for each the best first."""
-        ranks, ends = self.rows["rank"][rows].tolist(), self.rows["end"][rows].tolist()
+    def _finished(self, rows: list[int]) -> list[list[BackPointer]]:
+        """Return the finished hypotheses of some rows, best first."""
+        scores = self.state_by_row["finished_scores"][rows].tolist()
+        pointers = self.state_by_row["finished_pointers"][rows].tolist()
         return [
-            [divmod(end, self.candidates) for rank, end in zip(*pair, strict=True) if rank != NEVER]
-            for pair in zip(ranks, ends, strict=True)
+            [divmod(pointer, self.num_candidates) for score, pointer in zip(*row, strict=True) if score != NEG_INF]
+            for row in zip(scores, pointers, strict=True)
         ]
 
-    def _keep(self, rows: list[int]) -> None:
-        """Drops the images that are not in `rows`."""
-        self.rows_by_place = np.full(len(self.options), -1)
-        self.places = [self.places[row] for row in rows]
-        self.rows_by_place[self.places] = np.arange(len(rows))
-        self.drawn = self._drawn()
+    def _select_rows(self, rows: list[int]) -> None:
+        """Drop the images of all other rows."""
+        self.row_of_image = np.full(len(self.configs), -1)
+        self.active_images = [self.active_images[row] for row in rows]
+        self.row_of_image[self.active_images] = np.arange(len(rows))
+        self.sampled_rows = self._sampled_rows()
         if not rows:
             return
-        index = torch.tensor(rows, device=self.last.device)
-        self.last = self.last[index]
-        self.said = None if self.said is None else self.said[index]
-        for tensors in (self.memory, self.state, self.rows):
+        index = torch.tensor(rows, device=self.last_tokens.device)
+        self.last_tokens = self.last_tokens[index]
+        self.generated = None if self.generated is None else self.generated[index]
+        for tensors in (self.memory, self.state, self.state_by_row):
             for name in tensors:
                 tensors[name] = tensors[name][index]
 
-    def hypotheses(self, ends: Sequence[Sequence[End]]) -> list[list[Hypothesis]]:
-        """The captions of all images of the call, by where they end."""
-        wanted = [
-            (image, end)
-            for image, (option, some) in enumerate(zip(self.options, ends, strict=True))
-            for end in some[: option.num_captions]
+    def finalize(self, finished: Sequence[Sequence[BackPointer]]) -> list[list[Hypothesis]]:
+        """Return the captions of all images of the call, given their finished hypotheses."""
+        returned = [
+            (image, pointer)
+            for image, (config, pointers) in enumerate(zip(self.configs, finished, strict=True))
+            for pointer in pointers[: config.num_captions]
         ]
-        found = [[] for _ in self.options]
-        images = [image for image, _ in wanted]
-        for image, (words, logprobs, looks) in zip(
-            images, self.trail.read(images, [end for _, end in wanted]), strict=True
-        ):
-            attention = looks[:-1].clone() if self.options[image].attention and looks is not None else None
-            found[image].append(Hypothesis(words[:-1], logprobs, attention))
-        return found
+        images = [image for image, _ in returned]
+        sequences = self.history.backtrack(images, [pointer for _, pointer in returned])
+        hypotheses: list[list[Hypothesis]] = [[] for _ in self.configs]
+        for image, (tokens, logprobs, attention) in zip(images, sequences, strict=True):
+            # The copy is independent of the tensor of the whole batch, which would stay in memory with it.
+            kept = attention[:-1].clone() if self.configs[image].attention and attention is not None else None
+            hypotheses[image].append(Hypothesis(tokens[:-1], logprobs, kept))
+        return hypotheses
 
-    def _drawn(self) -> torch.Tensor:
-        rows = [row for row, image in enumerate(self.places) if self.options[image].do_sample]
-        return torch.tensor(rows, dtype=torch.long, device=self.last.device)
+    def _sampled_rows(self) -> torch.Tensor:
+        """Rows of the images that sample, (R,)."""
+        rows = [row for row, image in enumerate(self.active_images) if self.configs[image].do_sample]
+        return torch.tensor(rows, dtype=torch.long, device=self.last_tokens.device)
 
 
-def _take(tensor: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
-    """Tensor (B, K, …), beams (B, N) → (B, N, …): for each image the named beams."""
+def _banned_tokens(generated: torch.Tensor, size: int, vocabulary_size: int) -> torch.Tensor:
+    """Tokens (R, K, V) that would complete an n-gram of `size` tokens a second time, given (R, K, tokens so far)."""
+    length = generated.shape[-1]
+    banned = torch.zeros(*generated.shape[:2], vocabulary_size + 1, dtype=torch.bool, device=generated.device)
+    if length >= size:
+        ngrams = generated.unfold(2, size, 1)  # (R, K, length - size + 1, size)
+        recent = generated[:, :, length - size + 1 :].unsqueeze(2)  # (R, K, 1, size - 1)
+        matches = (ngrams[..., :-1] == recent).all(-1)
+        # Tokens that are not banned go to a spare column, so that they cannot overwrite a ban.
+        banned.scatter_(2, torch.where(matches, ngrams[..., -1], vocabulary_size), True)
+    return banned[..., :vocabulary_size]
+
+
+def gather_beams(tensor: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
+    """Reorder beams: tensor (B, K, …), beams (B, N) → (B, N, …)."""
     index = beams.view(*beams.shape, *[1] * (tensor.ndim - 2)).expand(-1, -1, *tensor.shape[2:])
     return tensor.gather(1, index)

@@ -1,4 +1,4 @@
-"""The mathematics of sampling: numbers from seeds, and the words that they draw."""
+"""Sampling: uniform noise from seeds, and nucleus sampling by inverting the cumulative distribution."""
 
 from collections.abc import Sequence
 
@@ -8,48 +8,49 @@ import torch
 from handler.generation.config import GenerationConfig
 
 
-def draws(options: Sequence[GenerationConfig], width: int, steps: int) -> torch.Tensor:
-    """Draws from [0, 1) for each image, hypothesis and step, from the image's own seed.
+def uniform_noise(configs: Sequence[GenerationConfig], num_beams: int, num_steps: int) -> torch.Tensor:
+    """Return uniform noise from [0, 1) for each image, hypothesis and step, from the seed of the image.
 
     Args:
-        options: one an image, B of them.
-        width: K, at least as many as captions are drawn of any image.
-        steps: T, more than any drawn caption's `max_length`.
+        configs: Options of each of B images.
+        num_beams: K, at least the largest `num_captions` of the images that sample.
+        num_steps: T, more than the largest `max_length` of the images that sample.
 
     Returns:
-        (B, K, T); 0 where nothing is drawn.
+        (B, K, T); 0 for images that do not sample.
     """
-    numbers = torch.zeros(len(options), width, steps)
-    for image, option in enumerate(options):
-        if option.do_sample:
-            for caption in range(option.num_captions):
-                source = np.random.SeedSequence(option.seed, spawn_key=(caption,))
-                drawn = np.random.default_rng(source).random(option.max_length + 1, dtype=np.float32)
-                numbers[image, caption, : len(drawn)] = torch.from_numpy(drawn)
-    return numbers
+    noise = torch.zeros(len(configs), num_beams, num_steps)
+    for image, config in enumerate(configs):
+        if config.do_sample:
+            for caption in range(config.num_captions):
+                seed_sequence = np.random.SeedSequence(config.seed, spawn_key=(caption,))
+                values = np.random.default_rng(seed_sequence).random(config.max_length + 1, dtype=np.float32)
+                noise[image, caption, : len(values)] = torch.from_numpy(values)
+    return noise
 
 
 def sample_tokens(
-    logprobs: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, uniform: torch.Tensor
+    logprobs: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, noise: torch.Tensor
 ) -> torch.Tensor:
-    """The words that draws fall on: the inverse of the cumulated, tempered probability, within the nucleus.
+    """Sample a token for each hypothesis: temperature, then nucleus sampling (Holtzman et al. 2020).
 
     Args:
-        logprobs: (R, K, V), of the tokens that may come next; -inf for the others.
-        temperature: (R,), above 0.
-        top_p: (R,), the nucleus' share of the probability, above 0 to 1.
-        uniform: (R, K), in [0, 1).
+        logprobs: (R, K, V), log-probabilities; -inf for tokens that are not allowed.
+        temperature: (R,), > 0.
+        top_p: (R,), probability of the nucleus, > 0 and ≤ 1; 1 keeps all tokens.
+        noise: (R, K), uniform in [0, 1).
 
     Returns:
-        (R, K), each a place in V.
+        (R, K), token ids.
     """
     top_p = top_p.view(-1, 1, 1)
     tempered = logprobs / temperature.view(-1, 1, 1)
-    shares, words = tempered.softmax(-1).sort(dim=-1, descending=True, stable=True)  # (R, K, V)
-    below = shares.cumsum(-1) - shares  # the probability of all that are likelier
-    shares = shares.masked_fill((below >= top_p) & (top_p < 1), 0.0)
-    reached = shares.cumsum(-1)
-    draw = uniform.unsqueeze(-1) * reached[..., -1:]
-    # Rounding may put the draw beyond the last of them: the last word that has a share is meant.
-    index = torch.minimum((reached <= draw).sum(-1), (shares > 0).sum(-1) - 1).clamp(min=0)  # (R, K)
-    return words.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    probabilities, tokens = tempered.softmax(-1).sort(dim=-1, descending=True, stable=True)  # (R, K, V)
+    cumulative_before = probabilities.cumsum(-1) - probabilities
+    probabilities = probabilities.masked_fill((cumulative_before >= top_p) & (top_p < 1), 0.0)
+    cumulative = probabilities.cumsum(-1)
+    threshold = noise.unsqueeze(-1) * cumulative[..., -1:]
+    # Rounding can put the threshold past the last token of the nucleus; that token is meant then.
+    last = (probabilities > 0).sum(-1) - 1
+    index = torch.minimum((cumulative <= threshold).sum(-1), last).clamp(min=0)  # (R, K)
+    return tokens.gather(-1, index.unsqueeze(-1)).squeeze(-1)

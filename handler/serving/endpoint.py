@@ -119,12 +119,9 @@ class Work:
 
     def listener(self) -> Callable[[list[str]], None]:
         """Hands on words that were not said before: a search that failed half-way is begun again."""
-        heard = 0
 
         def hear(words: list[str]) -> None:
-            nonlocal heard
-            new = words[max(self.said - heard, 0) :]
-            heard += len(words)
+            new = words[self.said :]
             if new:
                 self.say(new)
                 self.said += len(new)

@@ -216,7 +216,7 @@ def test_how_often_it_looks_who_is_done_changes_nothing(monkeypatch, patience):
     options = MIXED * 4
     grid = torch.randn(len(options), 9, 12)
     at_every_step = generate(decoder, grid, options, vocabulary)
-    monkeypatch.setattr("handler.generation.beam_search.PATIENCE", {"cpu": patience})
+    monkeypatch.setattr("handler.generation.beam_search.DONE_CHECK_INTERVAL", {"cpu": patience})
     seldom = generate(decoder, grid, options, vocabulary)
     assert [[h.token_ids for h in some] for some in seldom] == [[h.token_ids for h in some] for some in at_every_step]
     for left, right in zip(*map(itertools.chain.from_iterable, (seldom, at_every_step)), strict=True):
@@ -306,22 +306,33 @@ def test_a_seed_decides_the_draws_and_several_captions_are_drawn_apart():
     assert len({str(draw(num_captions=8)) for _ in range(5)}) > 1  # without a seed ever new ones
 
 
-def test_when_words_become_certain():
-    """On the garden path a beam of two is sure of b only when a c <end> and b c <end> have been weighed."""
+class Prefixes(list):
+    """Prefixes that a callback received, without repetitions."""
+
+    def __call__(self, token_ids: list[int]) -> None:
+        if not self or self[-1] != token_ids:
+            self.append(token_ids)
+
+
+def test_on_tokens_of_a_beam_waits_until_all_hypotheses_agree():
+    """On the garden path a beam of two is certain of b only once a c <end> and b c <end> have been compared."""
     vocabulary = vocabulary_of(3)
-    for beam_size, expected in ((1, [[A], [C]]), (2, [[B, C]])):
-        heard = []
-        options = GenerationConfig(beam_size=beam_size, length_penalty=0.0, max_length=5)
-        generate(TableDecoder(7), probability_table(GARDEN_PATH, 6), [options], vocabulary, {0: heard.append})
-        assert heard == expected
-    # Both hypotheses begin with a, so that it is certain before it is known how they go on.
+    for beam_size, expected in ((1, [[A], [A, C]]), (2, [[], [B, C]])):
+        prefixes = Prefixes()
+        config = GenerationConfig(beam_size=beam_size, length_penalty=0.0, max_length=5)
+        generate(TableDecoder(7), probability_table(GARDEN_PATH, 6), [config], vocabulary, {0: prefixes})
+        assert prefixes == expected
+
+
+def test_on_tokens_reports_a_shared_prefix_before_the_end():
+    """Both hypotheses begin with a, so it is certain before it is known how they continue."""
     rows = {1: {A: 0.9, B: 0.1}, A: {B: 0.5, C: 0.49, END: 0.01}, B: {C: 0.6, END: 0.4}, C: {END: 0.7, B: 0.3}}
-    heard = []
-    options = GenerationConfig(beam_size=2, length_penalty=0.0, max_length=5)
-    [[best]] = generate(TableDecoder(7), probability_table(rows, 6), [options], vocabulary, {0: heard.append})
-    assert len(heard) > 1
-    assert heard[0] == [A]
-    assert list(itertools.chain(*heard)) == best.token_ids
+    prefixes = Prefixes()
+    config = GenerationConfig(beam_size=2, length_penalty=0.0, max_length=5)
+    [[best]] = generate(TableDecoder(7), probability_table(rows, 6), [config], vocabulary_of(3), {0: prefixes})
+    assert len(best.token_ids) > 1
+    assert [A] in prefixes
+    assert prefixes[-1] == best.token_ids
 
 
 def test_the_attention_that_is_kept_keeps_no_batch():
@@ -332,20 +343,22 @@ def test_the_attention_that_is_kept_keeps_no_batch():
         assert best.attention.untyped_storage().nbytes() == best.attention.nbytes
 
 
-@pytest.mark.parametrize("option", MIXED)
-def test_listeners_hear_the_best_caption_as_it_becomes_certain(option):
+@pytest.mark.parametrize("config", MIXED)
+def test_on_tokens_reports_growing_prefixes_of_the_best_caption(config):
     vocabulary = vocabulary_of(3)
     count = 12
     tables = random_tables(count, 22, vocabulary, 9)
-    heard: dict[int, list[list[int]]] = {place: [] for place in range(0, count, 2)}
-    listeners = {place: words.append for place, words in heard.items()}
-    found = generate(TableDecoder(7), tables, [option] * count, vocabulary, listeners)
-    assert found == generate(TableDecoder(7), tables, [option] * count, vocabulary)
-    for place, parts in heard.items():
-        assert list(itertools.chain(*parts)) == found[place][0].token_ids
-        assert all(parts)
-    if option.num_beams == 1:
-        assert all(len(part) == 1 for parts in heard.values() for part in parts)
+    prefixes = {image: Prefixes() for image in range(0, count, 2)}
+    generated = generate(TableDecoder(7), tables, [config] * count, vocabulary, prefixes)
+    assert generated == generate(TableDecoder(7), tables, [config] * count, vocabulary)
+    for image, reported in prefixes.items():
+        best = generated[image][0].token_ids
+        assert reported[-1] == best
+        lengths = [len(prefix) for prefix in reported]
+        assert lengths == sorted(set(lengths))
+        assert all(prefix == best[: len(prefix)] for prefix in reported)
+        if config.num_beams == 1:
+            assert lengths == list(range(1, len(best) + 1))
 
 
 def test_no_images_and_mismatched_options():

@@ -53,7 +53,7 @@ def test_paths_bytes_and_pictures_are_captioned_alike(pretrained):
 
 
 def test_a_path_like_an_images_is_not_taken_for_bytes(pretrained):
-    with pytest.raises(RequestError, match="Picture 0: The picture is empty"):
+    with pytest.raises(RequestError, match="Image 0: The picture is empty"):
         pretrained.caption([b""])
 
 
