@@ -1,7 +1,7 @@
-"""A run, or two runs compared, as one HTML page that opens from disk and asks for nothing from elsewhere.
+"""HTML report of one run, or of two runs compared.
 
-`page.html` is the frame, `page.css` and `page.js` are put into it, and the data as JSON. Pictures are in it as small
-JPEGs, so that a page is as private as the pictures are.
+A report is one self-contained document: `page.html` with the style, the script and the data inlined. It opens from
+disk and loads nothing. Thumbnails of the images are embedded, so a report is as confidential as the images are.
 """
 
 import base64
@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from eval.coco import CaptionedImage
@@ -20,9 +22,10 @@ from eval.endings import bad_endings
 from eval.metrics import CaptionScores
 from eval.significance import Difference
 
-FOLDER = Path(__file__).parent
-THUMBNAIL = (240, 180)
-PICTURES = 1500  # in a page at most, of 7 KB each: of larger splits those at the ends of the rankings
+DIRECTORY = Path(__file__).parent
+THUMBNAIL_SIZE = (240, 180)  # pixels
+THUMBNAIL_QUALITY = 72
+MAX_THUMBNAILS = 1500  # 7 KB each; larger splits show those at the ends of the rankings
 
 
 def write_run(
@@ -34,33 +37,34 @@ def write_run(
     measured: CaptionScores,
     log: Mapping[int, Mapping[str, Any]],
 ) -> None:
-    """Writes the page of one run.
+    """Write the report of one run.
 
     Args:
-        path: of the page.
-        name: the run's.
-        content: of `scores.json`.
-        images: the split.
-        captions: image id → caption.
-        measured: the same captions.
-        log: image id → its line in the log of requests.
+        path: File to write.
+        name: Name of the run.
+        content: Content of `scores.json`.
+        images: Images of the split.
+        captions: Image id → caption.
+        measured: Scores of these captions.
+        log: Image id → its entry in the request log.
     """
-    shown = _worth_a_picture(measured.each["CIDEr"], _disputed(measured))
+    disagreement = _metric_disagreement(measured)
+    with_thumbnail = _select_thumbnails(measured.each["CIDEr"], disagreement)
     rows = []
-    for place, image in enumerate(images):
-        line = log[image.id]
-        row = _row(image, place in shown) | {
+    for i, image in enumerate(images):
+        entry = log[image.id]
+        row = _image_row(image, i in with_thumbnail) | {
             "caption": captions[image.id],
-            "scores": _scores(measured, place),
-            "disputed": round(float(_disputed(measured)[place]), 4),
-            "bad": bad_endings([captions[image.id]]) > 0,
-            "at": line["at"],
-            "seconds": line["seconds"],
+            "scores": _image_scores(measured, i),
+            "disagreement": round(float(disagreement[i]), 4),
+            "bad_ending": bad_endings([captions[image.id]]) > 0,
+            "at": entry["at"],
+            "seconds": entry["seconds"],
         }
-        if "error" in line:
-            row["error"] = line["error"]["message"]
+        if "error" in entry:
+            row["error"] = entry["error"]["message"]
         rows.append(row)
-    _write(path, {"kind": "run", "name": name, "content": content, "images": rows})
+    _write_page(path, {"kind": "run", "name": name, "content": content, "images": rows})
 
 
 def write_comparison(
@@ -71,81 +75,83 @@ def write_comparison(
     captions: tuple[Mapping[int, str], Mapping[int, str]],
     measured: tuple[CaptionScores, CaptionScores],
 ) -> None:
-    """Writes the page of two runs on the same split.
+    """Write the report of two runs on the same split.
 
     Args:
-        path: of the page.
-        names: of the runs, A's first.
-        differences: from `compare`.
-        images: the split.
-        captions: of each run, image id → caption.
-        measured: the same captions.
+        path: File to write.
+        names: Names of the runs A and B.
+        differences: Metric → difference between A and B.
+        images: Images of the split.
+        captions: Image id → caption, for A and B.
+        measured: Scores of these captions.
     """
-    change = measured[1].each["CIDEr"] - measured[0].each["CIDEr"]
-    shown = _worth_a_picture(change, np.abs(change))
+    before, after = measured
+    change = after.each["CIDEr"] - before.each["CIDEr"]
+    with_thumbnail = _select_thumbnails(change, np.abs(change))
     rows = [
-        _row(image, place in shown)
+        _image_row(image, i in with_thumbnail)
         | {
-            "captions": [some[image.id] for some in captions],
-            "scores": _scores(measured[1], place),
-            "before": _scores(measured[0], place),
-            "change": round(float(change[place]), 4),
+            "captions": [of_run[image.id] for of_run in captions],
+            "scores": _image_scores(after, i),
+            "scores_before": _image_scores(before, i),
+            "change": round(float(change[i]), 4),
         }
-        for place, image in enumerate(images)
+        for i, image in enumerate(images)
     ]
-    found = {name: asdict(one) | {"difference": one.difference} for name, one in differences.items()}
-    _write(path, {"kind": "comparison", "names": names, "differences": found, "images": rows})
+    metrics = {name: asdict(result) | {"difference": result.difference} for name, result in differences.items()}
+    _write_page(path, {"kind": "comparison", "names": names, "differences": metrics, "images": rows})
 
 
-def _row(image: CaptionedImage, with_picture: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": image.id, "references": list(image.captions)}
-    if with_picture and image.path.is_file():
-        row["picture"] = thumbnail(image.path)
-    return row
-
-
-def _scores(measured: CaptionScores, place: int) -> dict[str, float]:
-    return {name: round(float(values[place]), 4) for name, values in measured.each.items()}
-
-
-def _disputed(measured: CaptionScores) -> np.ndarray:
-    """How far a picture's ranks by CIDEr and by METEOR are apart, 0 to 1."""
-    if "METEOR" not in measured.each or len(measured.images) < 2:
-        return np.zeros(len(measured.images))
-    ranks = [measured.each[name].argsort(kind="stable").argsort() for name in ("CIDEr", "METEOR")]
-    return np.abs(ranks[0] - ranks[1]) / (len(measured.images) - 1)
-
-
-def _worth_a_picture(ranked: np.ndarray, other: np.ndarray) -> set[int]:
-    """The places of the images that get a picture: all, or those at both ends of one ranking and the top of another."""
-    if len(ranked) <= PICTURES:
-        return set(range(len(ranked)))
-    order, third = ranked.argsort(kind="stable"), PICTURES // 3
-    return {int(place) for some in (order[:third], order[-third:], (-other).argsort()[:third]) for place in some}
-
-
-def thumbnail(path: Path) -> str:
-    """A picture, made small, as a data URL; empty where it can't be read."""
+def create_thumbnail(path: Path) -> str:
+    """Return a small JPEG of an image as a data URL, or an empty string if the file cannot be read."""
     try:
         with Image.open(path) as image:
-            image.draft("RGB", THUMBNAIL)
-            small = image.convert("RGB")
-            small.thumbnail(THUMBNAIL)
+            image.draft("RGB", THUMBNAIL_SIZE)
+            thumbnail = image.convert("RGB")
+            thumbnail.thumbnail(THUMBNAIL_SIZE)
             stream = BytesIO()
-            small.save(stream, "JPEG", quality=72)
+            thumbnail.save(stream, "JPEG", quality=THUMBNAIL_QUALITY)
     except (OSError, ValueError, Image.DecompressionBombError):
         return ""
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _write(path: Path, data: Mapping[str, Any]) -> None:
-    # Captions are anybody's text: no `<` of theirs can end the element that holds them.
+def _image_row(image: CaptionedImage, with_thumbnail: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": image.id, "references": list(image.captions)}
+    if with_thumbnail and image.path.is_file():
+        row["thumbnail"] = create_thumbnail(image.path)
+    return row
+
+
+def _image_scores(measured: CaptionScores, index: int) -> dict[str, float]:
+    return {name: round(float(values[index]), 4) for name, values in measured.each.items()}
+
+
+def _metric_disagreement(measured: CaptionScores) -> npt.NDArray[np.float64]:
+    """Return the distance between each image's ranks by CIDEr and by METEOR, 0 to 1; 0 without METEOR."""
+    last = len(measured.images) - 1
+    if "METEOR" not in measured.each or last < 1:
+        return np.zeros(len(measured.images))
+    by_cider, by_meteor = (measured.each[name].argsort(kind="stable").argsort() for name in ("CIDEr", "METEOR"))
+    disagreement: npt.NDArray[np.float64] = np.abs(by_cider - by_meteor) / last
+    return disagreement
+
+
+def _select_thumbnails(ranking: npt.NDArray[np.float64], interest: npt.NDArray[np.float64]) -> set[int]:
+    """Return the indices of the images that get a thumbnail.
+
+    These are all images of a small split, otherwise those at both ends of `ranking` and those with the most `interest`.
+    """
+    if len(ranking) <= MAX_THUMBNAILS:
+        return set(range(len(ranking)))
+    order, third = ranking.argsort(kind="stable"), MAX_THUMBNAILS // 3
+    return {int(i) for part in (order[:third], order[-third:], (-interest).argsort()[:third]) for i in part}
+
+
+def _write_page(path: Path, data: Mapping[str, Any]) -> None:
+    template, css, js = (
+        (DIRECTORY / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
+    )
+    # Captions are untrusted: no `<` in them may end the script element that holds the data.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    page = (FOLDER / "page.html").read_text(encoding="utf-8")
-    for mark, part in (
-        ("/*css*/", (FOLDER / "page.css").read_text(encoding="utf-8")),
-        ("/*js*/", (FOLDER / "page.js").read_text(encoding="utf-8")),
-        ("/*data*/", text),  # last, as its text may hold the other marks
-    ):
-        page = page.replace(mark, part, 1)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(Template(template).substitute(css=css, js=js, data=text), encoding="utf-8")

@@ -162,7 +162,7 @@ class Endpoint:
         self.cache = ResultCache(settings.cache_entries)
         self._one_at_a_time = Lock()
         card, defaults = captioner.config.card, captioner.config.decoding
-        self.page = render_page(model, card, defaults, settings.limits)
+        self.page = render_page(model, card, defaults, settings.max_bytes)
         self.captions = ParseContext(defaults, settings.limits)
         self.explanations = self.captions._replace(methods=captioner.explanation_methods)
 

@@ -23,11 +23,11 @@ CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", 
 LAPTOP = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
 DARK = LAPTOP | {"color_scheme": "dark"}
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-ORIENTATION = 0x0112  # EXIF's tag
+FAKE_CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+EXIF_ORIENTATION = 0x0112  # EXIF's tag
 
 # Keeps what the page sends, as playwright can't read forms with files, and what its policy refused.
-WATCH = """
+RECORD_REQUESTS = """
 window.sent = [];
 window.refused = [];
 document.addEventListener("securitypolicyviolation", (event) => refused.push(event.violatedDirective));
@@ -37,15 +37,15 @@ window.fetch = (url, request) => {
   return send(url, request);
 };
 """
-SENT = "sent.map(({ image, ...options }) => options)"
-SIZE_SENT = """async () => {
+SENT_OPTIONS = "sent.map(({ image, ...options }) => options)"
+SENT_IMAGE = """async () => {
   const { image } = sent.at(-1);
   const { width, height } = await createImageBitmap(image);
   return [image.type, width, height];
 }"""
 # Shade of the picture: the least and the greatest, and where in the picture, 0 to 1, the least is.
-SHADE = """() => {
-  const canvas = document.getElementById("heat");
+OVERLAY_OPACITY = """() => {
+  const canvas = document.getElementById("overlay");
   const { width, height } = canvas;
   const alpha = canvas.getContext("2d").getImageData(0, 0, width, height).data.filter((_, i) => i % 4 === 3);
   const [least, greatest] = [Math.min(...alpha), Math.max(...alpha)];
@@ -53,7 +53,7 @@ SHADE = """() => {
   return { least, greatest, x: ((at % width) + 0.5) / width, y: (Math.floor(at / width) + 0.5) / height };
 }"""
 # Hands files to the page as a clipboard or a drag would.
-HAND_OVER = """async ([bytes, name, type, kinds]) => {
+TRANSFER_FILE = """async ([bytes, name, type, kinds]) => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(bytes)], name, { type }));
   for (const kind of kinds) {
@@ -76,7 +76,7 @@ def browser():
         missing = "needs Debian's chromium on PATH"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *CAMERA])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *FAKE_CAMERA])
         yield browser
         browser.close()
 
@@ -93,7 +93,7 @@ def visit(browser, endpoint):
         context = browser.new_context(**({"reduced_motion": "reduce"} | settings | more))
         contexts.append(context)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
-        context.add_init_script(WATCH)
+        context.add_init_script(RECORD_REQUESTS)
         page = context.new_page()
 
         def heard(message):
@@ -117,7 +117,7 @@ def visit(browser, endpoint):
 
 
 @contextmanager
-def answer_to(page):
+def response_shown(page):
     """The JSON that what is done meanwhile is answered with, once the page shows it."""
     answer = {}
     with page.expect_response("**/explanations/**") as info:
@@ -130,9 +130,9 @@ def caption_of(page) -> str:
     return " ".join(page.locator(".word").all_inner_texts())
 
 
-def caption_sample(page, place=0) -> dict:
-    with answer_to(page) as answer:
-        page.locator("#samples button").nth(place).click()
+def caption_sample(page, index=0) -> dict:
+    with response_shown(page) as answer:
+        page.locator("#samples button").nth(index).click()
     assert caption_of(page) == answer["caption"]
     return answer
 
@@ -164,80 +164,80 @@ def press_until(page, key, there):
     pytest.fail(f"{key} does not lead to {there}")
 
 
-def test_a_file_becomes_a_caption(visit):
+def test_file_is_captioned(visit):
     page = visit()
-    with answer_to(page) as answer:
-        page.set_input_files("#file", CAT)
-    assert caption_of(page) == answer["caption"] == page.inner_text("#sentence")
+    with response_shown(page) as answer:
+        page.set_input_files("#file-input", CAT)
+    assert caption_of(page) == answer["caption"] == page.inner_text("#caption-text")
     assert page.inner_text("#status") == f"Caption: {answer['caption']}"
-    assert page.evaluate(SENT) == [{}]
-    assert page.evaluate(SIZE_SENT) == ["image/jpeg", 451, 300]  # the file as it is
-    assert page.get_by_alt_text("The picture: cat.jpg").is_visible()
-    box = page.locator("#picture").bounding_box()
+    assert page.evaluate(SENT_OPTIONS) == [{}]
+    assert page.evaluate(SENT_IMAGE) == ["image/jpeg", 451, 300]  # the file as it is
+    assert page.get_by_alt_text("Image: cat.jpg").is_visible()
+    box = page.locator("#image").bounding_box()
     assert box["width"] / box["height"] == pytest.approx(451 / 300, rel=0.01)
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
-def test_a_word_shows_where_the_model_looked(visit):
+def test_word_hovered_or_pinned_shows_its_attention_map(visit):
     page = visit()
     answer = caption_sample(page)
     words, size = answer["captions"][0]["words"], answer["explanation"]["picture"]
-    for place, word in enumerate(words):
-        page.locator(".word").nth(place).hover()
-        shade, peak = page.evaluate(SHADE), word["peak"]
+    for index, word in enumerate(words):
+        page.locator(".word").nth(index).hover()
+        shade, peak = page.evaluate(OVERLAY_OPACITY), word["peak"]
         assert shade["least"] == 0
         assert shade["greatest"] > 100
         assert peak["x"] <= shade["x"] * size["width"] <= peak["x"] + peak["width"]
         assert peak["y"] <= shade["y"] * size["height"] <= peak["y"] + peak["height"]
-        detail = page.inner_text("#detail")
+        detail = page.inner_text("#word-details")
         assert word["token"] in detail
         assert f"{word['entropy']:.1f} bits" in detail
     page.mouse.move(5, 5)
-    assert page.evaluate(SHADE)["greatest"] == 0
+    assert page.evaluate(OVERLAY_OPACITY)["greatest"] == 0
     page.locator(".word").nth(1).click()
     page.mouse.move(5, 5)  # pinned, it stays
-    assert page.evaluate(SHADE)["greatest"] > 100
+    assert page.evaluate(OVERLAY_OPACITY)["greatest"] > 100
     assert page.locator(".word[aria-pressed=true]").inner_text() == words[1]["token"]
 
 
-def test_the_light_moves_from_word_to_word(visit):
+def test_overlay_fades_to_the_next_word(visit):
     page = visit(reduced_motion="no-preference")
     caption_sample(page)
     stop_time(page)
     page.locator(".word").first.hover()
     shades = []
     for _ in range(3):
-        shades.append(page.evaluate(SHADE)["greatest"])
+        shades.append(page.evaluate(OVERLAY_OPACITY)["greatest"])
         page.clock.run_for(150)
     assert shades[0] < shades[1] < shades[2]
     assert shades[2] > 100
 
 
-def test_all_works_by_keyboard(visit):
+def test_keyboard_reaches_every_control(visit):
     page = visit()
-    press_until(page, "Tab", "#choose")
+    press_until(page, "Tab", "#choose-image")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     # Keys that a test presses are no user's to chromium, which opens a chooser for users alone.
-    page.evaluate("file.onclick = () => { window.opened = true; return false; }")
+    page.evaluate("document.getElementById('file-input').onclick = () => { window.opened = true; return false; }")
     page.keyboard.press("Enter")
     assert page.evaluate("window.opened")
     press_until(page, "Tab", "#samples button")
-    with answer_to(page) as answer:
+    with response_shown(page) as answer:
         page.keyboard.press("Enter")
     tokens = answer["captions"][0]["tokens"]
     press_until(page, "Tab", ".word")
     assert focused(page) == tokens[0]
-    assert page.evaluate(SHADE)["greatest"] > 100
-    for key, place in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", -1), ("ArrowRight", -1)):
+    assert page.evaluate(OVERLAY_OPACITY)["greatest"] > 100
+    for key, index in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", -1), ("ArrowRight", -1)):
         page.keyboard.press(key)
-        assert focused(page) == page.inner_text(".word.lit") == page.inner_text("#detail b") == tokens[place]
+        assert focused(page) == page.inner_text(".word.active") == page.inner_text("#word-details b") == tokens[index]
     page.keyboard.press("Enter")
-    assert page.locator(".word.lit").get_attribute("aria-pressed") == "true"
+    assert page.locator(".word.active").get_attribute("aria-pressed") == "true"
     page.keyboard.press("Escape")
     assert page.locator(".word[aria-pressed=true]").count() == 0
     page.keyboard.press("Tab")  # the words are one stop
     assert focused(page) == "play"
-    assert page.evaluate(SHADE)["greatest"] == 0
+    assert page.evaluate(OVERLAY_OPACITY)["greatest"] == 0
     press_until(page, "Shift+Tab", "#open-options")
     page.keyboard.press("Enter")
     assert focused(page) == "options-heading"
@@ -250,173 +250,173 @@ def test_all_works_by_keyboard(visit):
     assert focused(page) == "open-card"
 
 
-def test_the_words_are_played(visit):
+def test_play_button_plays_and_pauses_the_words(visit):
     page = visit()
     words = caption_sample(page)["captions"][0]["tokens"]
     stop_time(page)
     page.click("#play")
     page.mouse.move(5, 5)
     assert page.inner_text("#play") == "Pause"
-    assert page.inner_text(".word.lit") == words[0]
+    assert page.inner_text(".word.active") == words[0]
     page.clock.run_for(950)
-    assert page.inner_text(".word.lit") == words[1]
+    assert page.inner_text(".word.active") == words[1]
     page.click("#play")
     page.mouse.move(5, 5)
     page.clock.run_for(5000)
     assert page.inner_text("#play") == "Play"
-    assert page.inner_text(".word.lit") == words[1]  # a pause leaves it lit, and the play goes on from it
+    assert page.inner_text(".word.active") == words[1]  # a pause leaves it lit, and the play goes on from it
     page.click("#play")
     page.clock.run_for(900 * len(words))
     assert page.inner_text("#play") == "Play"
-    assert page.locator(".word.lit").count() == 0
+    assert page.locator(".word.active").count() == 0
 
 
-def test_other_options_other_captions(visit):
+def test_changed_options_recaption_the_image(visit):
     page = visit()
     caption_sample(page)
     page.click("#open-options")
-    with answer_to(page):
+    with response_shown(page):
         slide(page, "beam_size", 8)
-    with answer_to(page) as answer:
+    with response_shown(page) as answer:
         slide(page, "num_captions", 6, 9)  # more than the beam, which gives way; and both changes are one request
-    assert page.evaluate(SENT)[1:] == [{"beam_size": "8"}, {"beam_size": "9", "num_captions": "9"}]
-    assert page.inner_text("#changed") == " · 2 changed"
+    assert page.evaluate(SENT_OPTIONS)[1:] == [{"beam_size": "8"}, {"beam_size": "9", "num_captions": "9"}]
+    assert page.inner_text("#num-changed") == " · 2 changed"
     rows = page.locator("#alternatives label")
     assert rows.count() == 9
     rows.nth(3).click()
     assert caption_of(page) == answer["captions"][3]["caption"]
     assert f"−{-answer['captions'][3]['score']:.2f}" in rows.nth(3).inner_text()
     assert page.locator("[name=top_p]").is_disabled()
-    with answer_to(page) as answer:
+    with response_shown(page) as answer:
         slide(page, "temperature", 0.9)
     assert f"seed {answer['seed']}" in page.inner_text("#facts")
     assert page.locator("[name=beam_size]").is_disabled()
-    with answer_to(page) as drawn:
+    with response_shown(page) as drawn:
         slide(page, "seed", answer["seed"])
     assert drawn["captions"] == answer["captions"]
-    with answer_to(page):
+    with response_shown(page):
         page.click("#reset")
-    assert page.evaluate(SENT)[-1] == {}
+    assert page.evaluate(SENT_OPTIONS)[-1] == {}
     assert page.locator("#reset").is_disabled()
     assert page.locator("#alternatives").is_hidden()
 
 
-def test_what_options_the_server_refuses_it_says_itself(visit):
+def test_option_refused_by_the_server_shows_its_message(visit):
     page = visit(failing=True)
     said = caption_sample(page)["caption"]
     page.click("#open-options")
     slide(page, "temperature", 1)
-    with answer_to(page) as answer:
+    with response_shown(page) as answer:
         slide(page, "seed", "4294967296")
     assert answer["type"] == "OptionOutOfRange"
-    assert page.inner_text("#trouble") == answer["message"]
+    assert page.inner_text("#error") == answer["message"]
     assert caption_of(page) == said  # the last result stays
 
 
-@pytest.mark.parametrize("place", range(6))
-def test_a_sample_comes_with_its_credit(visit, place):
+@pytest.mark.parametrize("index", range(6))
+def test_sample_shows_its_credit(visit, index):
     page = visit()
-    caption_sample(page, place)
+    caption_sample(page, index)
     samples = json.loads((ROOT / "handler" / "serving" / "demo" / "samples" / "credits.json").read_text())
     credit = page.inner_text("#credit")
-    assert samples[place]["author"] in credit
-    assert samples[place]["licence"] in credit
-    assert page.locator("#credit a").last.get_attribute("href") == samples[place]["licence_url"]
+    assert samples[index]["author"] in credit
+    assert samples[index]["licence"] in credit
+    assert page.locator("#credit a").last.get_attribute("href") == samples[index]["licence_url"]
     assert page.inner_text("#credits").count(" by ") == 6
 
 
 @pytest.mark.parametrize("kinds", [["paste"], ["dragenter", "dragover", "drop"]])
-def test_pasted_and_dropped(visit, kinds):
+def test_pasted_or_dropped_file_is_captioned(visit, kinds):
     page = visit()
-    with answer_to(page) as answer:
-        page.evaluate(HAND_OVER, [[*CAT.read_bytes()], "cat.jpg", "image/jpeg", kinds])
+    with response_shown(page) as answer:
+        page.evaluate(TRANSFER_FILE, [[*CAT.read_bytes()], "cat.jpg", "image/jpeg", kinds])
     assert caption_of(page) == answer["caption"]
-    assert page.locator("#veil").is_hidden()
+    assert page.locator("#drop-hint").is_hidden()
 
 
-def test_while_a_picture_is_dragged_the_page_says_so(visit):
+def test_drag_shows_the_drop_hint(visit):
     page = visit()
     for kinds, visible in ((["dragenter", "dragover"], True), (["dragleave"], False)):
-        page.evaluate(HAND_OVER, [[0], "a.jpg", "image/jpeg", kinds])
-        assert page.locator("#veil").is_visible() == visible
+        page.evaluate(TRANSFER_FILE, [[0], "a.jpg", "image/jpeg", kinds])
+        assert page.locator("#drop-hint").is_visible() == visible
 
 
-def test_the_camera(visit):
+def test_camera_photo_is_captioned(visit):
     page = visit()
-    page.click("#photograph")
+    page.click("#take-photo")
     page.wait_for_selector("#shutter:enabled")
     assert focused(page) == "shutter"
-    with answer_to(page) as answer:
+    with response_shown(page) as answer:
         page.keyboard.press("Enter")
     assert caption_of(page) == answer["caption"]
     assert page.locator("#camera").is_hidden()
-    assert page.evaluate("document.getElementById('viewfinder').srcObject") is None
+    assert page.evaluate("document.getElementById('camera-preview').srcObject") is None
     refuse = "Promise.reject(new DOMException('', 'NotAllowedError'))"
     page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = () => {refuse}; }}")
-    page.click("#photograph")
-    expect(page.locator("#camera-trouble")).to_have_text("The browser was not allowed to use the camera.")
+    page.click("#take-photo")
+    expect(page.locator("#camera-error")).to_have_text("The browser is not allowed to use the camera.")
     page.keyboard.press("Escape")
     page.evaluate("() => { navigator.mediaDevices.enumerateDevices = async () => []; }")
     with page.expect_file_chooser() as chooser:  # where a phone opens its own camera
-        page.click("#photograph")
+        page.click("#take-photo")
     assert chooser.value.element.get_attribute("capture") == "environment"
 
 
-def test_a_broken_file_gets_the_servers_sentence(visit):
+def test_corrupted_file_shows_the_message_of_the_server(visit):
     page = visit(failing=True)
     broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:200]}
-    with answer_to(page) as answer:
-        page.set_input_files("#file", broken)
+    with response_shown(page) as answer:
+        page.set_input_files("#file-input", broken)
     assert answer["type"] == "InvalidImage"
-    assert page.locator("#trouble").get_attribute("role") == "alert"
-    assert page.inner_text("#trouble") == answer["message"]
+    assert page.locator("#error").get_attribute("role") == "alert"
+    assert page.inner_text("#error") == answer["message"]
     said = caption_sample(page)["caption"]
-    assert page.inner_text("#trouble") == ""
-    with answer_to(page):
-        page.set_input_files("#file", broken)
+    assert page.inner_text("#error") == ""
+    with response_shown(page):
+        page.set_input_files("#file-input", broken)
     assert caption_of(page) == said  # the last result stays
     page.click("#open-options")
-    with answer_to(page):
+    with response_shown(page):
         slide(page, "max_length", 3)  # of the picture that is shown
     assert len(caption_of(page).split()) <= 3
 
 
-def test_a_file_too_large_to_send_is_refused(visit, tmp_path):
+def test_file_above_the_limit_is_refused(visit, tmp_path):
     page = visit()
     film = tmp_path / "film.mp4"
     for size, said in ((21e6, "21.0 MB"), (500e6, "500.0 MB")):
         with film.open("wb") as file:
             file.truncate(int(size))
-        page.set_input_files("#file", film)
-        expect(page.locator("#trouble")).to_contain_text(said)
-    assert "The server takes 20.0 MB" in page.inner_text("#trouble")
-    assert page.evaluate(SENT) == []
+        page.set_input_files("#file-input", film)
+        expect(page.locator("#error")).to_contain_text(said)
+    assert "The limit is 20.0 MB" in page.inner_text("#error")
+    assert page.evaluate(SENT_OPTIONS) == []
 
 
-def test_a_large_photo_is_shrunk_before_it_is_sent(visit, tmp_path):
+def test_large_image_is_scaled_down_before_sending(visit, tmp_path):
     """30 megapixels, lying on its side as phones save them: upright it is higher than wide."""
     exif = Image.Exif()
-    exif[ORIENTATION] = 6
+    exif[EXIF_ORIENTATION] = 6
     photo = tmp_path / "photo.jpg"
     Image.linear_gradient("L").resize((6000, 5000)).convert("RGB").save(photo, exif=exif)
     page = visit()
-    with answer_to(page) as answer:
-        page.set_input_files("#file", photo)
-    assert page.evaluate(SIZE_SENT) == ["image/jpeg", 853, 1024]
+    with response_shown(page) as answer:
+        page.set_input_files("#file-input", photo)
+    assert page.evaluate(SENT_IMAGE) == ["image/jpeg", 853, 1024]
     assert "sent at 853 × 1024" in page.inner_text("#facts")
     assert answer["explanation"]["picture"] == {"width": 853, "height": 1024}
 
 
-def test_what_the_browser_knows_and_the_server_does_not_is_sent_as_jpeg(visit):
+def test_format_unknown_to_the_server_is_sent_as_jpeg(visit):
     page, stream = visit(), BytesIO()
     Image.open(CAT).save(stream, "AVIF")
-    with answer_to(page):
-        page.set_input_files("#file", {"name": "cat.avif", "mimeType": "image/avif", "buffer": stream.getvalue()})
-    assert page.evaluate(SIZE_SENT) == ["image/jpeg", 451, 300]
+    with response_shown(page):
+        page.set_input_files("#file-input", {"name": "cat.avif", "mimeType": "image/avif", "buffer": stream.getvalue()})
+    assert page.evaluate(SENT_IMAGE) == ["image/jpeg", 451, 300]
     assert "sent at" not in page.inner_text("#facts")
 
 
-def test_a_late_answer_overwrites_nothing(visit):
+def test_late_response_is_discarded(visit):
     page = visit()
     held = []
     page.route("**/explanations/captioner", lambda route: held.append(route), times=1)
@@ -428,38 +428,38 @@ def test_a_late_answer_overwrites_nothing(visit):
     route.abort()
     page.wait_for_timeout(100)
     assert caption_of(page) == said
-    assert page.inner_text("#trouble") == ""
+    assert page.inner_text("#error") == ""
 
 
 @pytest.mark.parametrize(
     ("failure", "says"),
     [
         ({"status": 503, "body": ""}, "The server is busy"),
-        ({"status": 413, "body": ""}, "The file is larger than the server takes."),
+        ({"status": 413, "body": ""}, "The file is larger than the server accepts."),
         ({"status": 500, "json": {"code": 500, "type": "InternalError", "message": "A fault."}}, "A fault."),
-        ({"status": 200, "body": "<p>a proxy’s"}, "no answer that this page can read (200)"),
-        (None, "The server can’t be reached"),
+        ({"status": 200, "body": "<p>a proxy’s"}, "a response that this page cannot read (200)"),
+        (None, "The server cannot be reached"),
     ],
 )
-def test_a_failure_is_said_and_can_be_tried_again(visit, failure, says):
+def test_failed_request_shows_an_error_and_can_be_retried(visit, failure, says):
     page = visit(failing=True)
     page.route(
         "**/explanations/*", lambda route: route.fulfill(**failure) if failure else route.abort(), times=1
     )  # fmt: skip
     page.locator("#samples button").first.click()
-    expect(page.locator("#trouble p")).to_contain_text(says)
+    expect(page.locator("#error p")).to_contain_text(says)
     assert page.locator("#waiting").is_hidden()
     retry = page.get_by_role("button", name="Try again")
     if failure and failure["status"] == 413:  # it would be no smaller
         assert retry.count() == 0
         return
-    with answer_to(page) as answer:
+    with response_shown(page) as answer:
         retry.click()
     assert caption_of(page) == answer["caption"]
-    assert page.inner_text("#trouble") == ""
+    assert page.inner_text("#error") == ""
 
 
-def test_a_token_is_asked_for_and_kept_in_memory_alone(visit):
+def test_token_is_requested_and_kept_in_memory_only(visit):
     page = visit(failing=True)
     refusal = {"code": 400, "type": "InvalidKeyException", "message": "Token is missing."}
 
@@ -470,9 +470,9 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(visit):
     page.route("**/explanations/*", guard)
     page.locator("#samples button").first.click()
     dialog, reason = page.locator("#token"), page.locator("#token-reason")
-    expect(reason).to_contain_text("answers only with a token")
+    expect(reason).to_contain_text("requires a token")
     page.click("#token-cancel")
-    expect(page.locator("#trouble")).to_contain_text("answers only with a token")
+    expect(page.locator("#error")).to_contain_text("requires a token")
     page.get_by_role("button", name="Try again").click()
     expect(dialog).to_be_visible()
     page.keyboard.type("wrong")
@@ -489,7 +489,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(visit):
     assert "Bearer $TOKEN" in page.evaluate("navigator.clipboard.readText()")
 
 
-def test_a_server_with_token_authorization_on(browser, tmp_path_factory):
+def test_page_works_with_token_authorization_of_torchserve(browser, tmp_path_factory):
     """TorchServe wants a token for the page, too: as a proxy would, the test adds it to that request alone."""
     folder = tmp_path_factory.mktemp("authorized")
     build_archive(write_tiny_bundle(folder / "bundle"), folder / "model_store")
@@ -505,7 +505,7 @@ def test_a_server_with_token_authorization_on(browser, tmp_path_factory):
         page.goto(f"{server.inference}/predictions/captioner")
         page.locator("#samples button").first.click()
         for text, says in (
-            ("wrong", "answers only with a token"),
+            ("wrong", "requires a token"),
             (token["Authorization"][7:], "wrong or has expired"),
         ):
             expect(page.locator("#token-reason")).to_contain_text(says)
@@ -517,15 +517,15 @@ def test_a_server_with_token_authorization_on(browser, tmp_path_factory):
         server.stop()
 
 
-def test_the_copied_command_gives_the_same_caption(visit, tmp_path):
+def test_copied_curl_command_gives_the_same_caption(visit, tmp_path):
     page = visit()
     page.click("#open-options")
     slide(page, "temperature", 1.5)
     slide(page, "max_length", 7)
     photo = tmp_path / 'it\'s a "cat"; $(exit 1), `x` \\ 1.jpg'
     shutil.copy(CAT, photo)
-    with answer_to(page) as answer:
-        page.set_input_files("#file", photo)
+    with response_shown(page) as answer:
+        page.set_input_files("#file-input", photo)
     page.click("#copy-curl")
     expect(page.locator("#copy-curl")).to_have_text("copied")
     command = page.evaluate("navigator.clipboard.readText()")
@@ -541,7 +541,7 @@ def test_the_copied_command_gives_the_same_caption(visit, tmp_path):
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == answer
 
 
-def test_the_command_of_a_sample_runs_in_the_project(visit):
+def test_copied_curl_command_of_a_sample_runs_in_the_project(visit):
     page = visit()
     said = caption_sample(page)["caption"]
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error()); }")  # as without HTTPS
@@ -552,7 +552,7 @@ def test_the_command_of_a_sample_runs_in_the_project(visit):
     assert command.count("-F") == 1
 
 
-def test_gradients_are_called_gradients(visit):
+def test_gradient_explanation_is_named_in_the_hint(visit):
     page = visit()
 
     def pretend(route):
@@ -563,17 +563,17 @@ def test_gradients_are_called_gradients(visit):
     page.route("**/explanations/*", pretend)
     caption_sample(page)
     page.mouse.move(5, 5)
-    assert "traced back by gradients" in page.inner_text("#detail")
+    assert "the maps are gradients" in page.inner_text("#word-details")
 
 
-def test_a_versions_page_asks_that_version(visit, endpoint):
+def test_page_of_a_version_requests_that_version(visit, endpoint):
     page = visit(url=f"{endpoint}/1.0")
     with page.expect_request("**/explanations/captioner/1.0"):
         page.locator("#samples button").first.click()
     expect(page.locator(".word").first).to_be_visible()
 
 
-def test_without_scripts_the_page_says_what_to_do(visit):
+def test_page_without_javascript_names_the_shell_command(visit):
     page = visit(java_script_enabled=False)
     assert "curl -T photo.jpg" in page.inner_text("noscript")
 
@@ -586,18 +586,18 @@ def states(page):
     page.locator(".word").nth(1).click()
     yield "a word pinned"
     page.click("#open-options")
-    with answer_to(page):
+    with response_shown(page):
         slide(page, "beam_size", 4)
         slide(page, "num_captions", 4)
     yield "options and alternatives"
     page.click("#close-options")
-    with answer_to(page):
-        page.set_input_files("#file", {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": b"x"})
+    with response_shown(page):
+        page.set_input_files("#file-input", {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": b"x"})
     yield "trouble"
     page.click("#open-card")
     yield "the model card"
     page.keyboard.press("Escape")
-    page.click("#photograph")
+    page.click("#take-photo")
     page.wait_for_selector("#shutter:enabled")
     yield "the camera"
     page.keyboard.press("Escape")
@@ -608,7 +608,7 @@ def states(page):
 
 
 @pytest.mark.parametrize("settings", [LAPTOP, DARK, PHONE], ids=["light", "dark", "phone"])
-def test_axe_finds_nothing(visit, settings):
+def test_axe_finds_no_violations(visit, settings):
     page, axe = visit(settings, failing=True), Axe()
     for state in states(page):
         found = axe.run(page)
@@ -616,7 +616,7 @@ def test_axe_finds_nothing(visit, settings):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_runs_over_the_edge(visit, scheme):
+def test_phone_layout_fits_and_targets_are_large_enough(visit, scheme):
     page = visit(PHONE, failing=True, color_scheme=scheme)
     for state in states(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 320, state

@@ -1,68 +1,64 @@
-"""The demo page: one HTML answer that holds its style, scripts, samples and data, and the policy that allows no more.
+"""The demo page: one self-contained HTML document and the security headers that belong to it.
 
-TorchServe lets a handler answer one GET and nothing below it, so there is no second request for a page to make.
+TorchServe lets a handler respond to one GET and to no path below it, so styles, scripts, samples and data are inlined.
+The content security policy allows exactly the inlined style and script, by their hashes.
 """
 
 import base64
 import hashlib
 import json
-from dataclasses import asdict
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import Template
 from typing import Any, NamedTuple
 
-from handler.generation import GenerationConfig
+from handler.generation import GENERATION_OPTIONS, GenerationConfig
 from handler.image import FORMATS
-from handler.serving.demo.modules import join_modules
-from handler.serving.openapi import DESCRIPTIONS
-from handler.serving.options import RANGES
-from handler.serving.parsing import Limits
 
-FOLDER = Path(__file__).parent
-# Each after those that it imports from.
-MODULES = (
-    "page.js", "token.js", "api.js", "picture.js", "heat.js", "words.js", "alternatives.js", "options.js", "copy.js",
-    "camera.js", "samples.js", "sources.js", "card.js", "main.js",
-)  # fmt: skip
+DIRECTORY = Path(__file__).parent
+STYLES = ("base.css", "page.css", "result.css", "panels.css")
+MODULES = ("dom.js", "api.js", "caption.js", "options.js", "app.js")  # each after the modules that it imports
+IMPORT = re.compile(r'^import \{[^}]*\} from "\./[\w-]+\.js";\n+', re.M)
+EXPORT = re.compile(r"^export (?=(async )?(function|class|const) )", re.M)
 
 
 class Page(NamedTuple):
-    """What a browser gets.
+    """A rendered page.
 
     Attributes:
-        html: the page.
-        headers: of HTTP, fixed texts.
+        html: The document.
+        headers: HTTP headers to send with it.
     """
 
     html: str
     headers: dict[str, str]
 
 
-def render_page(model: dict[str, str], card: dict, defaults: GenerationConfig, limits: Limits) -> Page:
-    """The page of a model.
+def render_page(model: Mapping[str, str], card: Mapping[str, Any], defaults: GenerationConfig, max_bytes: int) -> Page:
+    """Render the demo page of a model.
 
     Args:
-        model: name, version and digest.
-        card: the bundle's.
-        defaults: options of who names none.
-        limits: on pictures.
+        model: `name`, `version` and `digest` of the model.
+        card: Model card of the bundle; every field is optional.
+        defaults: Default generation options of the model.
+        max_bytes: Maximum size of an image file that the endpoint accepts.
     """
-    css = _read("page.css")
-    js = join_modules({name: _read(name) for name in MODULES})
+    css = "".join(_read(name) for name in STYLES)
+    js = concatenate_modules(_read(name) for name in MODULES)
     data = {
-        "model": model,
-        "card": card,
+        "model": dict(model),
+        "card": dict(card),
         "options": _options(defaults),
-        "limits": asdict(limits),
+        "max_bytes": max_bytes,
         "formats": [f"image/{name.lower()}" for name in FORMATS],
         "samples": _samples(),
     }
-    html = _read("page.html")
-    for mark, part in (("/*css*/", css), ("/*js*/", js), ("/*data*/", _embed(data))):  # data last: it may hold marks
-        html = html.replace(mark, part, 1)
+    html = Template(_read("page.html")).substitute(css=css, js=js, data=_json_for_html(data))
     policy = {
         "default-src": "'none'",
-        "script-src": f"'{_hash(js)}'",
-        "style-src": f"'{_hash(css)}'",
+        "script-src": _csp_hash(js),
+        "style-src": _csp_hash(css),
         "img-src": "data: blob:",
         "connect-src": "'self'",
         "base-uri": "'none'",
@@ -79,41 +75,53 @@ def render_page(model: dict[str, str], card: dict, defaults: GenerationConfig, l
     return Page(html, headers)
 
 
+def concatenate_modules(sources: Iterable[str]) -> str:
+    """Join ES modules into one module by removing their imports and the keyword `export`.
+
+    The modules then share one scope, so their top-level names must differ.
+
+    Args:
+        sources: Text of the modules, each after the modules that it imports.
+    """
+    return "\n".join(EXPORT.sub("", IMPORT.sub("", source)) for source in sources)
+
+
 def _read(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+    return (DIRECTORY / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
-    """As a policy names what lies between a script's or a style's tags."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+def _csp_hash(text: str) -> str:
+    """Return the source expression that allows an inline element with this content."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _embed(data: dict[str, Any]) -> str:
-    """JSON that no text in it, a card's above all, can break out of: in HTML only a `<` ends an element."""
-    # JSON has no NaN, which a card's scores may hold: a browser would refuse all of it.
-    known = json.loads(json.dumps(data), parse_constant=lambda _: None)
-    return json.dumps(known, separators=(",", ":")).replace("<", "\\u003c")
+def _json_for_html(data: Mapping[str, Any]) -> str:
+    """Return JSON that cannot end the script element that holds it, whatever strings it contains."""
+    # JSON has no NaN, which the scores of a card may contain; browsers would reject the whole document.
+    finite = json.loads(json.dumps(data), parse_constant=lambda _: None)
+    return json.dumps(finite, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _options(defaults: GenerationConfig) -> list[dict[str, Any]]:
-    """What can be set, in the order of the ranges."""
+    """Describe the numeric generation options for the form."""
     return [
         {
-            "name": name,
-            "low": low,
-            "high": high,
-            "step": 1 if isinstance(low, int) else 0.01 if high <= 1 else 0.05,
-            "default": getattr(defaults, name),
-            "description": DESCRIPTIONS[name],
+            "name": option.name,
+            "min": 0 if option.allow_zero else option.min,
+            "max": option.max,
+            "step": 1 if option.type is int else 0.01 if option.max <= 1 else 0.05,
+            "default": getattr(defaults, option.name),
+            "help": option.help,
         }
-        for name, (low, high) in RANGES.items()
+        for option in GENERATION_OPTIONS.values()
+        if option.min is not None and option.max is not None
     ]
 
 
 def _samples() -> list[dict[str, str]]:
-    """Small copies of photos, with whom they are by and what allows their use."""
-    samples = json.loads(_read("samples/credits.json"))
+    """Load the sample photos with their authors and licences."""
+    samples: list[dict[str, str]] = json.loads(_read("samples/credits.json"))
     for sample in samples:
-        content = (FOLDER / "samples" / sample["file"]).read_bytes()
+        content = (DIRECTORY / "samples" / sample["file"]).read_bytes()
         sample["base64"] = base64.b64encode(content).decode()
     return samples

@@ -1,48 +1,48 @@
-import { isRefused, withToken } from "./token.js";
+import { announce, byId } from "./dom.js";
 
-/** An error to be shown as it is. `passing`: the same request may do better later. */
-export class Trouble extends Error {
-  constructor(message, passing = false) {
+/** An error whose message is shown to the user. `retryable`: the same request may succeed later. */
+export class UserError extends Error {
+  constructor(message, retryable = false) {
     super(message);
-    this.passing = passing;
+    this.retryable = retryable;
   }
 }
 
-/** Where this page was fetched from: captions. Beside it, whatever stands before both in the path, explanations. */
-export const captionsUrl = location.origin + location.pathname;
+/** The address of this page, which captions what is posted to it; explanations have the same path elsewhere. */
+const captionsUrl = location.origin + location.pathname;
 const explanationsUrl = captionsUrl.replace(/\/predictions\/([^/]+(?:\/[^/]+)?\/?)$/, "/explanations/$1");
 
 /**
- * A picture's captions with what each word rests on.
- * Gives {answer, text, seconds}: the JSON, as it came, and how long it took.
+ * Requests captions of an image and an attention map for each word.
+ * Returns {response, text, seconds}: the parsed and the raw JSON, and the duration of the request.
  */
-export async function explain(picture, fields, signal) {
+export async function explain(image, options, signal) {
   const form = new FormData();
-  form.append("image", picture, "picture"); // its own name is nobody's business
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  let began;
-  const { status, body, text } = await withToken((headers) => {
-    began = performance.now();
+  form.append("image", image, "image"); // the name of the user's file is not sent
+  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  let start;
+  const { status, body, text } = await sendWithToken((headers) => {
+    start = performance.now();
     return post(form, headers, signal);
   });
   signal.throwIfAborted();
-  const seconds = (performance.now() - began) / 1000;
-  if (status === 200 && body?.captions) return { answer: body, text, seconds };
-  throw describe(status, body);
+  const seconds = (performance.now() - start) / 1000;
+  if (status === 200 && body?.captions) return { response: body, text, seconds };
+  throw toUserError(status, body);
 }
 
-async function post(body, headers, signal) {
+async function post(form, headers, signal) {
   try {
-    const response = await fetch(explanationsUrl, { method: "POST", body, headers, signal });
+    const response = await fetch(explanationsUrl, { method: "POST", body: form, headers, signal });
     const text = await response.text();
-    return { status: response.status, body: parse(text), text };
-  } catch (error) {
+    return { status: response.status, body: parseJson(text), text };
+  } catch {
     signal.throwIfAborted();
-    throw new Trouble("The server can’t be reached: it is down, or the network is.", true);
+    throw new UserError("The server cannot be reached. Check the network and that the server is running.", true);
   }
 }
 
-function parse(text) {
+function parseJson(text) {
   try {
     return JSON.parse(text);
   } catch {
@@ -50,10 +50,109 @@ function parse(text) {
   }
 }
 
-function describe(status, body) {
-  if (isRefused({ status, body })) return new Trouble("This server answers only with a token.", true);
-  if (status === 503) return new Trouble("The server is busy: its queue is full. Try again in a moment.", true);
-  if (body?.message) return new Trouble(body.message, status >= 500);
-  if (status === 413) return new Trouble("The file is larger than the server takes.");
-  return new Trouble(`The server gave no answer that this page can read (${status}).`, true);
+function toUserError(status, body) {
+  if (isUnauthorized({ status, body })) return new UserError("This server requires a token.", true);
+  if (status === 503) return new UserError("The server is busy: its queue is full. Try again in a moment.", true);
+  if (body?.message) return new UserError(body.message, status >= 500);
+  if (status === 413) return new UserError("The file is larger than the server accepts.");
+  return new UserError(`The server sent a response that this page cannot read (${status}).`, true);
+}
+
+let token = ""; // in memory only
+
+/**
+ * Sends a request with the token, and asks the user for a token as long as the server refuses.
+ * `send` takes headers and returns {status, body}. If the user cancels, the refusal is returned.
+ */
+async function sendWithToken(send) {
+  for (;;) {
+    const response = await send(token ? { Authorization: `Bearer ${token}` } : {});
+    if (!isUnauthorized(response)) return response;
+    token = await askForToken(token !== "");
+    if (!token) return response;
+  }
+}
+
+/** TorchServe responds with 400 if a token is missing, wrong or expired; a proxy before it with 401 or 403. */
+function isUnauthorized({ status, body }) {
+  return status === 401 || status === 403 || (status === 400 && body?.type === "InvalidKeyException");
+}
+
+/** Resolves to the token that the user enters, or to "" if the user cancels. */
+function askForToken(isRetry) {
+  const [dialog, field] = [byId("token"), byId("token-field")];
+  byId("token-reason").textContent = isRetry
+    ? "The server refused the token: it is wrong or has expired."
+    : "This server requires a token. TorchServe writes it to key_file.json.";
+  dialog.classList.toggle("refused", isRetry);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    let entered = "";
+    dialog.querySelector("form").onsubmit = (event) => {
+      event.preventDefault();
+      entered = field.value.trim();
+      dialog.close();
+    };
+    byId("token-cancel").onclick = () => dialog.close();
+    dialog.onclose = () => {
+      field.value = "";
+      resolve(entered);
+    };
+  });
+}
+
+/** Makes a button copy the result of `getText`, and confirm it in its label for a moment. */
+export function attachCopyButton(button, getText) {
+  const label = button.textContent;
+  let timer;
+  button.addEventListener("click", async () => {
+    const isCopied = await copyText(getText());
+    button.textContent = isCopied ? "copied" : "failed";
+    announce(isCopied ? `Copied: ${label}.` : "The browser does not allow copying.");
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      button.textContent = label;
+    }, 1600);
+  });
+}
+
+/** Returns the curl command for the same request. It names the variable TOKEN in place of the token. */
+export function curlCommand(path, options) {
+  const fields = Object.entries(options).flatMap(([name, value]) => ["-F", quoteForShell(`${name}=${value}`)]);
+  const header = token ? ["-H", '"Authorization: Bearer $TOKEN"'] : [];
+  const image = quoteForShell(`image=@${quoteForCurl(path)}`);
+  return ["curl", ...header, "-F", image, ...fields, quoteForShell(captionsUrl)].join(" ");
+}
+
+/** Quotes an argument for POSIX shells. */
+function quoteForShell(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** Quotes a file name for curl, which gives `;` and `,` in a form field a meaning of their own. */
+function quoteForCurl(path) {
+  return /[;,"\\]/.test(path) ? `"${path.replace(/["\\]/g, "\\$&")}"` : path;
+}
+
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copyWithCommand(text);
+  }
+}
+
+/** Copies without the clipboard API, which browsers offer to HTTPS pages only. */
+function copyWithCommand(text) {
+  const field = document.createElement("textarea");
+  const focused = document.activeElement;
+  field.value = text;
+  field.className = "visually-hidden";
+  document.body.append(field);
+  field.select();
+  const isCopied = document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+  return isCopied;
 }

@@ -1,109 +1,122 @@
-import { at, endpoint, make } from "./page.js";
+import { byId, createElement, pageData } from "./dom.js";
 
 const GROUPS = {
   Search: ["beam_size", "length_penalty", "num_captions"],
   Length: ["min_length", "max_length", "no_repeat_ngram"],
-  Chance: ["temperature", "top_p", "seed"],
+  Sampling: ["temperature", "top_p", "seed"],
 };
 const LABELS = {
-  min_length: "Fewest words",
-  max_length: "Most words",
+  min_length: "Min. words",
+  max_length: "Max. words",
   num_captions: "Captions",
   no_repeat_ngram: "No repeated n-gram",
   top_p: "Top p",
 };
-const PAUSE = 350; // milliseconds without a change
-const known = new Map(endpoint.options.map((one) => [one.name, { ...one, default: String(one.default ?? "") }]));
-const values = new Map(); // as text; all of them, once the form is made
-const controls = new Map();
+const ZERO_IS_OFF = ["temperature", "no_repeat_ngram"];
+const DEBOUNCE_MS = 350; // ms without a change before the image is captioned again
+const optionsByName = new Map(
+  pageData.options.map((option) => [option.name, { ...option, default: String(option.default ?? "") }]),
+);
+const values = new Map(); // option name → current value as a string
+const inputs = new Map(); // option name → input element
 
-/** Builds the form; `changed` is called once its controls have come to rest. */
-export function buildOptions(changed) {
+/** Builds the form. `onChange` is called once the inputs have stopped changing. */
+export function buildOptions(onChange) {
   const grouped = new Set(Object.values(GROUPS).flat());
-  const others = [...known.keys()].filter((name) => !grouped.has(name));
+  const others = [...optionsByName.keys()].filter((name) => !grouped.has(name));
   for (const [title, names] of Object.entries({ ...GROUPS, More: others })) {
-    const present = names.filter((name) => known.has(name));
-    if (present.length) at("fields").append(make("fieldset", {}, make("legend", {}, title), ...present.map(field)));
+    const fields = names.filter((name) => optionsByName.has(name)).map(createField);
+    if (fields.length)
+      byId("fields").append(createElement("fieldset", {}, createElement("legend", {}, title), ...fields));
   }
   let timer;
-  const tell = (pause) => {
+  const update = (delay) => {
     refresh();
     clearTimeout(timer);
-    timer = setTimeout(changed, pause);
+    timer = setTimeout(onChange, delay);
   };
-  at("fields").addEventListener("input", ({ target }) => {
-    set(target.name, target.value);
-    agree(target.name);
-    tell(PAUSE);
+  byId("fields").addEventListener("input", ({ target }) => {
+    setValue(target.name, target.value);
+    enforceBounds(target.name);
+    update(DEBOUNCE_MS);
   });
-  at("fields").addEventListener("submit", (event) => event.preventDefault());
-  at("reset").addEventListener("click", () => {
-    for (const [name, option] of known) set(name, option.default);
-    tell(0);
-    at("options-heading").focus();
+  byId("fields").addEventListener("submit", (event) => event.preventDefault());
+  byId("reset").addEventListener("click", () => {
+    for (const [name, option] of optionsByName) setValue(name, option.default);
+    update(0);
+    byId("options-heading").focus();
   });
   refresh();
 }
 
-/** What to send: the options that differ from the defaults, and have a say. */
-export function optionFields() {
-  const said = new Map(values);
-  if (!samples()) said.set("top_p", "1").set("seed", "");
-  return Object.fromEntries([...said].filter(([name, value]) => known.has(name) && value !== known.get(name).default));
+/** Returns the options to send: those that differ from their default and are active. */
+export function changedOptions() {
+  const effective = new Map(values);
+  if (!isSampling()) effective.set("top_p", "1").set("seed", "");
+  return Object.fromEntries([...effective].filter(([name]) => optionsByName.has(name) && !isDefault(name, effective)));
 }
 
-/** The seed that an answer was drawn with stands where one's own could. */
+/** Shows the seed that a response was sampled with as the placeholder of the input. */
 export function showSeed(seed) {
-  controls.get("seed")?.setAttribute("placeholder", seed ?? "drawn");
+  inputs.get("seed")?.setAttribute("placeholder", seed ?? "random");
 }
 
-function field(name) {
-  const { low, high, step, default: value, description } = known.get(name);
+function createField(name) {
+  const { min, max, step, default: value, help } = optionsByName.get(name);
   const label = LABELS[name] ?? (name[0].toUpperCase() + name.slice(1)).replaceAll("_", " ");
-  const common = { id: `option-${name}`, name, min: low, max: high, step, "aria-describedby": `about-${name}` };
-  const control = value === "" // without a default there is no place for a slider to stand
-    ? make("input", { type: "number", ...common, placeholder: "drawn", inputMode: "numeric" })
-    : make("input", { type: "range", ...common });
-  controls.set(name, control);
-  const output = make("output", { id: `value-${name}`, htmlFor: control.id });
-  set(name, value);
-  const about = make("p", { id: `about-${name}`, className: "note" }, description);
-  return make("div", { className: "field" }, make("label", { htmlFor: control.id }, label), output, control, about);
+  const [id, noteId] = [`option-${name}`, `note-${name}`];
+  const type =
+    value === "" // a slider cannot show a missing default
+      ? { type: "number", placeholder: "random", inputMode: "numeric" }
+      : { type: "range" };
+  const input = createElement("input", { ...type, id, name, min, max, step, "aria-describedby": noteId });
+  inputs.set(name, input);
+  setValue(name, value);
+  return createElement(
+    "div",
+    { className: "field" },
+    createElement("label", { htmlFor: id }, label),
+    createElement("output", { id: `value-${name}`, htmlFor: id }),
+    input,
+    createElement("p", { id: noteId, className: "note" }, help),
+  );
 }
 
-function set(name, value) {
+function setValue(name, value) {
   values.set(name, value);
-  const control = controls.get(name);
-  if (control.value !== value) control.value = value;
+  const input = inputs.get(name);
+  if (input.value !== value) input.value = value;
 }
 
-const number = (name) => Number(values.get(name));
-const samples = () => number("temperature") > 0;
+const numberOf = (name) => Number(values.get(name));
+const isSampling = () => numberOf("temperature") > 0;
+const isDefault = (name, current = values) => current.get(name) === optionsByName.get(name).default;
 
-/** Of two options that bound each other the one that was not touched gives way. */
-function agree(touched) {
-  const bounds = [["min_length", "max_length"], ...(samples() ? [] : [["num_captions", "beam_size"]])];
-  for (const [less, more] of bounds) {
-    if (number(less) <= number(more)) continue;
-    if (touched === less) set(more, values.get(less));
-    else set(less, values.get(more));
+/** Keeps pairs of options consistent: the option that the user did not change follows. */
+function enforceBounds(changed) {
+  const pairs = [["min_length", "max_length"], ...(isSampling() ? [] : [["num_captions", "beam_size"]])];
+  for (const [lower, upper] of pairs) {
+    if (numberOf(lower) <= numberOf(upper)) continue;
+    if (changed === lower) setValue(upper, values.get(lower));
+    else setValue(lower, values.get(upper));
   }
 }
 
 function refresh() {
   for (const [name, value] of values) {
-    const output = at(`value-${name}`);
-    if (controls.get(name).type === "range") output.textContent = say(name, value);
-    output.classList.toggle("changed", value !== known.get(name).default);
+    const output = byId(`value-${name}`);
+    if (inputs.get(name).type === "range") output.textContent = formatValue(name, value);
+    output.classList.toggle("changed", !isDefault(name));
   }
-  const moot = { beam_size: samples(), top_p: !samples(), seed: !samples() };
-  for (const [name, is] of Object.entries(moot)) if (controls.has(name)) controls.get(name).disabled = is;
-  const count = Object.keys(optionFields()).length;
-  at("changed").textContent = count ? ` · ${count} changed` : "";
-  at("reset").disabled = [...values].every(([name, value]) => value === known.get(name).default);
+  const inactive = { beam_size: isSampling(), top_p: !isSampling(), seed: !isSampling() };
+  for (const [name, isInactive] of Object.entries(inactive)) {
+    if (inputs.has(name)) inputs.get(name).disabled = isInactive;
+  }
+  const count = Object.keys(changedOptions()).length;
+  byId("num-changed").textContent = count ? ` · ${count} changed` : "";
+  byId("reset").disabled = [...values.keys()].every((name) => isDefault(name));
 }
 
-function say(name, value) {
-  if (Number(value) === 0 && (name === "temperature" || name === "no_repeat_ngram")) return "off";
-  return value;
+function formatValue(name, value) {
+  return Number(value) === 0 && ZERO_IS_OFF.includes(name) ? "off" : value;
 }

@@ -56,7 +56,7 @@ def test_what_is_in_it(tiny_bundle, tmp_path):
     package = {str(file) for file in files if "__pycache__" not in file.parts}
     assert {
         "handler/serving/demo/page.html",
-        "handler/serving/demo/main.js",
+        "handler/serving/demo/app.js",
         "handler/serving/demo/samples/cat.jpg",
     } <= package
     assert names == (package - {"handler/captioner_service.py", "handler/model-config.yaml"}) | {
