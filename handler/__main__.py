@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from handler.captioner import Captioner
+from handler.cli import add_generation_options, generation_config
 from handler.errors import BundleError, RequestError
 from handler.figure import draw_figure
-from handler.serving.options import RANGES, parse_options
 
 DEFAULT_BUNDLE = Path(__file__).parent.parent / "pretrained"
 
@@ -26,17 +26,15 @@ def main() -> None:
     )
     parser.add_argument("--explain", type=Path, metavar="PNG", help="draw what each word of the caption rests on")
     parser.add_argument("--method", help="attention or gradient; left out, attention where the model has it")
-    for name, (low, high) in RANGES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar=f"{low:.10g}–{high:.10g}")
+    add_generation_options(parser)
     arguments = parser.parse_args()
-    asked = {name: value for name in RANGES if (value := getattr(arguments, name)) is not None}
     if arguments.explain and len(arguments.pictures) > 1:
         sys.exit("--explain draws one picture's figure: name one picture.")
     if arguments.method and not arguments.explain:
         sys.exit("--method is for --explain.")
     try:
         captioner = Captioner.load(arguments.model)
-        options = parse_options(asked, captioner.config.decoding)
+        options = generation_config(arguments, captioner.config.decoding)
     except (BundleError, RequestError) as error:
         sys.exit(str(error))
     failed = False
@@ -53,7 +51,7 @@ def main() -> None:
                 print(f"{name}{score}{caption.text}", flush=True)
         except (RequestError, ValueError) as error:
             failed = True
-            print(f"{picture}: {str(error).removeprefix('Picture 0: ')}", file=sys.stderr)
+            print(f"{picture}: {str(error).removeprefix('Image 0: ')}", file=sys.stderr)
         except OSError as error:
             failed = True
             print(f"{error.filename or picture}: {error.strerror}.", file=sys.stderr)

@@ -5,7 +5,7 @@ it may define one class only.
 """
 
 import logging
-import time
+from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import handler
 from handler.backends.buckets import BUCKETS
 from handler.captioner import Captioner
 from handler.parallel import available_cpus
-from handler.serving.endpoint import Endpoint, Settings
-from handler.serving.messages import Call
+from handler.serving.endpoint import Endpoint
+from handler.serving.messages import EVENT_STREAM, RawRequest
 from handler.serving.metrics import Telemetry
-from handler.serving.responses import EVENTS, PHRASES
+from handler.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -66,28 +66,27 @@ class CaptionerService:
 
     def handle(self, data: list[dict], context) -> list[str | bytes]:
         """Answers each row of a batch."""
-        began = time.perf_counter()
-        calls = [self._call(place, row, context) for place, row in enumerate(data)]
-        answers, batch = self.endpoint.answer(calls)
-        self.telemetry.record(calls, answers, batch, time.perf_counter() - began)
-        for place, answer in enumerate(answers):
-            context.set_response_content_type(place, answer.content_type)
-            context.set_response_status(answer.code, PHRASES[answer.code], place)
-            for name, value in answer.headers.items():
-                context.set_response_header(place, name, value)
-        return [answer.body for answer in answers]
+        raw_requests = [self._to_request(index, fields, context) for index, fields in enumerate(data)]
+        responses, stats = self.endpoint.handle_batch(raw_requests)
+        self.telemetry.record(stats)
+        for index, response in enumerate(responses):
+            context.set_response_content_type(index, response.content_type)
+            context.set_response_status(response.status, HTTPStatus(response.status).phrase, index)
+            for name, value in response.headers.items():
+                context.set_response_header(index, name, value)
+        return [response.body for response in responses]
 
-    def _call(self, place: int, row: dict, context) -> Call:
+    def _to_request(self, index: int, fields: dict, context) -> RawRequest:
         # TorchServe keeps the spelling of the client, and puts each form field's content type among the headers.
-        sent = context.get_all_request_header(place)
-        headers = {name.lower(): value for name, value in sent.items() if isinstance(value, str)}
-        request_id = context.get_request_id(place)
+        raw_headers = context.get_all_request_header(index)
+        headers = {name.lower(): value for name, value in raw_headers.items() if isinstance(value, str)}
+        request_id = context.get_request_id(index)
 
-        def send(part: str) -> None:
-            context.set_response_content_type(place, EVENTS)
-            send_intermediate_predict_response({place: part}, {place: request_id}, "", 200, context)
+        def send_chunk(chunk: str) -> None:
+            context.set_response_content_type(index, EVENT_STREAM)
+            send_intermediate_predict_response({index: chunk}, {index: request_id}, "", 200, context)
 
-        call = Call(row, headers, request_id, send)
-        if not call.http:  # without this any client's StreamPredictions ends the worker
-            context.set_response_header(place, "ts_stream_next", "false")
-        return call
+        request = RawRequest(fields, headers, request_id, send_chunk)
+        if not request.is_http:  # without this any client's StreamPredictions ends the worker
+            context.set_response_header(index, "ts_stream_next", "false")
+        return request

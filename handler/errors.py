@@ -75,3 +75,18 @@ class OutOfMemory(RequestError):
 
 class BundleError(Exception):
     """A model bundle that can't be loaded: a missing, damaged or mismatched file."""
+
+
+REQUEST_ERRORS: tuple[type[RequestError], ...] = (
+    EmptyBody,
+    MalformedJSON,
+    UnknownOption,
+    OptionOutOfRange,
+    TooLarge,
+    TooManyImages,
+    TooManyPixels,
+    UnsupportedMedia,
+    InvalidImage,
+    InternalError,
+    OutOfMemory,
+)

@@ -126,8 +126,8 @@ def to_upright_rgb(image: Image.Image, enough: int | None = None) -> Image.Image
         raise InvalidImage("The picture is damaged or incomplete and could not be decoded.") from error
 
 
-def lies(image: Image.Image) -> bool:
-    """Whether a picture that is loaded lies on its side: its EXIF says to turn it by a quarter."""
+def is_transposed(image: Image.Image) -> bool:
+    """Return True if the EXIF orientation swaps width and height (values 5–8). The image must be loaded."""
     return _orientation(image) in (5, 6, 7, 8)
 
 

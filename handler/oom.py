@@ -7,7 +7,8 @@ import torch
 
 from handler.errors import InternalError, OutOfMemory, RequestError
 
-Item, Fault = TypeVar("Item"), TypeVar("Fault")
+ItemT = TypeVar("ItemT")
+ErrorT = TypeVar("ErrorT")
 SIGNS = (  # in lower case; PyTorch says it of the CPU with a RuntimeError, as do OpenVINO and CUDA's libraries
     "out of memory",
     "can't allocate memory",
@@ -25,21 +26,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(sign in str(error).lower() for sign in SIGNS)
 
 
-def fault(error: Exception, failed: str) -> RequestError:
+def to_request_error(error: Exception, action: str) -> RequestError:
     """What an answer says where an error is not the caller's.
 
     Args:
         error: what was raised; its traceback, which holds the memory of what failed, is not kept.
-        failed: what could not be done, a clause.
+        action: what failed, a sentence without its full stop.
     """
     if is_out_of_memory(error):
-        return OutOfMemory(f"{failed}: the server has too little memory for it.")
-    return InternalError(f"{failed}: the server's log says why.")
+        return OutOfMemory(f"{action}: the server has too little memory for it.")
+    return InternalError(f"{action}: the server's log says why.")
 
 
 def retry_in_halves(
-    items: Sequence[Item], attempt: Callable[[Sequence[Item]], Fault | None]
-) -> Iterator[tuple[Item, Fault]]:
+    items: Sequence[ItemT], attempt: Callable[[Sequence[ItemT]], ErrorT | None]
+) -> Iterator[tuple[ItemT, ErrorT]]:
     """Attempts something with all items together; where that fails, with each half, down to the items one by one.
 
     Args:

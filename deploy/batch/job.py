@@ -25,7 +25,7 @@ from handler.errors import InternalError, RequestError
 from handler.generation import GenerationConfig
 from handler.image import decode_image
 from handler.modeling.vocabulary import Vocabulary
-from handler.oom import fault, is_out_of_memory, retry_in_halves
+from handler.oom import is_out_of_memory, retry_in_halves, to_request_error
 from handler.preprocessing import Preprocessing
 
 BLOCK_BYTES = 16 << 20  # of pixels that go from a reader to a worker at once, some 64 pictures
@@ -207,7 +207,7 @@ class CaptionPixels:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise  # it would meet every picture
-                return fault(error, "The picture was not captioned")
+                return to_request_error(error, "The picture was not captioned")
             found.update(zip(rows, captions, strict=True))
             return None
 

@@ -1,0 +1,1 @@
+"""The endpoint: request parsing, batching, responses, metrics and the demo page."""

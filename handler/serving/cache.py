@@ -1,43 +1,47 @@
-"""Captions of pictures that were asked for before."""
+"""In-memory cache of captions."""
 
 import hashlib
 from collections import OrderedDict
 
 from handler.captioner import Caption
 from handler.generation import GenerationConfig
-from handler.serving.open_inference import Item
+from handler.serving.messages import ImageRequest
 
-Key = tuple[bytes, GenerationConfig]
+CacheKey = tuple[bytes, GenerationConfig]
 
 
 class ResultCache:
-    """The captions of the last pictures, by the file's SHA-256 and the options.
+    """LRU cache of captions by the SHA-256 of the image file and the options.
 
     Args:
-        entries: how many are kept, those asked for last; 0 keeps none.
+        max_entries: Most images; 0 caches nothing.
     """
 
-    def __init__(self, entries: int):
-        self.entries = entries
-        self._kept: OrderedDict[Key, list[Caption]] = OrderedDict()
+    def __init__(self, max_entries: int) -> None:
+        self.max_entries = max_entries
+        self._entries: OrderedDict[CacheKey, list[Caption]] = OrderedDict()
 
-    def key(self, item: Item) -> Key | None:
-        """Under which an item's captions are kept; None where they are not to be: none are, or these are drawn
-        without a seed, or explained.
+    def key(self, request: ImageRequest) -> CacheKey | None:
+        """Return the key of a request.
+
+        Returns:
+            None if the request must not be cached: the cache is off, the captions are sampled without a seed, or they
+            are to be explained.
         """
-        if not self.entries or item.explain or (item.options.do_sample and item.options.seed is None):
+        sampled_at_random = request.options.do_sample and request.options.seed is None
+        if not self.max_entries or request.explain or sampled_at_random:
             return None
-        return hashlib.sha256(item.image).digest(), item.options
+        return hashlib.sha256(request.image).digest(), request.options
 
-    def get(self, key: Key) -> list[Caption] | None:
-        """The captions kept under a key."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+    def get(self, key: CacheKey) -> list[Caption] | None:
+        """Return the captions of a key; None if they are not cached."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
 
-    def put(self, key: Key, captions: list[Caption]) -> None:
-        """Keeps captions; the entry that was not asked for the longest makes room."""
-        self._kept[key] = captions
-        self._kept.move_to_end(key)
-        if len(self._kept) > self.entries:
-            self._kept.popitem(last=False)
+    def put(self, key: CacheKey, captions: list[Caption]) -> None:
+        """Store captions. If the cache is full, the least recently used entry is dropped."""
+        self._entries[key] = captions
+        self._entries.move_to_end(key)
+        if len(self._entries) > self.max_entries:
+            self._entries.popitem(last=False)

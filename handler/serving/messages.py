@@ -1,70 +1,128 @@
-"""One request as TorchServe hands it over, and what it is answered with."""
+"""Messages of the endpoint: the raw request, the inference request parsed from it, and the response."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from handler.serving.responses import JSON
+from handler.errors import RequestError
+from handler.generation import GenerationConfig
+
+JSON, HTML, PNG, EVENT_STREAM = "application/json", "text/html", "image/png", "text/event-stream"
 
 
-class Call(NamedTuple):
-    """One request as it came.
+class RawRequest(NamedTuple):
+    """A request as TorchServe hands it over.
 
     Attributes:
-        row: its body or fields, as `parse_request` takes them.
-        headers: names in lower case; gRPC has none.
-        id: the server's name for it.
-        send: sends a part of a streamed answer.
+        fields: Body or form fields, as `parse_request` takes them.
+        headers: HTTP headers, names in lower case; empty for gRPC.
+        id: Request id assigned by the server.
+        send_chunk: Sends a part of a streamed response.
     """
 
-    row: Mapping[str, object]
+    fields: Mapping[str, object]
     headers: Mapping[str, str]
     id: str
-    send: Callable[[str], None]
+    send_chunk: Callable[[str], None]
 
     @property
-    def http(self) -> bool:
-        """Whether it came over HTTP and not gRPC: that has no headers, and of HTTP/1.0's `Host` may be missing."""
+    def is_http(self) -> bool:
+        """Return True for HTTP, False for gRPC.
+
+        gRPC requests have no headers. `Host` proves nothing, because HTTP/1.0 clients may omit it.
+        """
         return bool(self.headers)
 
     @property
-    def explains(self) -> bool:
-        """Whether it came to `/explanations`."""
+    def is_explanation(self) -> bool:
+        """Return True if the request came to `/explanations`."""
         return self.headers.get("explain") == "True"
 
-    def accepted(self, *media: str) -> str | None:
-        """Which of these media types is accepted by its name, the first where several are."""
-        named = self.headers.get("accept", "").lower()
-        return min((one for one in media if one in named), key=named.index, default=None)
+    @property
+    def is_description(self) -> bool:
+        """Return True for TorchServe's "describe model" call, which asks for the model card."""
+        return self.headers.get("describe") == "True"
 
     @property
-    def bare(self) -> bool:
-        """Whether it is a GET, as far as can be known: TorchServe does not tell the method, but it has no body."""
-        return self.http and not self.explains and not any(self.row.values()) and "content-type" not in self.headers
+    def is_get(self) -> bool:
+        """Return True for a GET request.
+
+        TorchServe does not expose the HTTP method, so this is inferred from the missing body and content type.
+        """
+        has_body = any(self.fields.values()) or "content-type" in self.headers
+        return self.is_http and not self.is_explanation and not has_body
+
+    def preferred_media_type(self, *media_types: str) -> str | None:
+        """Return the one of these media types that the `Accept` header names first; None if it names none."""
+        accept = self.headers.get("accept", "").lower()
+        named = (media_type for media_type in media_types if media_type in accept)
+        return min(named, key=accept.index, default=None)
 
 
-@dataclass
-class Answer:
-    """What a call is answered with, and what is to be known about it.
+class ExplainOptions(NamedTuple):
+    """How to explain the captions of an image.
 
     Attributes:
-        body: its text or bytes; of a stream the last part.
-        code: HTTP's.
-        content_type: HTTP's.
-        headers: more of HTTP's; fixed texts, nothing of a caller's.
-        results: for each picture `ok`, `cached`, or an error's type; none where no picture was asked about.
-        captions: the best one of each picture; empty where there is none.
-        bytes: of all its pictures' files.
-        decode: seconds spent on its pictures.
-        stream: whether it was sent in parts.
+        method: Name of the method, see `Captioner.explanation_methods`.
+        overlay: Add the figure to the response.
+    """
+
+    method: str
+    overlay: bool = False
+
+
+class ImageRequest(NamedTuple):
+    """An image to caption.
+
+    Attributes:
+        image: Bytes of the image file.
+        options: Generation options.
+        explain: Explanation options; None if only captions are requested.
+    """
+
+    image: bytes
+    options: GenerationConfig
+    explain: ExplainOptions | None = None
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the sampled captions; None for beam search."""
+        return self.options.seed if self.options.do_sample else None
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """The images of a request, in their order.
+
+    Attributes:
+        images: One entry per image; an error stands in the place of an image that cannot be captioned.
+        stream: Send tokens as soon as they are certain.
+    """
+
+    images: Sequence[ImageRequest | RequestError]
+    stream: bool = False
+
+
+class SingleImageRequest(InferenceRequest):
+    """One image; the response is its captions or its error."""
+
+
+class MultiImageRequest(InferenceRequest):
+    """A list of images; the response is a list of captions or errors."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """The response to a request.
+
+    Attributes:
+        body: Text or bytes; the last part of a streamed response.
+        status: HTTP status code.
+        content_type: HTTP content type.
+        headers: Further HTTP headers. They must be constants: client text in a header can end a TorchServe worker.
     """
 
     body: str | bytes
-    code: int = 200
+    status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
-    results: list[str] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    bytes: int = 0
-    decode: float = 0.0
-    stream: bool = False

@@ -1,23 +1,24 @@
-"""What is measured and logged: TorchServe's own metrics, which Prometheus reads, and one line of JSON a request."""
+"""Metrics for Prometheus, written through TorchServe, and one JSON log record per inference request."""
 
 import json
 import logging
 import re
+from collections import Counter
+from typing import Any
 
 import psutil
 from ts.metrics.metric_type_enum import MetricTypes
 
-from handler.serving.endpoint import Batch
-from handler.serving.messages import Answer, Call
-from handler.serving.openapi import ERRORS
+from handler.errors import REQUEST_ERRORS
+from handler.serving.stats import BatchStats, RequestStats
 
 logger = logging.getLogger(__name__)
 
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, 3.2
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, section 3.2
 
 COUNTER, GAUGE, HISTOGRAM = MetricTypes.COUNTER, MetricTypes.GAUGE, MetricTypes.HISTOGRAM
-OUTCOMES = ["ok", "cached", *(error.__name__ for error in ERRORS)]
-# Name → unit, its dimension beside the model's name, and kind.
+OUTCOMES = ["ok", "cached", *(error.__name__ for error in REQUEST_ERRORS)]
+# Name → unit, dimension beside the model name, type.
 METRICS = {
     "captioner_images_total": ("Count", "Outcome", COUNTER),
     "captioner_cache_lookups_total": ("Count", "Result", COUNTER),
@@ -31,15 +32,15 @@ METRICS = {
 
 
 class Telemetry:
-    """Writes metrics and the log.
+    """Writes metrics and log records.
 
     Args:
-        metrics: TorchServe's, of the worker's context.
-        model_name: the dimension that all have.
-        log_captions: whether the log holds what was said.
+        metrics: Metrics cache of the TorchServe context.
+        model_name: Model name, a dimension of all metrics.
+        log_captions: Write captions to the log.
     """
 
-    def __init__(self, metrics, model_name: str, log_captions: bool = False):
+    def __init__(self, metrics: Any, model_name: str, log_captions: bool = False) -> None:  # noqa: ANN401 -- untyped
         self.model_name, self.log_captions = model_name, log_captions
         self.metrics = {
             name: metrics.add_metric_to_cache(
@@ -51,57 +52,56 @@ class Telemetry:
             for name, (unit, dimension, kind) in METRICS.items()
         }
         self.process = psutil.Process()
-        # A counter that is not there before its first event hides that event from Prometheus, which sees differences.
+        # Prometheus computes differences, so it misses the first event of a counter that does not start at 0.
         for outcome in OUTCOMES:
-            self._add("captioner_images_total", 0, outcome)
+            self._update("captioner_images_total", 0, outcome)
         for result in ("hit", "miss"):
-            self._add("captioner_cache_lookups_total", 0, result)
+            self._update("captioner_cache_lookups_total", 0, result)
 
-    def record(self, calls: list[Call], answers: list[Answer], batch: Batch, seconds: float) -> None:
-        """A batch that was answered, in so many seconds."""
-        outcomes: dict[str, int] = {}
-        for call, answer in zip(calls, answers, strict=True):
-            for result in answer.results:
-                outcomes[result] = outcomes.get(result, 0) + 1
-            if answer.results:
-                logger.info("%s", self._line(call, answer, batch))
-                self._add("captioner_request_seconds", seconds)
-                self._add("captioner_decode_seconds", answer.decode)
+    def record(self, batch: BatchStats) -> None:
+        """Record a batch of requests."""
+        for request in batch.requests:
+            logger.info("%s", self._log_record(request, batch))
+            self._update("captioner_request_seconds", batch.seconds)
+            self._update("captioner_decode_seconds", request.decode_seconds)
+        outcomes = Counter(outcome for request in batch.requests for outcome in request.outcomes)
         for outcome, count in outcomes.items():
-            self._add("captioner_images_total", count, outcome)
-        for result, count in (("hit", batch.hits), ("miss", batch.misses)):
+            self._update("captioner_images_total", count, outcome)
+        for result, count in (("hit", batch.cache_hits), ("miss", batch.cache_misses)):
             if count:
-                self._add("captioner_cache_lookups_total", count, result)
-        for size, encode, search in zip(batch.sizes, batch.encode, batch.search, strict=True):
-            self._add("captioner_batch_images", size)
-            self._add("captioner_encode_seconds", encode)
-            self._add("captioner_search_seconds", search)
-        self._add("captioner_memory_bytes", self.process.memory_info().rss)
+                self._update("captioner_cache_lookups_total", count, result)
+        runs = zip(batch.batch_sizes, batch.encode_seconds, batch.search_seconds, strict=True)
+        for size, encode_seconds, search_seconds in runs:
+            self._update("captioner_batch_images", size)
+            self._update("captioner_encode_seconds", encode_seconds)
+            self._update("captioner_search_seconds", search_seconds)
+        self._update("captioner_memory_bytes", self.process.memory_info().rss)
 
-    def _add(self, name: str, value: float, *dimensions: str) -> None:
+    def _update(self, name: str, value: float, *dimensions: str) -> None:
         self.metrics[name].add_or_update(round(value, 6), [self.model_name, *dimensions])
 
-    def _line(self, call: Call, answer: Answer, batch: Batch) -> str:
-        """One request as JSON. It holds nothing of the caller's but what can only be digits and letters."""
-        line = {
-            "request_id": call.id,
-            "protocol": "http" if call.http else "grpc",
-            "code": answer.code,
-            "outcomes": answer.results,
-            "image_bytes": answer.bytes,
-            "decode_ms": _ms(answer.decode),
+    def _log_record(self, request: RequestStats, batch: BatchStats) -> str:
+        """Format a request as JSON. Client text is left out, except for a `traceparent` of digits and letters."""
+        record: dict[str, Any] = {
+            "request_id": request.request_id,
+            "protocol": "http" if request.is_http else "grpc",
+            "code": request.status,
+            "outcomes": request.outcomes,
+            "image_bytes": request.image_bytes,
+            "decode_ms": _milliseconds(request.decode_seconds),
         }
-        if "ok" in answer.results:  # what the batch took that it was decoded in
-            line["batch_images"] = sum(batch.sizes)
-            line |= {"encode_ms": _ms(sum(batch.encode)), "search_ms": _ms(sum(batch.search))}
-        if answer.stream:
-            line["stream"] = True
-        if TRACEPARENT.fullmatch(trace := call.headers.get("traceparent", "")):
-            line["traceparent"] = trace
+        if "ok" in request.outcomes:  # the runs of the model are shared by the batch
+            record["batch_images"] = sum(batch.batch_sizes)
+            record["encode_ms"] = _milliseconds(sum(batch.encode_seconds))
+            record["search_ms"] = _milliseconds(sum(batch.search_seconds))
+        if request.streamed:
+            record["stream"] = True
+        if TRACEPARENT.fullmatch(request.traceparent):
+            record["traceparent"] = request.traceparent
         if self.log_captions:
-            line["captions"] = answer.captions
-        return json.dumps(line)
+            record["captions"] = request.captions
+        return json.dumps(record)
 
 
-def _ms(seconds: float) -> float:
+def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 2)

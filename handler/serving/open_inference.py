@@ -1,112 +1,204 @@
-"""The kinds of request, each with an answer of its own shape: one picture, several, the Open Inference Protocol's."""
+"""Open Inference Protocol (V2): decode requests, encode responses, and their OpenAPI schemas.
+
+A BYTES tensor of images goes in, BYTES tensors with one element per image come out. `caption` holds the captions, empty
+for an error; `response` holds the whole response for each image as JSON text.
+"""
 
 import json
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from handler.errors import RequestError
-from handler.generation import GenerationConfig
-from handler.serving.responses import error_to_json
+from handler.errors import EmptyBody, MalformedJSON, RequestError
+from handler.generation import GENERATION_OPTIONS
+from handler.serving.image_parsing import ParseContext, check_num_images, parse_images, reject_stream
+from handler.serving.json_schema import (
+    BASE64,
+    INTEGER,
+    STRING,
+    Schema,
+    array_of,
+    nullable,
+    object_of,
+    ref,
+    refs,
+)
+from handler.serving.messages import ImageRequest, InferenceRequest
+from handler.serving.options import as_str, format_value
+from handler.serving.responses import Prediction, encode_predictions, overall_status
 
-
-class Explain(NamedTuple):
-    """How a picture's captions are to be explained."""
-
-    method: str
-    overlay: bool = False  # whether the answer holds the figure
-
-
-class Item(NamedTuple):
-    """One picture to caption."""
-
-    image: bytes
-    options: GenerationConfig
-    explain: Explain | None = None
-
-
-Result = dict[str, Any] | RequestError  # a picture's part of the answer's JSON, or what was wrong with it
-
-
-class Request(ABC):
-    """Pictures in the order they came, each with its options or with what is wrong with it.
-
-    Attributes:
-        items: one a picture.
-        stream: whether the caller wants the words as they come.
-    """
-
-    def __init__(self, items: Sequence[Item | RequestError], stream: bool = False):
-        self.items, self.stream = list(items), stream
-
-    @abstractmethod
-    def answer(self, results: Sequence[Result], model: dict[str, str], request_id: str) -> tuple[int, dict[str, Any]]:
-        """What each picture came to → the HTTP code and the answer's JSON.
-
-        Args:
-            results: one a picture.
-            model: name, version and digest.
-            request_id: the server's name for the request.
-        """
+OUTPUTS = ("caption", "response")  # names of the output tensors
+MAX_DIMENSIONS = 8  # of a tensor
 
 
-class SingleImageRequest(Request):
-    """One picture, answered with its captions or its error alone."""
-
-    def answer(self, results, model, request_id):
-        [result] = results
-        if isinstance(result, RequestError):
-            return result.code, error_to_json(result) | {"request_id": request_id}
-        return 200, result | {"model": model, "request_id": request_id}
-
-
-class MultiImageRequest(Request):
-    """Several pictures, answered in their order; the code is 200 where one at least could be captioned."""
-
-    def answer(self, results, model, request_id):
-        predictions = [error_to_json(result) if isinstance(result, RequestError) else result for result in results]
-        return _overall_code(results), {"predictions": predictions, "model": model, "request_id": request_id}
-
-
-class Tensors(Request):
-    """The Open Inference Protocol: a BYTES tensor of pictures in, tensors with an element a picture out.
-
-    `caption` holds the sentences, empty where there is none; `response` the JSON text of each picture's whole answer.
+@dataclass(frozen=True)
+class OpenInferenceRequest(InferenceRequest):
+    """Request of the Open Inference Protocol.
 
     Attributes:
-        id: the caller's own name for the request; empty where there is none.
-        outputs: names of the tensors that are wanted.
+        id: Request id set by the client; empty if there is none.
+        outputs: Names of the requested output tensors.
     """
 
-    OUTPUTS = ("caption", "response")
+    id: str = ""
+    outputs: Sequence[str] = OUTPUTS
 
-    def __init__(self, items, id: str = "", outputs: Sequence[str] = OUTPUTS):
-        super().__init__(items)
-        self.id, self.outputs = id, outputs
 
-    def answer(self, results, model, request_id):
-        named = {"id": self.id} if self.id else {}
-        if (code := _overall_code(results)) != 200:
-            first = error_to_json(results[0])
-            return code, {"error": first["message"]} | first | named | {"request_id": request_id}
-        _, several = MultiImageRequest(self.items).answer(results, model, request_id)
-        data = {
-            "caption": [prediction.get("caption", "") for prediction in several["predictions"]],
-            "response": [json.dumps(prediction) for prediction in several["predictions"]],
+def decode_request(fields: dict[str, Any], context: ParseContext, *, explain: bool) -> OpenInferenceRequest:
+    """Decode a request; see `parsing.parse_request`."""
+    request_id = as_str(fields.get("id"))
+    try:
+        if explain:
+            raise MalformedJSON("Explanations do not accept 'inputs'. Send 'image', 'images' or 'instances'.")
+        images = _parse_inputs(fields, context)
+        return OpenInferenceRequest(images, id=request_id, outputs=_parse_outputs(fields.get("outputs")))
+    except RequestError as error:
+        return OpenInferenceRequest([error], id=request_id)
+
+
+def _parse_inputs(fields: dict[str, Any], context: ParseContext) -> list[ImageRequest | RequestError]:
+    if unknown := sorted(fields.keys() - {"id", "inputs", "outputs", "parameters"}):
+        raise MalformedJSON(
+            f"Unknown field '{format_value(unknown[0])}' in an Open Inference request. Send options in 'parameters'."
+        )
+    if not isinstance(fields.get("id"), str | bytes | bytearray | None):
+        raise MalformedJSON("'id' must be a string.")
+    tensors = fields["inputs"]
+    if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(tensors[0], dict):
+        raise MalformedJSON("'inputs' must be a list of one tensor that holds the images.")
+    [tensor] = tensors
+    images = _parse_tensor(tensor)
+    check_num_images(images, context.settings.max_images)
+    options: dict[str, Any] = {}
+    for parameters in (fields.get("parameters"), tensor.get("parameters")):
+        if not isinstance(parameters, dict | None):
+            raise MalformedJSON("'parameters' must be an object with options.")
+        options |= parameters or {}
+    options.pop("content_type", None)  # "base64", if the client says so
+    reject_stream(options)
+    return parse_images([options | {"image": image} for image in images], context, explain=False)
+
+
+def _parse_tensor(tensor: dict[str, Any]) -> list[Any]:
+    """Return the elements of a BYTES tensor, whose data may be nested or flat."""
+    if not isinstance(tensor.get("name", ""), str):
+        raise MalformedJSON("The 'name' of the tensor must be a string.")
+    if tensor.get("datatype") != "BYTES":
+        raise MalformedJSON("The 'datatype' of the tensor must be BYTES, with images in base64.")
+    data, shape = tensor.get("data"), tensor.get("shape")
+    for _ in range(MAX_DIMENSIONS - 1):
+        if isinstance(data, list) and any(isinstance(part, list) for part in data):
+            data = [element for part in data for element in (part if isinstance(part, list) else [part])]
+    if not isinstance(data, list) or not data:
+        raise EmptyBody("No image in the request. Send a list of images in base64 as the 'data' of the tensor.")
+    if not _fits(shape, len(data)):
+        raise MalformedJSON(
+            f"The 'shape' of the tensor does not fit its data: the product must be {len(data)}, its number of elements."
+        )
+    return data
+
+
+def _fits(shape: object, num_elements: int) -> bool:
+    if not isinstance(shape, list) or not 0 < len(shape) <= MAX_DIMENSIONS:
+        return False
+    # Each size is bounded first: the product of huge integers takes long.
+    if not all(type(size) is int and 0 < size <= num_elements for size in shape):
+        return False
+    return math.prod(shape) == num_elements
+
+
+def _parse_outputs(requested: object) -> tuple[str, ...]:
+    if requested is None:
+        return OUTPUTS
+    listed = requested if isinstance(requested, list) else []
+    names: list[Any] = [output.get("name") if isinstance(output, dict) else None for output in listed]
+    if not names or any(name not in OUTPUTS for name in names) or len(names) > len(set(names)):
+        raise MalformedJSON(f"'outputs' must name tensors, each once. Valid names: {', '.join(OUTPUTS)}.")
+    return tuple(names)
+
+
+def encode_response(
+    request: OpenInferenceRequest, predictions: Sequence[Prediction], model: dict[str, str], request_id: str
+) -> tuple[int, dict[str, Any]]:
+    """Encode a response.
+
+    Args:
+        request: The request.
+        predictions: One per image.
+        model: Name, version and digest.
+        request_id: Request id assigned by the server.
+
+    Returns:
+        The HTTP status and the JSON content.
+    """
+    id_field = {"id": request.id} if request.id else {}
+    status = overall_status(predictions)
+    contents = encode_predictions(predictions)
+    if status != 200:
+        first = contents[0]
+        return status, {"error": first["message"]} | first | id_field | {"request_id": request_id}
+    data = {
+        "caption": [content.get("caption", "") for content in contents],
+        "response": [json.dumps(content) for content in contents],
+    }
+    outputs = [
+        {"name": name, "datatype": "BYTES", "shape": [len(contents)], "data": data[name]} for name in request.outputs
+    ]
+    return 200, {
+        "model_name": model["name"],
+        "model_version": model["version"],
+        **id_field,
+        "parameters": {"digest": model["digest"], "request_id": request_id},
+        "outputs": outputs,
+    }
+
+
+def schemas(error: dict[str, Schema], max_images: int) -> dict[str, Schema]:
+    """Describe requests and responses for the OpenAPI document.
+
+    Args:
+        error: Properties of an error.
+        max_images: Most images in a request.
+    """
+    options = refs(GENERATION_OPTIONS)
+    requested_output = object_of({"name": {"enum": list(OUTPUTS)}}, closed=False)
+    input_tensor = object_of(
+        {
+            "name": STRING,
+            "datatype": {"const": "BYTES"},
+            "shape": array_of({"type": "integer", "minimum": 1}, minItems=1),
+            "data": array_of(BASE64, minItems=1, maxItems=max_images),
+            "parameters": nullable(ref("Parameters")),
+        },
+        "name",
+        "parameters",
+        closed=False,
+    )
+    output_tensor = object_of(
+        {
+            "name": {"enum": list(OUTPUTS)},
+            "datatype": {"const": "BYTES"},
+            "shape": array_of(INTEGER, minItems=1, maxItems=1),
+            "data": array_of(STRING),
         }
-        outputs = [
-            {"name": name, "datatype": "BYTES", "shape": [len(results)], "data": data[name]} for name in self.outputs
-        ]
-        return 200, {
-            "model_name": model["name"],
-            "model_version": model["version"],
-            **named,
-            "parameters": {"digest": model["digest"], "request_id": request_id},
-            "outputs": outputs,
-        }
-
-
-def _overall_code(results: Sequence[Result]) -> int:
-    """200 where a picture was captioned, else the first one's error."""
-    failed = [result for result in results if isinstance(result, RequestError)]
-    return failed[0].code if len(failed) == len(results) else 200
+    )
+    request = {
+        "id": nullable(STRING),
+        "inputs": array_of(input_tensor, minItems=1, maxItems=1),
+        "parameters": nullable(ref("Parameters")),
+        "outputs": nullable(array_of(requested_output, minItems=1, maxItems=len(OUTPUTS))),
+    }
+    response = {
+        "model_name": STRING,
+        "model_version": STRING,
+        "id": STRING,
+        "parameters": object_of({"digest": STRING, "request_id": STRING}),
+        "outputs": array_of(output_tensor, minItems=1),
+    }
+    return {
+        "Parameters": object_of(options, *options),
+        "InferenceRequest": object_of(request, "id", "parameters", "outputs"),
+        "InferenceResponse": object_of(response, "id"),
+        "InferenceError": object_of({"error": STRING} | error | {"id": STRING, "request_id": STRING}, "id"),
+    }

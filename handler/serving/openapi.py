@@ -1,295 +1,255 @@
-"""The OpenAPI 3.1 document of the endpoint, made from the same tables that requests are checked against."""
+"""OpenAPI 3.1 document of the endpoint, derived from the tables that requests are checked against."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from handler.errors import (
-    EmptyBody,
-    InternalError,
-    InvalidImage,
-    MalformedJSON,
-    OptionOutOfRange,
-    OutOfMemory,
-    RequestError,
-    TooLarge,
-    TooManyImages,
-    TooManyPixels,
-    UnknownOption,
-    UnsupportedMedia,
-)
+from handler.errors import REQUEST_ERRORS
 from handler.generation import GENERATION_OPTIONS, GenerationConfig
-from handler.serving.open_inference import Tensors
-from handler.serving.options import FLAGS, RANGES
-from handler.serving.parsing import Limits, ParseContext
-from handler.serving.responses import HTML, JSON
+from handler.generation.config import GenerationOption
+from handler.serving import open_inference
+from handler.serving.image_parsing import ParseContext
+from handler.serving.json_schema import (
+    BASE64,
+    INTEGER,
+    NUMBER,
+    STRING,
+    Schema,
+    array_of,
+    object_of,
+    ref,
+    refs,
+)
+from handler.serving.messages import EVENT_STREAM, HTML, JSON, PNG
+from handler.serving.settings import Settings
 
-ERRORS: tuple[type[RequestError], ...] = (
-    EmptyBody, MalformedJSON, UnknownOption, OptionOutOfRange, TooLarge, TooManyImages, TooManyPixels,
-    UnsupportedMedia, InvalidImage, InternalError, OutOfMemory,
-)  # fmt: skip
-
-DESCRIPTIONS = {
-    "beam_size": "Hypotheses kept at each step; 1 is greedy search.",
-    "length_penalty": "Captions are ranked by log-probability / tokens^length_penalty: 0 by the sum, 1 by the mean.",
-    "min_length": "Words a caption has at least.",
-    "max_length": "Words a caption has at most.",
-    "num_captions": "Captions returned, the best first; of a beam at most beam_size.",
-    "no_repeat_ngram": "No run of so many words stands twice in a caption; 0 allows all.",
-    "temperature": "Above 0, words are drawn and not searched for: the higher, the more varied.",
-    "top_p": "Words are drawn from the likeliest that hold this share of the probability; needs a temperature.",
-    "seed": "Of the draws: the same seed gives the same captions. Left out, one is drawn and stands in the answer.",
-    "attention": "Adds each word's attention over the grid.",
-}
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="  # a grey PNG
-BASE64 = {"type": "string", "contentEncoding": "base64", "minLength": 1, "examples": [PIXEL]}
+STREAM_OPTIONS = ("stream",)
+EXPLAIN_OPTIONS = ("method", "overlay")
 
 
-def openapi(model: dict[str, str], asking: ParseContext) -> dict[str, Any]:
-    """The document, for a model of this name and version, that reads requests so."""
-    limits = asking.limits
-    name = model["name"]
+def openapi(model: dict[str, str], context: ParseContext) -> dict[str, Any]:
+    """Build the document.
+
+    Args:
+        model: Name, version and digest of the model.
+        context: Defaults, limits and explanation methods that requests are parsed with.
+    """
+    settings = context.settings
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": name,
+            "title": model["name"],
             "version": model["version"],
-            "summary": "A picture goes in, a sentence comes out.",
-            "description": f"Model {model['digest']}. A picture has {limits.max_bytes} bytes and {limits.max_pixels} "
-            f"pixels at most; a request {limits.max_images} pictures.",
+            "summary": "Captions images: an image goes in, a sentence comes out.",
+            "description": f"Model {model['digest']}. Limits: {settings.max_bytes} bytes per image; "
+            f"{settings.max_images} images and {settings.max_pixels} pixels per request.",
         },
-        "paths": {
-            f"/predictions/{name}": {
-                "post": _native("predict", limits),
-                "put": _native("predictPut", limits),
-                "get": {
-                    "operationId": "describe",
-                    "summary": "The demo page where HTML is accepted by its name, this document where JSON is.",
-                    "responses": {
-                        "200": {"description": "One of them.", "content": {
-                            HTML: {"schema": {"type": "string"}},
-                            JSON: {"schema": {"type": "object", "required": ["openapi"]}},
-                        }},
-                        "400": _content("Neither was accepted by its name.", _ref("Error")),
-                    },
-                },
-            },
-            f"/explanations/{name}": {"post": _explain(limits)},
-            f"/v1/models/{name}:predict": {
-                "post": _operation("predictV1", {"application/json": _ref("Several")}, {"200": _ref("Predictions")})
-            },
-            f"/v2/models/{name}/infer": {
-                "post": _operation(
-                    "inferV2", {"application/json": _ref("InferenceRequest")}, {"200": _ref("InferenceResponse")},
-                    {"anyOf": [_ref("InferenceError"), _ref("Error")]},  # the second where `inputs` is missing
-                )
-            },
-        },
-        "components": {"schemas": _schemas(asking)},
-    }  # fmt: skip
+        "paths": _paths(model["name"], settings),
+        "components": {"schemas": _schemas(context)},
+    }
 
 
-def _operation(
-    name: str, bodies: dict[str, Any], answers: dict[str, Any], error: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    codes: dict[int, list[str]] = {}
-    for kind in ERRORS:
-        codes.setdefault(kind.code, []).append(kind.__name__)
-    # Where none of several pictures could be captioned, the answer lists what was wrong with each.
-    refused = error or {"anyOf": [_ref("Error"), _ref("Predictions")]}
-    responses = {str(code): _content(f"{', '.join(names)}.", refused) for code, names in codes.items()}
-    responses["413"]["description"] += " TorchServe itself refuses what is larger still, without a body."
-    responses |= {code: _content("Captions.", schema) for code, schema in answers.items()}
-    responses["503"] = {"description": "The queue is full: try again after a pause."}
-    content = {media: {"schema": schema} for media, schema in bodies.items()}
+def _paths(name: str, settings: Settings) -> dict[str, Any]:
+    return {
+        f"/predictions/{name}": {
+            "post": _predict_operation("predict", settings),
+            "put": _predict_operation("predictPut", settings),
+            "get": _document_operation(),
+        },
+        f"/explanations/{name}": {"post": _explain_operation(settings)},
+        f"/v1/models/{name}:predict": {"post": _operation("predictV1", {JSON: ref("Several")}, ref("Predictions"))},
+        f"/v2/models/{name}/infer": {
+            "post": _operation(
+                "inferV2",
+                {JSON: ref("InferenceRequest")},
+                ref("InferenceResponse"),
+                {"anyOf": [ref("InferenceError"), ref("Error")]},  # `Error` if `inputs` is missing
+            )
+        },
+    }
+
+
+def _operation(name: str, bodies: dict[str, Schema], success: Schema, error: Schema | None = None) -> dict[str, Any]:
+    """Describe an operation.
+
+    Args:
+        name: Operation id.
+        bodies: Schema of the request body for each media type.
+        success: Schema of the response with status 200.
+        error: Schema of other responses, if it is not that of the native protocol.
+    """
+    names: dict[int, list[str]] = {}
+    for kind in REQUEST_ERRORS:
+        names.setdefault(kind.code, []).append(kind.__name__)
+    # If no image of several has a caption, the response lists the error of each.
+    error_schema = error or {"anyOf": [ref("Error"), ref("Predictions")]}
+    responses = {str(code): _json_response(f"{', '.join(kinds)}.", error_schema) for code, kinds in names.items()}
+    responses["413"]["description"] += " TorchServe refuses even larger requests without a body."
+    responses["200"] = _json_response("Captions.", success)
+    responses["503"] = {"description": "The queue is full. Retry after a pause."}
+    content = {media_type: {"schema": schema} for media_type, schema in bodies.items()}
     return {"operationId": name, "requestBody": {"required": True, "content": content}, "responses": responses}
 
 
-def _native(name: str, limits: Limits) -> dict[str, Any]:
-    operation = _operation(name, _native_bodies(limits), {"200": {"oneOf": [_ref("Captions"), _ref("Predictions")]}})
-    done = operation["responses"]["200"]
-    done["description"] += " With `stream` an event `token` a word, then the event `response` with all."
-    part = {"event": {"enum": ["token", "response", "error"]}, "data": {"type": "string"}}  # each event, as parsed
-    done["content"]["text/event-stream"] = {"schema": _object(part)}
-    return operation
-
-
-def _explain(limits: Limits) -> dict[str, Any]:
-    bodies = _native_bodies(limits, ("method", "overlay"), "Explain")
-    operation = _operation("explain", bodies, {"200": {"oneOf": [_ref("Explanations"), _ref("Predictions")]}})
-    operation["responses"]["200"]["content"]["image/png"] = {
-        "schema": {"description": "The figure alone, a panel a word, where image/png is accepted by its name."}
-    }
-    return operation
-
-
-def _native_bodies(limits: Limits, more: Sequence[str] = ("stream",), json: str = "") -> dict[str, Any]:
-    """The bodies of a request.
-
-    Args:
-        limits: on pictures.
-        more: options beside those of the search.
-        json: what the names of JSON's schemas begin with.
-    """
-    options = _refs(more)
-    form = _object({"image": {"type": "string", "contentMediaType": "image/*"}} | options, *options)
-    raw = {"description": f"An image file's bytes: JPEG, PNG, WebP, GIF or BMP, {limits.max_bytes} at most."}
+def _document_operation() -> dict[str, Any]:
+    content = {HTML: {"schema": STRING}, JSON: {"schema": {"type": "object", "required": ["openapi"]}}}
     return {
-        "image/*": raw,
-        "application/octet-stream": raw,
-        "multipart/form-data": form,
-        "application/json": {"oneOf": [_ref(f"{json}One"), _ref(f"{json}Several")]},
-    }
-
-
-def _content(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _refs(more: Sequence[str] = ()) -> dict[str, Any]:
-    return {name: _ref(name) for name in (*RANGES, *FLAGS, *more)}
-
-
-def _options(defaults: GenerationConfig, methods: Sequence[str]) -> dict[str, Any]:
-    schemas: dict[str, Any] = {}
-    chosen = asdict(defaults)
-    for name, (low, high) in RANGES.items():
-        kind = "integer" if isinstance(low, int) else "number"
-        schemas[name] = {"type": kind, "minimum": low, "maximum": high}
-    warm = {"type": "number", "minimum": GENERATION_OPTIONS["temperature"].min, "maximum": RANGES["temperature"][1]}
-    schemas["temperature"] = {"anyOf": [{"const": 0}, warm]}
-    for name in FLAGS:
-        schemas[name] = {"type": "boolean"}
-    for name, schema in schemas.items():
-        schema["description"] = DESCRIPTIONS[name]
-        if chosen[name] is not None:
-            schema["default"] = chosen[name]
-    schemas["stream"] = {
-        "type": "boolean", "default": False,
-        "description": "Answers with server-sent events: each word as soon as it is certain, then the whole answer.",
-    }  # fmt: skip
-    schemas["method"] = {
-        "enum": list(methods), "default": methods[0], "description": "How a word is traced back to the picture.",
-    }  # fmt: skip
-    schemas["overlay"] = {
-        "type": "boolean", "default": False, "description": "Adds the figure, a panel a word, as PNG in base64.",
-    }  # fmt: skip
-    return schemas
-
-
-def _object(properties: dict[str, Any], *optional: str, closed: bool = True) -> dict[str, Any]:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required} | (
-        {"additionalProperties": False} if closed else {}
-    )
-
-
-def _list(items: dict[str, Any], **bounds: int) -> dict[str, Any]:
-    return {"type": "array", "items": items} | bounds
-
-
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _asked(prefix: str, max_images: int, alone: Sequence[str], each: Sequence[str]) -> dict[str, Any]:
-    """JSON's requests: one picture, with the options `alone` beside the search's, and several, with `each`."""
-    of_one, of_each = _refs(alone), _refs(each)
-    several = _list({"anyOf": [BASE64, _ref(f"{prefix}Item")]}, minItems=1, maxItems=max_images)
-    return {
-        f"{prefix}One": _object({"image": BASE64} | of_one, *of_one),
-        # `b64` is what TensorFlow Serving calls it.
-        f"{prefix}Item": {"oneOf": [_object({name: BASE64} | of_each, *of_each) for name in ("image", "b64")]},
-        f"{prefix}Several": {
-            "oneOf": [_object({field: several} | of_each, *of_each) for field in ("images", "instances")]
+        "operationId": "describe",
+        "summary": f"The demo page if Accept names {HTML}, this document if it names {JSON}.",
+        "responses": {
+            "200": {"description": "The page or the document.", "content": content},
+            "400": _json_response("Accept names neither.", ref("Error")),
         },
     }
 
 
-def _explained(captions: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """The answer's schemas of an explanation."""
-    text, number, whole = {"type": "string"}, {"type": "number"}, {"type": "integer"}
-    rectangle = dict.fromkeys(("x", "y", "width", "height"), whole)
-    word = {"token": text, "weights": _list(_list(number)), "entropy": number, "peak": _object(rectangle)}
-    size = _object({"width": whole, "height": whole})
-    about_it = {"method": text, "rows": whole, "columns": whole, "picture": size}
-    explained = captions | {"explanation": _object(about_it), "overlay": {"type": "string"}}
+def _predict_operation(name: str, settings: Settings) -> dict[str, Any]:
+    bodies = _native_bodies(settings, STREAM_OPTIONS)
+    operation = _operation(name, bodies, {"oneOf": [ref("Captions"), ref("Predictions")]})
+    success = operation["responses"]["200"]
+    success["description"] += " With `stream`: one `token` event per token, then a `response` event with all captions."
+    event = {"event": {"enum": ["token", "response", "error"]}, "data": STRING}  # as an event-stream parser returns it
+    success["content"][EVENT_STREAM] = {"schema": object_of(event)}
+    return operation
+
+
+def _explain_operation(settings: Settings) -> dict[str, Any]:
+    bodies = _native_bodies(settings, EXPLAIN_OPTIONS, "Explain")
+    operation = _operation("explain", bodies, {"oneOf": [ref("Explanations"), ref("Predictions")]})
+    figure = {"description": f"The figure, one panel per token, if Accept names {PNG}."}
+    operation["responses"]["200"]["content"][PNG] = {"schema": figure}
+    return operation
+
+
+def _native_bodies(settings: Settings, options: Sequence[str], prefix: str = "") -> dict[str, Schema]:
+    """Describe the bodies of a native request.
+
+    Args:
+        settings: Limits.
+        options: Options beside those of generation.
+        prefix: Prefix of the names of the JSON schemas.
+    """
+    fields = refs([*GENERATION_OPTIONS, *options])
+    raw = {"description": f"Bytes of a JPEG, PNG, WebP, GIF or BMP file, at most {settings.max_bytes}."}
     return {
-        "Word": _object(word),
-        "Explained": _object(explained, "seed", "overlay"),
-        "Explanations": _object(explained | about, "seed", "overlay"),
+        "image/*": raw,
+        "application/octet-stream": raw,
+        "multipart/form-data": object_of(
+            {"image": {"type": "string", "contentMediaType": "image/*"}} | fields, *fields
+        ),
+        JSON: {"oneOf": [ref(f"{prefix}One"), ref(f"{prefix}Several")]},
     }
 
 
-def _schemas(asking: ParseContext) -> dict[str, Any]:
-    limits = asking.limits
-    text, number = {"type": "string"}, {"type": "number"}
-    of_one = _refs()
-    captions = {"caption": text, "captions": _list(_ref("Caption"), minItems=1), "seed": _ref("seed")}
-    about = {"model": _ref("Model"), "request_id": text}
-    error = {
-        "code": {"enum": sorted({kind.code for kind in ERRORS})},
-        "type": {"enum": [kind.__name__ for kind in ERRORS]},
-        "message": text,
+def _json_response(description: str, schema: Schema) -> dict[str, Any]:
+    return {"description": description, "content": {JSON: {"schema": schema}}}
+
+
+def _schemas(context: ParseContext) -> dict[str, Schema]:
+    settings = context.settings
+    captions: dict[str, Schema] = {
+        "caption": STRING,
+        "captions": array_of(ref("Caption"), minItems=1),
+        "seed": ref("seed"),
     }
-    results = [_object(captions, "seed"), _ref("Explained"), _object(error)]
-    wanted = _object({"name": {"enum": list(Tensors.OUTPUTS)}}, closed=False)
-    output = {
-        "name": {"enum": list(Tensors.OUTPUTS)},
-        "datatype": {"const": "BYTES"},
-        "shape": _list({"type": "integer"}, minItems=1, maxItems=1),
-        "data": _list(text),
+    metadata = {"model": ref("Model"), "request_id": STRING}
+    error: dict[str, Schema] = {
+        "code": {"enum": sorted({kind.code for kind in REQUEST_ERRORS})},
+        "type": {"enum": [kind.__name__ for kind in REQUEST_ERRORS]},
+        "message": STRING,
     }
-    tensor = {
-        "name": text,
-        "datatype": {"const": "BYTES"},
-        "shape": _list({"type": "integer", "minimum": 1}, minItems=1),
-        "data": _list(BASE64, minItems=1, maxItems=limits.max_images),
-        "parameters": _or_null(_ref("Parameters")),
-    }
+    results = [object_of(captions, "seed"), ref("Explained"), object_of(error)]
+    max_explained_images = min(settings.max_images, settings.max_explanations)
     return {
-        **_options(asking.defaults, asking.methods),
-        **_asked("", limits.max_images, ("stream",), ()),
-        **_asked("Explain", min(limits.max_images, limits.max_explanations), ("method", "overlay"), ("method",)),
-        **_explained(captions, about),
-        "Parameters": _object(of_one, *of_one),
-        "InferenceRequest": _object(
+        **_option_schemas(context.defaults, context.explanation_methods),
+        **_request_schemas("", settings.max_images, STREAM_OPTIONS, ()),
+        **_request_schemas("Explain", max_explained_images, EXPLAIN_OPTIONS, ("method",)),
+        **_explanation_schemas(captions, metadata),
+        **open_inference.schemas(error, settings.max_images),
+        "Caption": object_of(
             {
-                "id": _or_null(text),
-                "inputs": _list(_object(tensor, "name", "parameters", closed=False), minItems=1, maxItems=1),
-                "parameters": _or_null(_ref("Parameters")),
-                "outputs": _or_null(_list(wanted, minItems=1, maxItems=len(Tensors.OUTPUTS))),
+                "caption": STRING,
+                "score": NUMBER,
+                "tokens": array_of(STRING),
+                "token_logprobs": array_of(NUMBER),
+                "attention": array_of(array_of(array_of(NUMBER))),
+                "words": array_of(ref("Word")),
             },
-            "id", "parameters", "outputs",
+            "attention",
+            "words",
         ),
-        "Caption": _object(
-            {
-                "caption": text,
-                "score": number,
-                "tokens": _list(text),
-                "token_logprobs": _list(number),
-                "attention": _list(_list(_list(number))),
-                "words": _list(_ref("Word")),
-            },
-            "attention", "words",
-        ),
-        "Captions": _object(captions | about, "seed"),
-        "Predictions": _object({"predictions": _list({"oneOf": results}, minItems=1)} | about),
-        "Model": _object({"name": text, "version": text, "digest": text}),
-        "Error": _object(error | {"request_id": text}),
-        "InferenceResponse": _object(
-            {
-                "model_name": text,
-                "model_version": text,
-                "id": text,
-                "parameters": _object({"digest": text, "request_id": text}),
-                "outputs": _list(_object(output), minItems=1),
-            },
-            "id",
-        ),
-        "InferenceError": _object({"error": text} | error | {"id": text, "request_id": text}, "id"),
-    }  # fmt: skip
+        "Captions": object_of(captions | metadata, "seed"),
+        "Predictions": object_of({"predictions": array_of({"oneOf": results}, minItems=1)} | metadata),
+        "Model": object_of({"name": STRING, "version": STRING, "digest": STRING}),
+        "Error": object_of(error | {"request_id": STRING}),
+    }
+
+
+def _option_schemas(defaults: GenerationConfig, methods: Sequence[str]) -> dict[str, Schema]:
+    values = asdict(defaults)
+    schemas = {name: _option_schema(option, values[name]) for name, option in GENERATION_OPTIONS.items()}
+    return schemas | {
+        "stream": {
+            "type": "boolean",
+            "default": False,
+            "description": "Respond with server-sent events: each token once it is certain, then all captions.",
+        },
+        "method": {
+            "enum": list(methods),
+            "default": methods[0],
+            "description": "How tokens are attributed to cells of the image.",
+        },
+        "overlay": {
+            "type": "boolean",
+            "default": False,
+            "description": "Add the figure, one panel per token, as PNG in base64.",
+        },
+    }
+
+
+def _option_schema(option: GenerationOption, default: float | None) -> Schema:
+    if option.type is bool:
+        schema: Schema = {"type": "boolean"}
+    else:
+        kind = "integer" if option.type is int else "number"
+        schema = {"type": kind, "minimum": option.min, "maximum": option.max}
+        if option.allow_zero:
+            schema = {"anyOf": [{"const": 0}, schema]}
+    schema["description"] = option.help
+    return schema if default is None else schema | {"default": default}
+
+
+def _request_schemas(
+    prefix: str, max_images: int, single_options: Sequence[str], per_image_options: Sequence[str]
+) -> dict[str, Schema]:
+    """Describe JSON requests with one image and with several.
+
+    Args:
+        prefix: Prefix of the names of the schemas.
+        max_images: Most images in a list.
+        single_options: Options of a single image beside those of generation.
+        per_image_options: Options of an image in a list beside those of generation.
+    """
+    single, per_image = refs([*GENERATION_OPTIONS, *single_options]), refs([*GENERATION_OPTIONS, *per_image_options])
+    images = array_of({"anyOf": [BASE64, ref(f"{prefix}Item")]}, minItems=1, maxItems=max_images)
+    return {
+        f"{prefix}One": object_of({"image": BASE64} | single, *single),
+        # TensorFlow Serving's name for bytes is `b64`.
+        f"{prefix}Item": {"oneOf": [object_of({name: BASE64} | per_image, *per_image) for name in ("image", "b64")]},
+        f"{prefix}Several": {
+            "oneOf": [object_of({name: images} | per_image, *per_image) for name in ("images", "instances")]
+        },
+    }
+
+
+def _explanation_schemas(captions: dict[str, Schema], metadata: dict[str, Schema]) -> dict[str, Schema]:
+    rectangle = object_of(dict.fromkeys(("x", "y", "width", "height"), INTEGER))
+    word = {"token": STRING, "weights": array_of(array_of(NUMBER)), "entropy": NUMBER, "peak": rectangle}
+    size = object_of({"width": INTEGER, "height": INTEGER})
+    explanation = object_of({"method": STRING, "rows": INTEGER, "columns": INTEGER, "picture": size})
+    explained = captions | {"explanation": explanation, "overlay": STRING}
+    return {
+        "Word": object_of(word),
+        "Explained": object_of(explained, "seed", "overlay"),
+        "Explanations": object_of(explained | metadata, "seed", "overlay"),
+    }

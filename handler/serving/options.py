@@ -1,4 +1,4 @@
-"""A request's options, checked against their ranges with one clear sentence each."""
+"""Parse the options of a request, with one clear sentence for each error."""
 
 import json
 import math
@@ -6,59 +6,46 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from handler.errors import OptionOutOfRange, UnknownOption
-from handler.generation import GenerationConfig
+from handler.generation import GENERATION_OPTIONS, GenerationConfig
+from handler.generation.config import GenerationOption
 
-# Name → smallest and largest value; whole numbers where both are.
-RANGES: dict[str, tuple[int, int] | tuple[float, float]] = {
-    "beam_size": (1, 10),
-    "length_penalty": (0.0, 2.0),
-    "min_length": (1, 50),
-    "max_length": (1, 50),
-    "num_captions": (1, 10),
-    "no_repeat_ngram": (0, 10),
-    "temperature": (0.0, 5.0),  # and not between 0 and 0.01
-    "top_p": (0.01, 1.0),
-    "seed": (0, 2**32 - 1),
-}
-FLAGS = ("attention",)
+RANGES = {name: (option.min, option.max) for name, option in GENERATION_OPTIONS.items() if option.type is not bool}
+MAX_SHOWN = 40  # characters of a client's value in a message
 
 
 def parse_options(fields: Mapping[str, object], defaults: GenerationConfig) -> GenerationConfig:
-    """Fields of a request → options.
+    """Parse generation options.
 
     Args:
-        fields: values as JSON gives them, or as text or bytes from a form.
-        defaults: for what is not among the fields.
+        fields: Values as JSON gives them, or as text or bytes from a form.
+        defaults: Values of the options that are not among the fields.
 
     Raises:
-        UnknownOption: a field that is no option.
-        OptionOutOfRange: a value of the wrong kind or out of its range, or two that contradict each other.
+        UnknownOption: If a field is not an option.
+        OptionOutOfRange: If a value has the wrong type or is out of range, or two options contradict each other.
     """
-    values = {}
-    for name, value in fields.items():
-        if name in RANGES:
-            values[name] = _number(name, value)
-        elif name in FLAGS:
-            values[name] = parse_flag(name, value)
-        else:
-            known = ", ".join([*RANGES, *FLAGS])
-            raise UnknownOption(
-                f"There is no option '{shorten(name)}': choose among {known}; a picture's field is 'image'."
-            )
+    values = {name: _parse_option(name, value) for name, value in fields.items()}
     try:
-        return replace(defaults, **values)
+        return replace(defaults, **values)  # type: ignore[arg-type]  # each value has the type of its option
     except ValueError as error:
         raise OptionOutOfRange(str(error)) from error
 
 
-def _number(name: str, value: object) -> int | float:
-    low, high = RANGES[name]
-    whole = isinstance(low, int)
+def _parse_option(name: str, value: object) -> int | float | bool:
+    option = GENERATION_OPTIONS.get(name)
+    if option is None:
+        valid = ", ".join(GENERATION_OPTIONS)
+        raise UnknownOption(
+            f"Unknown option '{format_value(name)}'. Valid options: {valid}. An image is sent in the field 'image'."
+        )
+    return parse_bool(name, value) if option.type is bool else _parse_number(option, value)
+
+
+def _parse_number(option: GenerationOption, value: object) -> int | float:
     number = _as_number(value)
-    if number is None or not low <= number <= high or (whole and number != int(number)):
-        kind = "a whole number" if whole else "a number"
-        raise OptionOutOfRange(f"{name} is {kind} from {low:.10g} to {high:.10g}, not {shorten(value)}.")
-    return int(number) if whole else number
+    if number is None or not option.accepts(number):
+        raise OptionOutOfRange(f"{option.name} must be {option.requirement}, not {format_value(value)}.")
+    return option.type(number)
 
 
 def _as_number(value: object) -> float | None:
@@ -66,33 +53,39 @@ def _as_number(value: object) -> float | None:
         return None
     try:
         number = float(value)
-    except (ValueError, OverflowError):  # a word; a whole number beyond any float
+    except (ValueError, OverflowError):  # not a number; an integer beyond any float
         return None
-    if not isinstance(value, int | float) and "_" in str(value):  # Python's own way to write numbers
+    if not isinstance(value, int | float) and "_" in str(value):  # "1_0" is a number in Python only
         return None
     return number if math.isfinite(number) else None
 
 
-def parse_flag(name: str, value: object) -> bool:
-    """true or false, as JSON gives them or as text or bytes from a form.
+def parse_bool(name: str, value: object) -> bool:
+    """Parse a boolean, as JSON gives it or as text or bytes from a form.
 
     Raises:
-        OptionOutOfRange: anything else.
+        OptionOutOfRange: If the value is anything but true or false.
     """
     if isinstance(value, bool):
         return value
-    word = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else value
-    if word in ("true", "false"):
-        return word == "true"
-    raise OptionOutOfRange(f"{name} is true or false, not {shorten(value)}.")
+    text = as_str(value)
+    if text not in ("true", "false"):
+        raise OptionOutOfRange(f"{name} must be true or false, not {format_value(value)}.")
+    return text == "true"
 
 
-def shorten(value: object) -> str:
-    """A caller's value fit to be repeated in a sentence."""
+def as_str(value: object) -> str:
+    """Return text or UTF-8 bytes as a string; an empty string for anything else."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else value
+    return text if isinstance(text, str) else ""
+
+
+def format_value(value: object) -> str:
+    """Format a client's value for a message."""
     if isinstance(value, dict | list):
         return f"a {'list' if isinstance(value, list) else 'JSON object'}"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    text = bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
+    text = as_str(value) if isinstance(value, bytes | bytearray) else str(value)
     text = text or "''"
-    return text if len(text) <= 40 else f"{text[:40]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

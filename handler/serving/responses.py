@@ -1,6 +1,7 @@
-"""Captions and errors → the JSON that the endpoint answers with, the same over REST and gRPC."""
+"""JSON of captions, explanations and errors, the same over REST and gRPC."""
 
-import json
+import logging
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,54 +11,132 @@ import torch
 from handler.attribution import entropy
 from handler.captioner import Caption
 from handler.errors import RequestError
+from handler.figure import draw_figure, to_png
+from handler.oom import to_request_error
+from handler.serving.image_task import ImageResult
+from handler.serving.messages import InferenceRequest, SingleImageRequest
 
-# Fixed phrases: a caller's text in a header or a phrase can end a TorchServe worker.
-PHRASES = {
-    200: "OK",
-    400: "Bad Request",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    422: "Unprocessable Content",
-    500: "Internal Server Error",
-    507: "Insufficient Storage",
-}
-JSON, EVENTS = "application/json", "text/event-stream"
+logger = logging.getLogger(__name__)
+
+Prediction = dict[str, Any] | RequestError  # JSON content for an image, or its error
 
 
-HTML, PNG = "text/html", "image/png"
+def predict(result: ImageResult | RequestError, overlay: bool = False) -> Prediction:
+    """Build the JSON content for an image.
+
+    Args:
+        result: Captions or error of the image.
+        overlay: Add the figure even if the request does not ask for it.
+    """
+    if isinstance(result, RequestError):
+        return result
+    request = result.request
+    if not request.explain or not result.size or not result.thumbnail:
+        return captions_to_json(result.captions, request.seed)
+    try:
+        content = explanations_to_json(result.captions, request.seed, request.explain.method, result.size)
+        if overlay or request.explain.overlay:
+            content["overlay"] = b64encode(to_png(draw_figure(result.thumbnail, result.captions[0]))).decode()
+        return content
+    except Exception as error:  # must not reach the other images of the batch
+        logger.exception("The caption could not be explained.")
+        return to_request_error(error, "The caption could not be explained")
+
+
+def encode_response(
+    request: InferenceRequest, predictions: Sequence[Prediction], model: dict[str, str], request_id: str
+) -> tuple[int, dict[str, Any]]:
+    """Encode a response of the native protocol or the V1 inference protocol.
+
+    Args:
+        request: The request.
+        predictions: One per image.
+        model: Name, version and digest.
+        request_id: Request id assigned by the server.
+
+    Returns:
+        The HTTP status and the JSON content.
+    """
+    status, contents = overall_status(predictions), encode_predictions(predictions)
+    if not isinstance(request, SingleImageRequest):
+        return status, {"predictions": contents, "model": model, "request_id": request_id}
+    [content] = contents
+    about_model = {"model": model} if status == 200 else {}
+    return status, content | about_model | {"request_id": request_id}
+
+
+def overall_status(predictions: Sequence[Prediction]) -> int:
+    """Return 200 if at least one image has a caption, else the status of the first error."""
+    errors = [prediction for prediction in predictions if isinstance(prediction, RequestError)]
+    return errors[0].code if len(errors) == len(predictions) else 200
+
+
+def encode_predictions(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """Return the JSON content for each image, errors included."""
+    return [
+        error_to_json(prediction) if isinstance(prediction, RequestError) else prediction for prediction in predictions
+    ]
+
+
+def error_to_json(error: RequestError) -> dict[str, Any]:
+    """Describe an error of a request or an image. It includes the status, which gRPC has no other place for."""
+    return {"code": error.code, "type": error.type, "message": error.message}
 
 
 def captions_to_json(captions: Sequence[Caption], seed: int | None) -> dict[str, Any]:
-    """A picture's best caption, all that were asked for, and the seed where they were drawn."""
-    described = {"caption": captions[0].text, "captions": [_describe(caption) for caption in captions]}
-    return described | ({} if seed is None else {"seed": seed})
+    """Describe the captions of an image.
+
+    Args:
+        captions: Best first.
+        seed: Seed of sampled captions; None for beam search.
+    """
+    content = {"caption": captions[0].text, "captions": [_caption_to_json(caption) for caption in captions]}
+    return content if seed is None else content | {"seed": seed}
+
+
+def _caption_to_json(caption: Caption) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "caption": caption.text,
+        "score": round(caption.score, 5),
+        "tokens": caption.tokens,
+        "token_logprobs": [round(logprob, 5) for logprob in caption.token_logprobs],
+    }
+    if caption.attributions is not None:
+        content["attention"] = [_round_grid(grid) for grid in caption.attributions]
+    return content
 
 
 def explanations_to_json(
     captions: Sequence[Caption], seed: int | None, method: str, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """As `captions_to_json`, with each word's weights over the grid in the picture's own coordinates.
+    """Describe captions with the weight of each grid cell for each token.
 
     Args:
-        captions: with attributions.
-        seed: where they were drawn.
-        method: by which the weights were found.
-        size: width and height of the upright picture, in pixels.
+        captions: With attributions, best first.
+        seed: Seed of sampled captions; None for beam search.
+        method: Explanation method.
+        size: Width and height of the upright image in pixels.
+
+    Raises:
+        ValueError: If a caption has no attributions.
     """
-    rows, columns = captions[0].attributions.shape[-2:]
-    described = captions_to_json([replace(caption, attributions=None) for caption in captions], seed)
-    for caption, part in zip(captions, described["captions"], strict=True):
-        bits = entropy(caption.attributions).tolist()
-        part["words"] = [
-            {"token": token, "weights": _rounded(grid), "entropy": round(spread, 3), "peak": _peak(grid, size)}
-            for token, grid, spread in zip(caption.tokens, caption.attributions, bits, strict=True)
+    content = captions_to_json([replace(caption, attributions=None) for caption in captions], seed)
+    rows = columns = 0
+    for caption, caption_content in zip(captions, content["captions"], strict=True):
+        if caption.attributions is None:
+            raise ValueError("A caption has no attributions.")
+        rows, columns = caption.attributions.shape[-2:]
+        entropies = entropy(caption.attributions).tolist()
+        caption_content["words"] = [
+            {"token": token, "weights": _round_grid(grid), "entropy": round(bits, 3), "peak": _peak(grid, size)}
+            for token, grid, bits in zip(caption.tokens, caption.attributions, entropies, strict=True)
         ]
     picture = {"width": size[0], "height": size[1]}
-    return described | {"explanation": {"method": method, "rows": rows, "columns": columns, "picture": picture}}
+    return content | {"explanation": {"method": method, "rows": rows, "columns": columns, "picture": picture}}
 
 
 def _peak(grid: torch.Tensor, size: tuple[int, int]) -> dict[str, int]:
-    """The heaviest cell's rectangle in the picture, in pixels."""
+    """Return the rectangle of the heaviest cell in image pixels."""
     rows, columns = grid.shape
     row, column = divmod(int(grid.argmax()), columns)
     left, right = (round(size[0] * edge / columns) for edge in (column, column + 1))
@@ -65,28 +144,5 @@ def _peak(grid: torch.Tensor, size: tuple[int, int]) -> dict[str, int]:
     return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
-def _rounded(grid: torch.Tensor) -> list[list[float]]:
-    return [[round(cell, 5) for cell in row] for row in grid.tolist()]
-
-
-def error_to_json(error: RequestError) -> dict[str, Any]:
-    """What is wrong with a request or a picture. It carries its code, as gRPC has no other place for it."""
-    return {"code": error.code, "type": error.type, "message": error.message}
-
-
-def event(name: str, content: dict[str, Any], http: bool) -> str:
-    """One part of a stream: a server-sent event over HTTP; over gRPC, where each part is a message, the bare JSON."""
-    text = json.dumps(content)
-    return f"event: {name}\ndata: {text}\n\n" if http else text
-
-
-def _describe(caption: Caption) -> dict[str, Any]:
-    described = {
-        "caption": caption.text,
-        "score": round(caption.score, 5),
-        "tokens": caption.tokens,
-        "token_logprobs": [round(logprob, 5) for logprob in caption.token_logprobs],
-    }
-    if caption.attributions is not None:
-        described["attention"] = [_rounded(grid) for grid in caption.attributions]
-    return described
+def _round_grid(grid: torch.Tensor) -> list[list[float]]:
+    return [[round(weight, 5) for weight in row] for row in grid.tolist()]

@@ -117,9 +117,10 @@ def test_every_target_that_the_pages_name_is_there():
 
 
 def test_the_options_and_errors_are_all_in_the_page():
+    from handler.errors import REQUEST_ERRORS
+    from handler.generation import GENERATION_OPTIONS
     from handler.serving.metrics import METRICS
-    from handler.serving.openapi import DESCRIPTIONS, ERRORS
 
     page = (ROOT / "docs" / "api.md").read_text()
-    for name in [*DESCRIPTIONS, *METRICS, *(f"| {kind.code} | `{kind.__name__}`" for kind in ERRORS)]:
+    for name in [*GENERATION_OPTIONS, *METRICS, *(f"| {kind.code} | `{kind.__name__}`" for kind in REQUEST_ERRORS)]:
         assert (name if name.startswith("|") else f"`{name}`") in page

@@ -176,7 +176,7 @@ def test_one_giant_batch_is_cut_until_it_fits(hungry):
     report("a batch beyond the memory", len(together), lost, wrong, seconds)
     log = (hungry.logs / "model_log.log").read_text()
     assert "DefaultCPUAllocator: can't allocate memory" in log
-    assert f"{len(together)} pictures could not be captioned together." in log
+    assert f"{len(together)} images could not be captioned together." in log
 
 
 @pytest.mark.parametrize("hungry", [90], indirect=True)  # the picture takes 147

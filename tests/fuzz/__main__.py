@@ -14,7 +14,15 @@ import atheris
 
 HERE = Path(__file__).parent
 PARSERS = [f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP")]
-INSTRUMENTED = ["handler.image", "handler.serving.parsing", "handler.serving.options", "PIL.ImageFile", *PARSERS]
+INSTRUMENTED = [
+    "handler.image",
+    "handler.serving.parsing",
+    "handler.serving.image_parsing",
+    "handler.serving.open_inference",
+    "handler.serving.options",
+    "PIL.ImageFile",
+    *PARSERS,
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,14 +5,16 @@ import json
 from atheris import FuzzedDataProvider
 
 from handler.errors import RequestError
-from handler.generation import GenerationConfig
-from handler.serving.open_inference import Item
-from handler.serving.options import FLAGS, RANGES
-from handler.serving.parsing import Limits, ParseContext, parse_request
+from handler.generation import GENERATION_OPTIONS, GenerationConfig
+from handler.serving import open_inference, responses
+from handler.serving.image_parsing import ParseContext
+from handler.serving.messages import ImageRequest
+from handler.serving.open_inference import OpenInferenceRequest
+from handler.serving.parsing import parse_request
+from handler.serving.settings import Settings
 from tests.adversarial.request_cases import as_torchserve_reads
 
-LIMITS = Limits(max_bytes=1000, max_images=8)
-ASKED = [ParseContext(GenerationConfig(), LIMITS), ParseContext(GenerationConfig(), LIMITS, ("attention", "gradient"))]
+CONTEXT = ParseContext(GenerationConfig(), Settings(max_bytes=1000, max_images=8), ("attention", "gradient"))
 TYPES = [
     "application/json",
     "Application/JSON; charset=x",
@@ -23,7 +25,7 @@ TYPES = [
 ]
 NAMES = [
     "image", "images", "instances", "inputs", "outputs", "parameters", "body", "data", "b64", "id", "stream", "method",
-    "overlay", "name", "shape", "datatype", *RANGES, *FLAGS,
+    "overlay", "name", "shape", "datatype", *GENERATION_OPTIONS,
 ]  # fmt: skip
 TEXTS = [
     "true",
@@ -47,7 +49,7 @@ def target(data: bytes) -> None:
         Exception: any at all is a crash.
     """
     source = FuzzedDataProvider(data)
-    content_type, asking = source.PickValueInList(TYPES), source.PickValueInList(ASKED)
+    content_type, explain = source.PickValueInList(TYPES), source.PickValueInList([False, True])
     way = source.ConsumeIntInRange(0, 2)
     if way == 0:  # a body as it came, read as TorchServe reads it
         body = bytearray(source.ConsumeBytes(source.remaining_bytes()))
@@ -56,15 +58,19 @@ def target(data: bytes) -> None:
         row = {"body": value(source)}
     else:  # a form's or gRPC's fields
         row = {name(source): field(source) for _ in range(source.ConsumeIntInRange(0, 6))}
-    request = parse_request(row, content_type, asking)
-    assert request.items
-    for item in request.items:
-        assert isinstance(item, Item) or (isinstance(item, RequestError) and 400 <= item.code < 500), item
-        assert not isinstance(item, Item) or (item.image and isinstance(item.image, bytes))
-    results = [item if isinstance(item, RequestError) else {"caption": "a dog"} for item in request.items]
-    code, answer = request.answer(results, {"name": "captioner", "version": "1.0", "digest": "sha256:0"}, "1")
-    assert 200 <= code < 500
-    json.dumps(answer).encode()
+    request = parse_request(row, content_type, CONTEXT, explain=explain)
+    assert request.images
+    for item in request.images:
+        assert isinstance(item, ImageRequest) or (isinstance(item, RequestError) and 400 <= item.code < 500), item
+        assert not isinstance(item, ImageRequest) or (item.image and isinstance(item.image, bytes))
+    results = [item if isinstance(item, RequestError) else {"caption": "a dog"} for item in request.images]
+    model = {"name": "captioner", "version": "1.0", "digest": "sha256:0"}
+    if isinstance(request, OpenInferenceRequest):
+        status, content = open_inference.encode_response(request, results, model, "1")
+    else:
+        status, content = responses.encode_response(request, results, model, "1")
+    assert 200 <= status < 500
+    json.dumps(content).encode()
 
 
 def name(source: FuzzedDataProvider) -> str:

@@ -195,7 +195,7 @@ def test_a_batch_beyond_the_memory_is_captioned_by_halves(tiny_bundle, monkeypat
         (["{}/data.parquet", "{}/out", "--image-column", "image", "--keep", "caption"], "No column 'caption' can be"),
         (["{}/pictures", "{}/out", "--keep", "id"], "--keep is for Parquet files"),
         (["{}/pictures", "{}/out", "--options", "beam_size"], "written name=value, not 'beam_size'"),
-        (["{}/pictures", "{}/out", "--options", "beam_size=11"], "beam_size is a whole number from 1 to 10"),
+        (["{}/pictures", "{}/out", "--options", "beam_size=11"], "beam_size must be an integer from 1 to 10"),
         (["{}/pictures", "{}/out", "--options", "attention=true"], "attention is not written"),
         (["{}/pictures", "{}/data.parquet/out"], "can't be written"),
         (["{}/pictures", "{}/pictures"], "holds something else"),

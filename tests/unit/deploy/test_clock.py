@@ -11,9 +11,10 @@ import pytest
 from eval.client import Client
 from eval.request_log import RequestLog
 from handler.captioner import Captioner
-from handler.serving.endpoint import Endpoint, Settings
-from handler.serving.messages import Call
+from handler.serving.endpoint import Endpoint
+from handler.serving.messages import RawRequest
 from handler.serving.metrics import Telemetry
+from handler.serving.settings import Settings
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS, ROOT
 
@@ -47,11 +48,10 @@ def test_the_handlers_times_and_its_cache(jumping, tmp_path, caplog):
     telemetry = Telemetry(metrics, "c")
     with caplog.at_level(logging.INFO):
         for outcome in ("ok", "cached", "cached"):  # what is kept does not grow old
-            calls = [Call({"body": PHOTO}, {"host": "x"}, "id", None)]
-            began = time.perf_counter()
-            answers, batch = endpoint.answer(calls)
-            telemetry.record(calls, answers, batch, time.perf_counter() - began)
-            assert answers[0].results == [outcome]
+            calls = [RawRequest({"body": PHOTO}, {"host": "x"}, "id", None)]
+            _, stats = endpoint.handle_batch(calls)
+            telemetry.record(stats)
+            assert stats.requests[0].outcomes == [outcome]
     seconds = {name: told for name, told in metrics.told.items() if name.endswith("_seconds")}
     assert len(seconds) == 4
     assert all(0 <= value < LONGEST for told in seconds.values() for value in told)

@@ -11,9 +11,9 @@ from handler.errors import RequestError
 from handler.generation import GenerationConfig
 from handler.image import decode_image
 from handler.serving.endpoint import Endpoint
-from handler.serving.messages import Call
-from handler.serving.open_inference import Request
-from handler.serving.parsing import ParseContext, parse_request
+from handler.serving.image_parsing import ParseContext
+from handler.serving.messages import InferenceRequest, RawRequest
+from handler.serving.parsing import parse_request
 from tests.adversarial import CAPTION, IMAGE_CASES, REQUEST_CASES
 from tests.adversarial.builders import before_image
 from tests.adversarial.request_cases import as_torchserve_reads
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, by the thousand
 FOUND = sorted((ROOT / "tests" / "fuzz" / "regressions").glob("*/*"))
 
 
-def outcomes(request: Request) -> list[str]:
+def outcomes(request: InferenceRequest) -> list[str]:
     """For each picture of a request `caption`, or the type of its error."""
     found = []
-    for item in request.items:
+    for item in request.images:
         try:
             if isinstance(item, RequestError):
                 raise item
@@ -71,10 +71,10 @@ def test_refused_pictures_are_not_kept_in_memory(tiny_bundle):
     """An error knows where it was raised, and the frames there know the picture that Pillow had begun with."""
     endpoint = Endpoint(Captioner.load(tiny_bundle), {"name": "captioner", "version": "1.0", "digest": "sha256:0"})
     data = before_image(b"!\xf9\x04\x08\0\0\0\0", (13_000, 13_000))  # 170 MB as soon as it is opened
-    calls = [Call({"body": bytearray(data)}, {"host": "x"}, str(number), print) for number in range(8)]
+    calls = [RawRequest({"body": bytearray(data)}, {"host": "x"}, str(number), print) for number in range(8)]
     with resource_limit(SECONDS) as taken:
-        answers, _ = endpoint.answer(calls)
-    assert [answer.code for answer in answers] == [413] * 8
+        answers, _ = endpoint.handle_batch(calls)
+    assert [answer.status for answer in answers] == [413] * 8
     assert taken.memory < MEMORY
 
 
@@ -87,9 +87,9 @@ def test_neighbours_in_one_batch_get_their_captions(tiny_bundle):
     )
 
     def captions(*pictures: bytes) -> list[str]:
-        calls = [Call({"body": data}, {"host": "x"}, str(number), print) for number, data in enumerate(pictures)]
-        answers, _ = endpoint.answer(calls)
-        return [answer.captions[0] for answer in answers]
+        calls = [RawRequest({"body": data}, {"host": "x"}, str(number), print) for number, data in enumerate(pictures)]
+        _, stats = endpoint.handle_batch(calls)
+        return [request.captions[0] for request in stats.requests]
 
     [expected] = captions(good)
     for first in range(0, len(small), 18):  # a third of them

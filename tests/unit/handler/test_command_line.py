@@ -49,7 +49,7 @@ def test_a_figure(tmp_path, method):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([CAT, "--beam-size", "0"], "beam_size is a whole number from 1 to 10, not 0.\n"),
+        ([CAT, "--beam-size", "0"], "beam_size must be an integer from 1 to 10, not 0.\n"),
         ([CAT, "--model", "samples"], "samples"),
         ([CAT, CAT, "--explain", "x.png"], "--explain draws one picture's figure: name one picture.\n"),
         ([CAT, "--method", "gradient"], "--method is for --explain.\n"),

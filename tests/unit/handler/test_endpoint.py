@@ -12,9 +12,10 @@ from PIL import Image
 from handler.captioner import Captioner
 from handler.generation import GenerationConfig
 from handler.image import to_upright_rgb
-from handler.serving.endpoint import Endpoint, Settings
-from handler.serving.messages import Call
+from handler.serving.endpoint import Endpoint
+from handler.serving.messages import EVENT_STREAM, RawRequest
 from handler.serving.parsing import parse_request
+from handler.serving.settings import Settings
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS
 
@@ -39,13 +40,16 @@ class Asked:
 
     def __init__(self, row, headers=None, http=True):
         self.parts = []
-        self.call = Call(row, ({"host": "x"} if http else {}) | (headers or {}), "id", self.parts.append)
+        self.call = RawRequest(row, ({"host": "x"} if http else {}) | (headers or {}), "id", self.parts.append)
 
 
 def ask(endpoint, *asked):
     """Each call's code and answer, as JSON where it is no stream."""
-    answers, _ = endpoint.answer([one.call for one in asked])
-    return [(answer.code, answer.body if answer.stream else json.loads(answer.body)) for answer in answers]
+    answers, _ = endpoint.handle_batch([one.call for one in asked])
+    return [
+        (answer.status, answer.body if answer.content_type == EVENT_STREAM else json.loads(answer.body))
+        for answer in answers
+    ]
 
 
 def test_every_way_to_ask_in_one_batch_gives_the_same_caption(endpoint, captioner):
@@ -116,7 +120,7 @@ def test_streams_and_plain_calls_in_one_batch(endpoint, captioner):
 def test_over_grpc_streams_are_for_whom_the_settings_trust(captioner):
     for trusted in (False, True):
         asked = Asked({"image": SMALL[0], "stream": b"true"}, http=False)
-        answers, _ = Endpoint(captioner, MODEL, Settings(grpc_streaming=trusted)).answer([asked.call])
+        answers, _ = Endpoint(captioner, MODEL, Settings(grpc_streaming=trusted)).handle_batch([asked.call])
         assert json.loads(answers[0].body)["caption"]  # bare JSON, no event
         tokens = [json.loads(part)["token"] for part in asked.parts]
         assert tokens == (json.loads(answers[0].body)["captions"][0]["tokens"] if trusted else [])
@@ -136,10 +140,10 @@ def test_a_drawn_seed_stands_in_the_answer_and_gives_the_same_again(endpoint):
 
 def test_more_pictures_than_are_decoded_together(captioner):
     endpoint = Endpoint(captioner, MODEL, Settings(max_batch_size=2))
-    answers, batch = endpoint.answer(
+    answers, batch = endpoint.handle_batch(
         [Asked({"body": {"images": ENCODED}}, JSON_BODY).call, Asked({"body": SMALL[0]}).call]
     )
-    assert batch.sizes == [2, 2]
+    assert batch.batch_sizes == [2, 2]
     assert json.loads(answers[1].body)["caption"] == json.loads(answers[0].body)["predictions"][0]["caption"]
 
 
@@ -147,8 +151,13 @@ def test_the_cache_keeps_the_last_and_knows_the_options(captioner, monkeypatch):
     endpoint = Endpoint(captioner, MODEL, Settings(cache_entries=2))
 
     def outcomes(*rows):
-        answers, batch = endpoint.answer([Asked(row).call for row in rows])
-        return [answer.results[0] for answer in answers], batch.hits, batch.misses, [answer.body for answer in answers]
+        answers, batch = endpoint.handle_batch([Asked(row).call for row in rows])
+        return (
+            [request.outcomes[0] for request in batch.requests],
+            batch.cache_hits,
+            batch.cache_misses,
+            [answer.body for answer in answers],
+        )
 
     first = outcomes({"body": SMALL[0]}, {"body": SMALL[1]})
     assert first[:3] == (["ok", "ok"], 0, 2)
@@ -163,7 +172,7 @@ def test_the_cache_keeps_the_last_and_knows_the_options(captioner, monkeypatch):
     stream = Asked({"image": SMALL[0], "temperature": b"1", "seed": b"3", "stream": b"true"})
     [(_, last)] = ask(endpoint, stream)
     assert [json.loads(part[19:])["token"] for part in stream.parts] == json.loads(last[22:])["captions"][0]["tokens"]
-    assert Endpoint(captioner, MODEL).answer([Asked({"body": SMALL[0]}).call])[1].misses == 0
+    assert Endpoint(captioner, MODEL).handle_batch([Asked({"body": SMALL[0]}).call])[1].cache_misses == 0
 
 
 def test_a_batch_that_fails_is_tried_in_halves_and_one_picture_alone_is_at_fault(captioner, monkeypatch, caplog):
@@ -180,7 +189,7 @@ def test_a_batch_that_fails_is_tried_in_halves_and_one_picture_alone_is_at_fault
         return real(grid, *rest)
 
     monkeypatch.setattr(captioner, "caption_features", caption_features)
-    monkeypatch.setattr("handler.serving.endpoint.logger.exception", lambda *_: None)  # pytest keeps its frames
+    monkeypatch.setattr("handler.serving.batching.logger.exception", lambda *_: None)  # pytest keeps its frames
     stream = Asked({"image": SMALL[0], "stream": b"true"})
     plain = [Asked({"body": picture}) for picture in (SMALL[1], SMALL[2], SMALL[0])]
     answers = ask(Endpoint(captioner, MODEL), *plain[:2], stream, plain[2])
@@ -230,10 +239,10 @@ def test_a_picture_that_gets_no_caption_and_a_request_that_cant_be_read(captione
     assert (code, body["type"]) == (500, "InternalError")
     monkeypatch.undo()
 
-    def broken(row, *rest):
-        if row["body"] == b"odd":
+    def broken(fields, *rest, **options):
+        if fields["body"] == b"odd":
             raise ZeroDivisionError
-        return parse_request(row, *rest)
+        return parse_request(fields, *rest, **options)
 
     monkeypatch.setattr("handler.serving.endpoint.parse_request", broken)
     answers = ask(Endpoint(captioner, MODEL), Asked({"body": b"odd"}), Asked({"body": SMALL[0]}))
@@ -254,7 +263,7 @@ def test_the_pixels_of_a_request_together(captioner):
 
 @pytest.mark.parametrize("name", ["max_pixels", "max_bytes", "max_images", "max_explanations", "max_batch_size"])
 def test_settings_that_cant_be(name):
-    with pytest.raises(ValueError, match=f"{name} is at least 1, not 0"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         Settings(**{name: 0})
 
 
@@ -264,7 +273,7 @@ def test_a_fault_in_preparing_one_picture_harms_no_neighbour(endpoint, monkeypat
             raise ZeroDivisionError
         return to_upright_rgb(image, enough)
 
-    monkeypatch.setattr("handler.serving.endpoint.to_upright_rgb", upright)
+    monkeypatch.setattr("handler.serving.preparation.to_upright_rgb", upright)
     answers = ask(endpoint, Asked({"body": SMALL[0]}), Asked({"body": SMALL[1]}))
     assert [code for code, _ in answers] == [200, 500]
     assert "ZeroDivisionError" in caplog.text
@@ -293,7 +302,7 @@ def test_calls_without_a_body(endpoint, row, headers, http, found):
     "accept", ["text/html", "text/html,application/xhtml+xml,*/*;q=0.8", "text/HTML, application/json"]
 )
 def test_a_browser_gets_the_page(endpoint, accept):
-    [answer], _ = endpoint.answer([Asked({"body": b""}, {"accept": accept}).call])
-    assert (answer.code, answer.content_type, answer.results) == (200, "text/html; charset=utf-8", [])
+    [answer], stats = endpoint.handle_batch([Asked({"body": b""}, {"accept": accept}).call])
+    assert (answer.status, answer.content_type, stats.requests) == (200, "text/html; charset=utf-8", [])
     assert answer.body == endpoint.page.html
     assert "Content-Security-Policy" in answer.headers

@@ -10,9 +10,10 @@ from PIL import Image
 
 from handler.captioner import Caption, Captioner
 from handler.generation import GenerationConfig
-from handler.serving.endpoint import Endpoint, Settings
-from handler.serving.messages import Call
+from handler.serving.endpoint import Endpoint
+from handler.serving.messages import RawRequest
 from handler.serving.responses import explanations_to_json
+from handler.serving.settings import Settings
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS
 
@@ -27,8 +28,8 @@ def endpoint(tmp_path_factory, request):
     return Endpoint(captioner, MODEL, Settings(max_pixels=1_000_000, cache_entries=4, max_explanations=8))
 
 
-def explained(row, **headers) -> Call:
-    return Call(row, {"host": "x", "explain": "True"} | headers, "id", print)
+def explained(row, **headers) -> RawRequest:
+    return RawRequest(row, {"host": "x", "explain": "True"} | headers, "id", print)
 
 
 def flat(grid: list[list[float]]) -> list[float]:
@@ -36,14 +37,14 @@ def flat(grid: list[list[float]]) -> list[float]:
 
 
 def ask(endpoint, *calls):
-    answers, _ = endpoint.answer(calls)
-    return [(answer.code, json.loads(answer.body)) for answer in answers]
+    answers, _ = endpoint.handle_batch(calls)
+    return [(answer.status, json.loads(answer.body)) for answer in answers]
 
 
 def test_explanations_beside_plain_calls(endpoint):
     """The caption is that of a plain call; with attention, so are the weights."""
     fields = {"image": PHOTO, "beam_size": b"4", "num_captions": b"2"}
-    plain = Call(fields | {"attention": b"true"}, {"host": "x"}, "id", print)
+    plain = RawRequest(fields | {"attention": b"true"}, {"host": "x"}, "id", print)
     (code, body), (_, other) = ask(endpoint, explained(fields), plain)
     assert code == 200
     assert [c["tokens"] for c in body["captions"]] == [c["tokens"] for c in other["captions"]]
@@ -77,11 +78,11 @@ def test_the_overlay_in_json_and_alone(endpoint):
     assert code == 200
     with Image.open(BytesIO(base64.b64decode(body["overlay"]))) as figure:
         assert figure.format == "PNG"
-    [answer], _ = endpoint.answer([explained({"body": PHOTO}, accept="image/png")])
-    assert (answer.code, answer.content_type) == (200, "image/png")
+    [answer], _ = endpoint.handle_batch([explained({"body": PHOTO}, accept="image/png")])
+    assert (answer.status, answer.content_type) == (200, "image/png")
     assert answer.body == base64.b64decode(body["overlay"])
-    [bad], _ = endpoint.answer([explained({"body": b"no picture"}, accept="image/png")])
-    assert (bad.code, bad.content_type, json.loads(bad.body)["type"]) == (422, "application/json", "InvalidImage")
+    [bad], _ = endpoint.handle_batch([explained({"body": b"no picture"}, accept="image/png")])
+    assert (bad.status, bad.content_type, json.loads(bad.body)["type"]) == (422, "application/json", "InvalidImage")
 
 
 def test_several_pictures_with_methods_of_their_own(endpoint):
@@ -99,21 +100,21 @@ def test_several_pictures_with_methods_of_their_own(endpoint):
     ("fields", "type", "message"),
     [
         ({"image": PHOTO, "method": b"magic"}, "OptionOutOfRange", "for this model, not magic."),
-        ({"image": PHOTO, "overlay": b"yes"}, "OptionOutOfRange", "overlay is true or false, not yes."),
-        ({"image": PHOTO, "stream": b"true"}, "OptionOutOfRange", "stream is for captions of one picture"),
-        ({"image": PHOTO, "beams": b"1"}, "UnknownOption", "There is no option 'beams'"),
-        ({"inputs": b"[]"}, "MalformedJSON", "not with 'inputs'"),
+        ({"image": PHOTO, "overlay": b"yes"}, "OptionOutOfRange", "overlay must be true or false, not yes."),
+        ({"image": PHOTO, "stream": b"true"}, "OptionOutOfRange", "stream needs a caption request with a single image"),
+        ({"image": PHOTO, "beams": b"1"}, "UnknownOption", "Unknown option 'beams'"),
+        ({"inputs": b"[]"}, "MalformedJSON", "do not accept 'inputs'"),
         (
             {"images": json.dumps([{"image": ENCODED, "overlay": True}]).encode()},
             "OptionOutOfRange",
-            "overlay is for one picture",
+            "overlay is available for a single image only",
         ),
         (
             {"images": json.dumps([ENCODED] * 3).encode(), "num_captions": b"3", "beam_size": b"4"},
             "OptionOutOfRange",
-            "The request wants 9 captions explained, more than the 8 allowed.",
+            "The request asks to explain 9 captions; the limit is 8.",
         ),
-        ({}, "EmptyBody", "There is no picture"),
+        ({}, "EmptyBody", "No image in the request"),
     ],
 )
 def test_what_cannot_be_explained(endpoint, fields, type, message):
@@ -123,21 +124,21 @@ def test_what_cannot_be_explained(endpoint, fields, type, message):
 
 
 def test_plain_calls_know_no_method(endpoint):
-    [(code, body)] = ask(endpoint, Call({"image": PHOTO, "method": b"gradient"}, {"host": "x"}, "id", print))
+    [(code, body)] = ask(endpoint, RawRequest({"image": PHOTO, "method": b"gradient"}, {"host": "x"}, "id", print))
     assert (code, body["type"]) == (400, "UnknownOption")
 
 
 def test_explanations_are_not_kept(endpoint):
-    answers, batch = endpoint.answer([explained({"image": PHOTO})])
-    assert (batch.hits, batch.misses) == (0, 0)
-    assert answers[0].results == ["ok"]
+    _, batch = endpoint.handle_batch([explained({"image": PHOTO})])
+    assert (batch.cache_hits, batch.cache_misses) == (0, 0)
+    assert batch.requests[0].outcomes == ["ok"]
 
 
 def test_a_figure_that_fails_harms_no_neighbour(endpoint, monkeypatch):
     def broken(*_):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("handler.serving.endpoint.draw_figure", broken)
+    monkeypatch.setattr("handler.serving.responses.draw_figure", broken)
     row = {"image": PHOTO, "overlay": b"true"}
     (code, body), (other, _) = ask(endpoint, explained(row), explained({"image": PHOTO}))
     assert (code, body["type"], other) == (500, "InternalError", 200)

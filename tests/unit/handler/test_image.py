@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
-from handler.image import decode_image, lies, to_upright_rgb
+from handler.image import decode_image, is_transposed, to_upright_rgb
 from handler.preprocessing import Preprocessing
 from tests.helpers.paths import ROOT
 
@@ -265,7 +265,7 @@ def test_a_picture_that_lies():
         exif[0x0112] = orientation
         image = Image.open(io.BytesIO(encoded(RED_BLUE, "JPEG", exif=exif)))
         assert to_upright_rgb(image).size == ((16, 32) if does else (32, 16))
-        assert lies(image) == does
+        assert is_transposed(image) == does
 
 
 def test_a_file_can_be_read_so_many_times():

@@ -10,9 +10,9 @@ from PIL import Image
 from handler.captioner import Captioner
 from handler.errors import InvalidImage
 from handler.image import open_image, to_upright_rgb
-from handler.oom import fault, is_out_of_memory, retry_in_halves
+from handler.oom import is_out_of_memory, retry_in_halves, to_request_error
 from handler.serving.endpoint import Endpoint
-from handler.serving.messages import Call
+from handler.serving.messages import RawRequest
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS
 
@@ -52,7 +52,7 @@ def of_numpy() -> Exception:
 )
 def test_what_counts_as_out_of_memory(error, ran):
     assert is_out_of_memory(error) is ran
-    answered = fault(error, "It failed")
+    answered = to_request_error(error, "It failed")
     assert (answered.code, answered.type) == ((507, "OutOfMemory") if ran else (500, "InternalError"))
     assert answered.message.startswith("It failed: the server")
 
@@ -84,9 +84,9 @@ def captioner(tmp_path_factory):
 
 
 def answer(captioner, pictures):
-    calls = [Call({"body": picture}, {"host": "x"}, "id", None) for picture in pictures]
-    answers, batch = Endpoint(captioner, MODEL).answer(calls)
-    return [(one.code, json.loads(one.body)) for one in answers], batch
+    calls = [RawRequest({"body": picture}, {"host": "x"}, "id", None) for picture in pictures]
+    answers, batch = Endpoint(captioner, MODEL).handle_batch(calls)
+    return [(one.status, json.loads(one.body)) for one in answers], batch
 
 
 def test_a_batch_that_torch_has_no_memory_for_is_cut_until_it_fits(captioner, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_batch_that_torch_has_no_memory_for_is_cut_until_it_fits(captioner, mo
     monkeypatch.setattr(captioner, "encode", encode)
     answers, batch = answer(captioner, PICTURES)
     assert [(code, body["caption"]) for code, body in answers] == [(200, caption) for caption in expected]
-    assert batch.sizes == [2, 1, 2]
+    assert batch.batch_sizes == [2, 1, 2]
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside others", "not even alone"])
@@ -114,13 +114,13 @@ def test_a_picture_that_cant_be_decoded_for_want_of_memory_is_tried_again_alone(
             np.empty(TOO_MUCH, np.uint8)
         return to_upright_rgb(image, enough)
 
-    monkeypatch.setattr("handler.serving.endpoint.to_upright_rgb", upright)
+    monkeypatch.setattr("handler.serving.preparation.to_upright_rgb", upright)
     answers, _ = answer(captioner, PICTURES)
     assert [code for code, _ in answers] == [200, 200, 200 if beside else 507, 200, 200]
     assert tries.count(size) == 2
     if not beside:
         assert answers[2][1]["type"] == "OutOfMemory"
-        assert answers[2][1]["message"] == "The picture could not be prepared: the server has too little memory for it."
+        assert answers[2][1]["message"] == "The image could not be prepared: the server has too little memory for it."
 
 
 def test_a_decoder_without_memory_says_so_and_one_with_damaged_bytes_says_that(monkeypatch):

@@ -15,9 +15,12 @@ from handler.errors import (
     UnsupportedMedia,
 )
 from handler.generation import GenerationConfig
-from handler.serving.open_inference import Item, SingleImageRequest, Tensors
+from handler.serving.image_parsing import ParseContext
+from handler.serving.messages import ImageRequest, SingleImageRequest
+from handler.serving.open_inference import OpenInferenceRequest
 from handler.serving.options import parse_options
-from handler.serving.parsing import Limits, ParseContext, parse_request
+from handler.serving.parsing import parse_request
+from handler.serving.settings import Settings
 
 DEFAULTS = GenerationConfig()
 ENCODED = base64.b64encode(b"picture").decode()
@@ -43,7 +46,7 @@ ENCODED = base64.b64encode(b"picture").decode()
 def test_where_a_picture_may_stand(row, content_type, options):
     request = parse_request(row, content_type, ParseContext(DEFAULTS))
     assert isinstance(request, SingleImageRequest)
-    assert request.items == [Item(b"picture", options)]
+    assert request.images == [ImageRequest(b"picture", options)]
     assert not request.stream
 
 
@@ -70,7 +73,7 @@ def test_where_a_picture_may_stand(row, content_type, options):
 def test_requests_that_cant_be_met(row, content_type, error):
     request = parse_request(row, content_type, ParseContext(DEFAULTS))
     assert isinstance(request, SingleImageRequest)
-    assert [type(item) for item in request.items] == [error]
+    assert [type(item) for item in request.images] == [error]
 
 
 BIG = base64.b64encode(b"x" * 101).decode()
@@ -109,10 +112,10 @@ def test_several_pictures(fields, items, form):
         if "image" in fields:
             row["image"] = b"picture"
     request = parse_request(
-        row, "" if form else "application/json", ParseContext(DEFAULTS, Limits(max_bytes=100, max_images=8))
+        row, "" if form else "application/json", ParseContext(DEFAULTS, Settings(max_bytes=100, max_images=8))
     )
-    expected = [Item(b"picture", item) if isinstance(item, GenerationConfig) else item for item in items]
-    assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
+    expected = [ImageRequest(b"picture", item) if isinstance(item, GenerationConfig) else item for item in items]
+    assert [type(item) if isinstance(item, Exception) else item for item in request.images] == expected
 
 
 TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, ENCODED]}
@@ -154,11 +157,11 @@ TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, 
     ],
 )  # fmt: skip
 def test_tensors(fields, items):
-    request = parse_request({"body": fields}, "application/json", ParseContext(DEFAULTS, Limits(max_images=8)))
-    assert isinstance(request, Tensors)
+    request = parse_request({"body": fields}, "application/json", ParseContext(DEFAULTS, Settings(max_images=8)))
+    assert isinstance(request, OpenInferenceRequest)
     assert request.id == "a"
-    expected = [Item(b"picture", item) if isinstance(item, GenerationConfig) else item for item in items]
-    assert [type(item) if isinstance(item, Exception) else item for item in request.items] == expected
+    expected = [ImageRequest(b"picture", item) if isinstance(item, GenerationConfig) else item for item in items]
+    assert [type(item) if isinstance(item, Exception) else item for item in request.images] == expected
 
 
 def test_limits_on_bytes():
@@ -166,8 +169,8 @@ def test_limits_on_bytes():
         picture = b"x" * size
         encoded = base64.b64encode(picture).decode()
         for row, kind in (({"body": picture}, ""), ({"body": {"image": encoded}}, "application/json")):
-            [item] = parse_request(row, kind, ParseContext(DEFAULTS, Limits(max_bytes=100))).items
-            assert (item == Item(picture, DEFAULTS)) if fits else isinstance(item, TooLarge)
+            [item] = parse_request(row, kind, ParseContext(DEFAULTS, Settings(max_bytes=100))).images
+            assert (item == ImageRequest(picture, DEFAULTS)) if fits else isinstance(item, TooLarge)
 
 
 @pytest.mark.parametrize("value", [True, "true", b"true"])
@@ -175,7 +178,7 @@ def test_stream(value):
     row = {"image": b"picture", "stream": value}
     request = parse_request(row, "", ParseContext(DEFAULTS))
     assert request.stream
-    assert request.items == [Item(b"picture", DEFAULTS)]
+    assert request.images == [ImageRequest(b"picture", DEFAULTS)]
 
 
 @pytest.mark.parametrize(
@@ -189,20 +192,20 @@ def test_stream(value):
     ],
 )
 def test_base64_as_it_is_met(text):
-    [item] = parse_request({"body": {"image": text}}, "application/json", ParseContext(DEFAULTS)).items
+    [item] = parse_request({"body": {"image": text}}, "application/json", ParseContext(DEFAULTS)).images
     assert item.image in (b"picture", b"\xfb\xff?")
 
 
 @pytest.mark.parametrize("text", ["data:image/png,picture", "a", "====", "ab§=", "data:"])
 def test_what_is_no_base64(text):
-    [item] = parse_request({"body": {"image": text}}, "application/json", ParseContext(DEFAULTS)).items
+    [item] = parse_request({"body": {"image": text}}, "application/json", ParseContext(DEFAULTS)).images
     assert isinstance(item, MalformedJSON)
 
 
 def test_a_data_url_and_json_that_torchserve_left_as_bytes():
     for body in ({"image": f"data:image/jpeg;base64,{ENCODED}"}, json.dumps({"image": ENCODED}).encode()):
         request = parse_request({"body": body}, "application/json; charset=utf-8", ParseContext(DEFAULTS))
-        assert request.items == [Item(b"picture", DEFAULTS)]
+        assert request.images == [ImageRequest(b"picture", DEFAULTS)]
 
 
 @pytest.mark.parametrize(
@@ -226,25 +229,25 @@ def test_options(fields, expected):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"beam_size": 0}, "beam_size is a whole number from 1 to 10, not 0."),
-        ({"beam_size": 11}, "beam_size is a whole number from 1 to 10, not 11."),
-        ({"beam_size": 2.5}, "beam_size is a whole number from 1 to 10, not 2.5."),
-        ({"beam_size": True}, "beam_size is a whole number from 1 to 10, not true."),
-        ({"beam_size": b"\xff"}, "beam_size is a whole number from 1 to 10, not \ufffd."),
-        ({"beam_size": [[[1]]]}, "beam_size is a whole number from 1 to 10, not a list."),
-        ({"beam_size": None}, "beam_size is a whole number from 1 to 10, not null."),
-        ({"beam_size": "9" * 400}, f"beam_size is a whole number from 1 to 10, not {'9' * 40}…."),
-        ({"length_penalty": "nan"}, "length_penalty is a number from 0 to 2, not nan."),
-        ({"length_penalty": "inf"}, "length_penalty is a number from 0 to 2, not inf."),
-        ({"beam_size": b""}, "beam_size is a whole number from 1 to 10, not ''."),
-        ({"beam_size": "1_0"}, "beam_size is a whole number from 1 to 10, not 1_0."),
-        ({"max_length": 51}, "max_length is a whole number from 1 to 50, not 51."),
-        ({"attention": "yes"}, "attention is true or false, not yes."),
-        ({"attention": 1}, "attention is true or false, not 1."),
-        ({"temperature": 6}, "temperature is a number from 0 to 5, not 6."),
-        ({"top_p": 0}, "top_p is a number from 0.01 to 1, not 0."),
+        ({"beam_size": 0}, "beam_size must be an integer from 1 to 10, not 0."),
+        ({"beam_size": 11}, "beam_size must be an integer from 1 to 10, not 11."),
+        ({"beam_size": 2.5}, "beam_size must be an integer from 1 to 10, not 2.5."),
+        ({"beam_size": True}, "beam_size must be an integer from 1 to 10, not true."),
+        ({"beam_size": b"\xff"}, "beam_size must be an integer from 1 to 10, not \ufffd."),
+        ({"beam_size": [[[1]]]}, "beam_size must be an integer from 1 to 10, not a list."),
+        ({"beam_size": None}, "beam_size must be an integer from 1 to 10, not null."),
+        ({"beam_size": "9" * 400}, f"beam_size must be an integer from 1 to 10, not {'9' * 40}…."),
+        ({"length_penalty": "nan"}, "length_penalty must be a number from 0 to 2, not nan."),
+        ({"length_penalty": "inf"}, "length_penalty must be a number from 0 to 2, not inf."),
+        ({"beam_size": b""}, "beam_size must be an integer from 1 to 10, not ''."),
+        ({"beam_size": "1_0"}, "beam_size must be an integer from 1 to 10, not 1_0."),
+        ({"max_length": 51}, "max_length must be an integer from 1 to 50, not 51."),
+        ({"attention": "yes"}, "attention must be true or false, not yes."),
+        ({"attention": 1}, "attention must be true or false, not 1."),
+        ({"temperature": 6}, "temperature must be 0 or a number from 0.01 to 5, not 6."),
+        ({"top_p": 0}, "top_p must be a number from 0.01 to 1, not 0."),
         ({"top_p": 0.5}, "top_p needs sampling: set temperature above 0."),
-        ({"seed": 2**32}, "seed is a whole number from 0 to 4294967295, not 4294967296."),
+        ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295, not 4294967296."),
         ({"min_length": 21}, "min_length (21) must not exceed max_length (20)."),
         ({"num_captions": 6}, "num_captions (6) must not exceed beam_size (5): beam search finds no more captions."),
     ],
@@ -257,12 +260,12 @@ def test_options_out_of_range(fields, message):
 
 def test_an_unknown_option_names_those_there_are():
     with pytest.raises(
-        UnknownOption, match=r"no option 'beams': choose among beam_size, .* a picture's field is 'image'"
+        UnknownOption, match=r"Unknown option 'beams'\. Valid options: beam_size, .* in the field 'image'"
     ):
         parse_options({"beams": 3}, DEFAULTS)
 
 
 @pytest.mark.parametrize("image", ["data:;base64,", "data:image/png;base64, \n", " \n\t"])
 def test_base64_of_nothing_is_no_picture(image):
-    [item] = parse_request({"body": {"image": image}}, "application/json", ParseContext(DEFAULTS)).items
+    [item] = parse_request({"body": {"image": image}}, "application/json", ParseContext(DEFAULTS)).images
     assert isinstance(item, EmptyBody)
