@@ -1,4 +1,7 @@
-"""The model bundle: a folder that holds a model, written by training, read by the handler, packed into the archive."""
+"""Model bundle: the directory that holds a model. Training writes it, the handler reads it, the archive packs it.
+
+This version writes format 2. It also reads format 1, see `handler.bundle_format1`.
+"""
 
 import hashlib
 import json
@@ -9,30 +12,32 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from handler.bundle_format1 import translate_decoder, translate_weights
 from handler.errors import BundleError
 from handler.files import atomic_write_text
 from handler.generation import GenerationConfig
-from handler.modeling import DecoderConfig
+from handler.modeling import DecoderConfig, decoder_config
 from handler.modeling.vocabulary import Vocabulary
 from handler.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS, VOCABULARY = "captioner.json", "model.safetensors", "vocabulary.txt"
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, FORMAT)
 
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """What `captioner.json` says.
+    """Content of `captioner.json`.
 
     Attributes:
-        encoder: a timm model's name.
-        preprocessing: from picture to the encoder's input.
-        decoder: architecture and sizes.
-        decoding: what a request gets where it asks for nothing else.
-        files: for the weights and the vocabulary, `{"sha256": …, "bytes": …}`.
-        card: for people: what the model was trained on, its terms, limits, and scores with their signatures.
-        digest: `sha256:…` over all that `captioner.json` says but for the card: what decides a caption. It is filled in
-            when a bundle is read; settings that a later version adds do not change it.
+        encoder: timm model.
+        preprocessing: From image to encoder input.
+        decoder: Architecture and sizes of the decoder.
+        decoding: Default generation options of a request.
+        files: Digests of weights and vocabulary by file name, `{"sha256": …, "bytes": …}`.
+        card: Model card, for people: training data, terms, limits, and scores with their signatures.
+        digest: `sha256:…` over all of `captioner.json` but the card, i.e. over what decides a caption. It is computed
+            from the fields in the file: a field that a later version adds, or renames, does not change it.
     """
 
     encoder: str
@@ -45,108 +50,118 @@ class BundleConfig:
 
 
 def save_bundle(
-    folder: str | Path, config: BundleConfig, weights: dict[str, torch.Tensor], vocabulary: Vocabulary
+    directory: str | Path, config: BundleConfig, weights: dict[str, torch.Tensor], vocabulary: Vocabulary
 ) -> None:
-    """Writes a bundle; `captioner.json` comes last, so that a broken-off write is never taken for a bundle.
+    """Write a bundle; `captioner.json` comes last, so an interrupted write never looks like a bundle.
 
-    Matrices are stored in half precision. Vectors stay in single precision: they are few, and a batch norm's small
-    variances would be lost in half.
+    Matrices are stored as float16. Vectors stay float32: they are small, and float16 would lose the small variances of
+    batch normalization.
 
     Args:
-        folder: made where it is missing.
-        config: its `files` are filled in here.
-        weights: `encoder.…` and `decoder.…`.
-        vocabulary: the decoder's.
+        directory: Directory to write to; created if missing.
+        config: Its `files` are filled in here.
+        weights: Tensors named `encoder.…` and `decoder.…`.
+        vocabulary: Vocabulary of the decoder.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-    halved = {
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG).unlink(missing_ok=True)
+    half_weights = {
         name: tensor.detach().cpu().half().contiguous() if tensor.ndim > 1 else tensor.detach().cpu().contiguous()
         for name, tensor in weights.items()
     }
-    save_file(halved, folder / WEIGHTS)
-    vocabulary.save(folder / VOCABULARY)
-    described = asdict(config) | {"files": {name: _fingerprint(folder / name) for name in (WEIGHTS, VOCABULARY)}}
-    described.pop("digest")
-    _write_config(folder, {"format": FORMAT} | described)
+    save_file(half_weights, directory / WEIGHTS)
+    vocabulary.save(directory / VOCABULARY)
+    config_dict = asdict(config) | {"files": {name: _file_digest(directory / name) for name in (WEIGHTS, VOCABULARY)}}
+    del config_dict["digest"]
+    _write_config(directory, {"format": FORMAT} | config_dict)
 
 
-def update_card(folder: Path, entries: dict[str, Any]) -> None:
-    """Adds entries to a bundle's model card; its digest stays, as the card decides no caption."""
-    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+def update_card(directory: Path, entries: dict[str, Any]) -> None:
+    """Add entries to the model card; the digest does not change."""
+    content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     content["card"] |= entries
-    _write_config(folder, content)
+    _write_config(directory, content)
 
 
-def verify_bundle(folder: Path) -> BundleConfig:
-    """Reads `captioner.json` and holds the other two files against it, without loading them.
+def verify_bundle(directory: Path) -> BundleConfig:
+    """Parse `captioner.json` and check size and SHA-256 of the other files, without loading them.
 
     Raises:
-        BundleError: a file is missing, `captioner.json` can't be understood, or a size or digest differs (the message
-            names both).
+        BundleError: If a file is missing or differs from its entry, or `captioner.json` is invalid.
     """
-    for name in (CONFIG, WEIGHTS, VOCABULARY):
-        if not (folder / name).is_file():
-            raise BundleError(f"{folder} is no model bundle: {name} is missing.")
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        decisive = {name: value for name, value in content.items() if name != "card"}
-        digest = "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-        version = content.pop("format")
-        if version != FORMAT:
-            raise BundleError(f"{folder / CONFIG} has format {version}, this version reads format {FORMAT}.")
-        preprocessing = content["preprocessing"]
-        for name in ("mean", "std"):
-            preprocessing[name] = tuple(preprocessing[name])
-        config = BundleConfig(
-            **content
-            | {
-                "preprocessing": Preprocessing(**preprocessing),
-                "decoder": DecoderConfig(**content["decoder"]),
-                "decoding": GenerationConfig(**content["decoding"]),
-                "digest": digest,
-            }
-        )
-        expected = {name: config.files[name] for name in (WEIGHTS, VOCABULARY)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{folder / CONFIG} can't be understood: {error}.") from error
-    for name, wanted in expected.items():
-        found = _fingerprint(folder / name)
-        for what in ("bytes", "sha256"):
-            if found[what] != wanted.get(what):
-                raise BundleError(
-                    f"{folder / name} is not the file that {CONFIG} was written with: "
-                    f"{what} {found[what]} there, {wanted.get(what)} in {CONFIG}."
-                )
-    return config
+    return _verify(directory)[0]
 
 
-def load_bundle(folder: Path) -> tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary]:
-    """Checks and loads a bundle.
+def load_bundle(directory: Path) -> tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary]:
+    """Verify and load a bundle.
 
     Returns:
-        Its configuration, its weights in single precision, and its vocabulary.
+        The config, the weights as float32, and the vocabulary.
 
     Raises:
-        BundleError: as `verify_bundle`, or the vocabulary is no vocabulary.
+        BundleError: As `verify_bundle`, or if the vocabulary is invalid.
     """
-    config = verify_bundle(folder)
+    config, version = _verify(directory)
     try:
-        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        vocabulary = Vocabulary.load(directory / VOCABULARY)
     except ValueError as error:
-        raise BundleError(f"{folder / VOCABULARY}: {error}") from error
+        raise BundleError(f"{directory / VOCABULARY}: {error}") from error
     weights = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in load_file(folder / WEIGHTS).items()
+        for name, tensor in load_file(directory / WEIGHTS).items()
     }
-    return config, weights, vocabulary
+    return config, translate_weights(weights) if version == 1 else weights, vocabulary
 
 
-def _write_config(folder: Path, content: dict[str, Any]) -> None:
-    atomic_write_text(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def _verify(directory: Path) -> tuple[BundleConfig, int]:
+    """Verify a bundle; returns its config and its format."""
+    for name in (CONFIG, WEIGHTS, VOCABULARY):
+        if not (directory / name).is_file():
+            raise BundleError(f"{directory} is no model bundle: {name} is missing.")
+    try:
+        content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        version = content["format"]
+        if version not in READABLE_FORMATS:
+            raise BundleError(
+                f"{directory / CONFIG} has format {version}, but this version reads formats 1 to {FORMAT}."
+            )
+        config = _parse_config(content, version)
+        files = {name: config.files[name] for name in (WEIGHTS, VOCABULARY)}
+        for name, expected in files.items():
+            actual = _file_digest(directory / name)
+            for key in ("bytes", "sha256"):
+                if actual[key] != expected.get(key):
+                    raise BundleError(
+                        f"{directory / name} is not the file that {CONFIG} was written with: "
+                        f"{key} {actual[key]}, expected {expected.get(key)}."
+                    )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{directory / CONFIG} cannot be read: {str(error).rstrip('.')}.") from error
+    return config, version
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _parse_config(content: dict[str, Any], version: int) -> BundleConfig:
+    """Parse the content of `captioner.json`; its digest is over the fields as they are in the file."""
+    hashed_fields = {name: value for name, value in content.items() if name != "card"}
+    digest = "sha256:" + hashlib.sha256(json.dumps(hashed_fields, sort_keys=True).encode()).hexdigest()
+    preprocessing = content["preprocessing"]
+    decoder = translate_decoder(content["decoder"]) if version == 1 else content["decoder"]
+    parsed = {
+        "preprocessing": Preprocessing(
+            **preprocessing | {name: tuple(preprocessing[name]) for name in ("mean", "std")}
+        ),
+        "decoder": decoder_config(**decoder),
+        "decoding": GenerationConfig(**content["decoding"]),
+        "digest": digest,
+    }
+    return BundleConfig(**{name: value for name, value in content.items() if name != "format"} | parsed)
+
+
+def _write_config(directory: Path, content: dict[str, Any]) -> None:
+    atomic_write_text(directory / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _file_digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from handler.generation import GenerationConfig
-from handler.modeling import DecoderConfig
+from handler.modeling import DecoderConfig, SoftAttentionConfig, decoder_config
 from handler.preprocessing import Preprocessing
 from training.data.augmentation import Augmentation
 
@@ -118,7 +119,7 @@ class TrainingConfig:
     augmentation: Augmentation = Augmentation()
     cached_views: int = 2
     workers: int = 1
-    decoder: DecoderConfig = DecoderConfig()
+    decoder: DecoderConfig = field(default_factory=SoftAttentionConfig)
     decoding: GenerationConfig = GenerationConfig()
     train_splits: list[str] = field(default_factory=lambda: ["train2017"])
     val_splits: list[str] = field(default_factory=lambda: ["val2017"])
@@ -198,14 +199,33 @@ def load_config(path: Path) -> TrainingConfig:
         ValueError: a setting is unknown or out of its range.
     """
     parser = ArgumentParser(exit_on_error=False, default_config_files=[str(path)])
-    names = parser.add_class_arguments(TrainingConfig, nested_key=None)
+    names = add_config_arguments(parser)
     try:
         return config_from_args(parser, parser.parse_args([]), names)
     except Exception as error:  # jsonargparse has several kinds
         raise ValueError(f"{path}: {error}") from error
 
 
+def add_config_arguments(parser: ArgumentParser) -> list[str]:
+    """Add the fields of `TrainingConfig` to a parser.
+
+    The fields of `decoder` depend on its `name`, so the parser takes any; `config_from_args` checks them.
+
+    Returns:
+        Their names, for `config_from_args`.
+    """
+    names = parser.add_class_arguments(TrainingConfig, nested_key=None, as_group=True, skip={"decoder"})
+    parser.add_argument(
+        "--decoder",
+        type=dict[str, Any],
+        default={"name": "soft_attention"},
+        help="decoder architecture and sizes: its name and the fields of its config class in handler/modeling",
+    )
+    return [*names, "decoder"]
+
+
 def config_from_args(parser: ArgumentParser, arguments: Namespace, names: list[str]) -> TrainingConfig:
     """The parser's arguments `names` as one `TrainingConfig`."""
     values = parser.instantiate(arguments)
-    return TrainingConfig(**{name: getattr(values, name) for name in names})
+    fields = {name: getattr(values, name) for name in names}
+    return TrainingConfig(**fields | {"decoder": decoder_config(**fields["decoder"])})

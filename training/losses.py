@@ -61,7 +61,7 @@ def hard_attention(
     """The part of Xu et al. 2015, eq. 12, that teaches where to look: REINFORCE on the sampled cells, and the entropy.
 
     Args:
-        forced: of a decoder that samples its locations.
+        forced: of a decoder that samples its cells.
         present: (B, K, T), whether there is a token.
         logprobs: (N,), each token's log-probability: the reward is its sum over a caption, log p(y | s, a).
         baseline: moving average of the reward over earlier steps.
@@ -69,8 +69,8 @@ def hard_attention(
         counts: of the whole step.
     """
     attention = forced.attention.float().clamp(min=1e-8)
-    sampled = present & (forced.location >= 0)  # (B, K, T)
-    chosen = attention.gather(-1, forced.location.clamp(min=0).unsqueeze(-1)).squeeze(-1).log()
+    sampled = present & (forced.sampled_cells >= 0)  # (B, K, T)
+    chosen = attention.gather(-1, forced.sampled_cells.clamp(min=0).unsqueeze(-1)).squeeze(-1).log()
     reward = caption_sums(logprobs, present) - baseline  # (B, K)
     reinforce = (reward.unsqueeze(2) * chosen * sampled).sum()
     spread = (-(attention * attention.log()).sum(-1) * present).sum()

@@ -60,11 +60,11 @@ class CrossEntropy:
         loss, logprobs = cross_entropy(forced.logits, targets, counts, config.label_smoothing)
         if config.doubly_stochastic and forced.attention is not None:
             loss = loss + config.doubly_stochastic * doubly_stochastic(forced.attention, present, counts)
-        if forced.location is not None:
+        if forced.sampled_cells is not None:
             weights = (config.hard_reward, config.hard_entropy)
             loss = loss + hard_attention(forced, present, logprobs, self.baseline, weights, counts)
         shown, reward = self._sum(-float(logprobs.sum()), float(caption_sums(logprobs, present).sum()))
-        if forced.location is not None:
+        if forced.sampled_cells is not None:
             self.baseline = BASELINE_KEPT * self.baseline + (1 - BASELINE_KEPT) * reward / counts.captions
         return Outcome(loss * self.fabric.world_size, {"loss": shown / counts.tokens})
 

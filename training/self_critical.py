@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from handler.modeling import Decoder
-from handler.modeling.decoder import repeat_state
+from handler.modeling.decoder import expand_state
 from handler.modeling.vocabulary import Vocabulary
 
 
@@ -38,13 +38,14 @@ def sample_captions(
         For each image its captions' ids, `<end>` last where it was drawn, the longest caption first.
     """
     memory, state = decoder.init_state(grid)
-    state = repeat_state(state, samples)
+    state = expand_state(state, samples)
     last = torch.full((len(grid), samples), vocabulary.bos_id, device=grid.device)
     over = torch.zeros_like(last, dtype=torch.bool)
     columns = []
     for _ in range(max_words + 1):
-        logits, state, _ = decoder.step(last, state, memory)
-        logprobs = policy(logits, vocabulary, temperature or 1.0)
+        step = decoder.step(last, state, memory)
+        state, memory = step.state, step.memory
+        logprobs = policy(step.logits, vocabulary, temperature or 1.0)
         drawn = torch.multinomial(logprobs.exp().flatten(0, 1), 1).view_as(last) if temperature else logprobs.argmax(-1)
         last = drawn.masked_fill(over, vocabulary.pad_id)
         columns.append(last)

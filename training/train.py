@@ -1,7 +1,7 @@
 """Trains a captioner from a preset, any of its settings overridden; the same command again goes on where it stopped.
 
 python -m training.train soft_attention-lite2-flickr8k ../shared/data/flickr8k
-python -m training.train nic-lite2-flickr8k ../shared/data/flickr8k --epochs 3 --decoder.hidden_size 256
+python -m training.train nic-lite2-flickr8k ../shared/data/flickr8k --epochs 3 --decoder.hidden_dim 256
 torchrun --nproc_per_node 2 -m training.train transformer-lite2-flickr8k ../shared/data/flickr8k
 """
 
@@ -25,7 +25,7 @@ from eval.meteor import MeteorError
 from handler.backends.engine import cpu_supports_bfloat16
 from handler.errors import BundleError
 from handler.files import atomic_write_text
-from training.config import TrainingConfig, config_from_args, load_config, preset
+from training.config import TrainingConfig, add_config_arguments, config_from_args, load_config, preset
 from training.trainer import Trainer, TrainingInterrupted
 
 INDIFFERENT = ("workers", "checkpoint_every", "card")  # may change from one start of a run to the next
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, default=Path("runs/features"), help="where encoders' grids are kept")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, mps; left out, the best there is")
     parser.add_argument("--settings", action="config", help="a file of settings over the preset's")
-    names = parser.add_class_arguments(TrainingConfig, nested_key=None, as_group=True)
+    names = add_config_arguments(parser)
     if sys.argv[1:] and not sys.argv[1].startswith(("-h", "--h")):
         try:
             parser.default_config_files = [str(preset(sys.argv[1]))]

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from handler.modeling.decoder import BeamLSTMCell, Decoder, Words
+from handler.modeling.decoder import Decoder
+from handler.modeling.layers import BeamLSTMCell, TokenEmbedding
 
 FEW = 8  # outputs; below that, rounding the inputs takes longer than the product
 
@@ -40,21 +41,24 @@ class QuantizedLSTMCell(nn.Module):
 
 
 class QuantizedTokenEmbedding(nn.Module):
-    """`Words` with rounded scores."""
+    """`TokenEmbedding` with a rounded output layer."""
 
-    def __init__(self, words: Words, linear: Rounded):
+    def __init__(self, embedding: TokenEmbedding, linear: Rounded):
         super().__init__()
-        self.embedding = words.embedding
-        self.scores = linear(words.embedding.weight if words.tied else words.output, words.bias)
+        self.weight = embedding.weight
+        self.output = linear(embedding.weight if embedding.tied else embedding.output_weight, embedding.output_bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return nn.functional.embedding(tokens, self.weight)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.embedding(tokens)
+        return self(tokens)
 
     def dropout(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
-    def score(self, features: torch.Tensor) -> torch.Tensor:
-        return self.scores(features)
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        return self.output(features)
 
 
 def quantize_decoder(decoder: Decoder, linear: Rounded) -> Decoder:
@@ -67,7 +71,7 @@ def quantize_decoder(decoder: Decoder, linear: Rounded) -> Decoder:
 def _replace(module: nn.Module, linear: Rounded, before: nn.Module | None = None) -> None:
     """Puts rounded modules into `module`, which stands after `before` in a sequence."""
     for name, child in module.named_children():
-        if isinstance(child, Words):
+        if isinstance(child, TokenEmbedding):
             setattr(module, name, QuantizedTokenEmbedding(child, linear))
         elif isinstance(child, BeamLSTMCell):
             setattr(module, name, QuantizedLSTMCell(child, linear))

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from handler.modeling.decoder import Tensors
+from handler.modeling.decoder import TensorDict
 
 BackPointer = tuple[int, int]  # a step, and one of its candidates
 TokenSequence = tuple[list[int], list[float], torch.Tensor | None]  # ids, log-probabilities, attention (tokens, cells)
@@ -22,7 +22,7 @@ class StepRecord:
             `attention` (B, K, cells): the attention of the beams before this step.
     """
 
-    def __init__(self, row_of_image: np.ndarray, tensors: Tensors) -> None:
+    def __init__(self, row_of_image: np.ndarray, tensors: TensorDict) -> None:
         self.row_of_image, self.tensors = row_of_image, tensors
 
     @cached_property
@@ -48,7 +48,7 @@ class BackPointers:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def add(self, row_of_image: np.ndarray, tensors: Tensors) -> None:
+    def add(self, row_of_image: np.ndarray, tensors: TensorDict) -> None:
         """Append one step; see `StepRecord`."""
         self.steps.append(StepRecord(row_of_image, tensors))
 

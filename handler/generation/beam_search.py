@@ -13,7 +13,7 @@ import torch
 from handler.generation.backpointers import BackPointer, BackPointers
 from handler.generation.config import GenerationConfig
 from handler.generation.sampling import sample_tokens, uniform_noise
-from handler.modeling.decoder import Decoder, Tensors, repeat_state
+from handler.modeling.decoder import Decoder, State, TensorDict, expand_state
 from handler.modeling.vocabulary import Vocabulary
 
 NEG_INF = float("-inf")
@@ -118,7 +118,7 @@ class _BeamSearch:
         self.history = BackPointers()
 
         self.memory, state = decoder.init_state(grid)
-        self.state: Tensors = repeat_state(state, self.num_beams)
+        self.state: State = expand_state(state, self.num_beams)
         self.last_tokens = torch.full((num_images, self.num_beams), vocabulary.bos_id, device=device)
         self.generated: torch.Tensor | None = None  # (B, K, tokens so far), only if n-grams must not repeat
         if any(config.no_repeat_ngram for config in configs):
@@ -132,7 +132,7 @@ class _BeamSearch:
         num_beams = column(config.num_beams for config in configs)
         # All beams of a search start alike, so only the first one is live.
         num_live = column(config.num_beams if config.do_sample else 1 for config in configs)
-        self.state_by_row: Tensors = {
+        self.state_by_row: TensorDict = {
             "num_beams": num_beams,
             "length_penalty": column(float(config.length_penalty) for config in configs),
             "min_length": column(config.min_length for config in configs),
@@ -160,8 +160,9 @@ class _BeamSearch:
 
     def step(self) -> None:
         """Extend every live hypothesis by one token."""
-        logits, state, attention = self.decoder.step(self.last_tokens, self.state, self.memory)
-        logprobs = self._apply_constraints(logits.log_softmax(-1, dtype=torch.float32))  # (B, K, V)
+        step = self.decoder.step(self.last_tokens, self.state, self.memory)
+        self.memory = step.memory
+        logprobs = self._apply_constraints(step.logits.log_softmax(-1, dtype=torch.float32))  # (B, K, V)
         logprob, token, parent_beam = self._top_candidates(logprobs)  # (B, 2K) each, best first
         scores = logprob + self.state_by_row["beam_scores"].gather(1, parent_beam)
 
@@ -173,14 +174,14 @@ class _BeamSearch:
             selected[self.sampled_rows] = self.beams
             beam_scores[self.sampled_rows] = live_scores[self.sampled_rows, : self.num_beams]
         record = {"parent_beam": parent_beam, "token": token, "selected": selected, "logprob": logprob}
-        if self.return_attention and attention is not None:
-            record["attention"] = attention.float()  # (B, K, cells)
+        if self.return_attention and step.attention is not None:
+            record["attention"] = step.attention.float()  # (B, K, cells)
         self.history.add(self.row_of_image, record)
 
         self.state_by_row["beam_scores"] = beam_scores.masked_fill(self.state_by_row["unused"], NEG_INF)
         self.last_tokens = token.gather(1, selected)
         parent_beams = parent_beam.gather(1, selected)
-        self.state = {name: gather_beams(tensor, parent_beams) for name, tensor in state.items()}
+        self.state = {name: gather_beams(tensor, parent_beams) for name, tensor in step.state.items()}
         if self.generated is not None:
             generated = gather_beams(self.generated, parent_beams)
             self.generated = torch.cat([generated, self.last_tokens.unsqueeze(-1)], -1)

@@ -1,11 +1,15 @@
-"""Decoders: the feature grid → words. One interface (`base.py`), one architecture a file."""
+"""Encoder and decoders: pixels → feature grid → token logits. One decoder architecture per file."""
 
-from handler.modeling.decoder import Decoder, DecoderConfig, StepOutput, TeacherForcingOutput
-from handler.modeling.hard_attention import HardAttention
-from handler.modeling.nic import NIC
-from handler.modeling.soft_attention import SoftAttention
-from handler.modeling.top_down import TopDown
-from handler.modeling.transformer import Transformer
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from handler.modeling.decoder import Decoder, DecoderConfig, StepFeatures, StepOutput, TeacherForcingOutput
+from handler.modeling.hard_attention import HardAttention, HardAttentionConfig
+from handler.modeling.nic import NIC, NICConfig
+from handler.modeling.soft_attention import SoftAttention, SoftAttentionConfig
+from handler.modeling.top_down import TopDown, TopDownConfig
+from handler.modeling.transformer import Transformer, TransformerConfig
 
 DECODERS: dict[str, type[Decoder]] = {
     "nic": NIC,
@@ -16,20 +20,50 @@ DECODERS: dict[str, type[Decoder]] = {
 }
 
 
-def build_decoder(config: DecoderConfig, vocabulary_size: int, channels: int) -> Decoder:
-    """The decoder that `config.name` names, freshly initialised.
+def decoder_config(name: str = "", **sizes: Any) -> DecoderConfig:  # noqa: ANN401, their types depend on the decoder
+    """Build the config of the decoder called `name`.
 
     Args:
-        config: architecture and sizes.
-        vocabulary_size: tokens, special ones included.
-        channels: of a cell of the encoder's grid.
+        name: Architecture, a key of `DECODERS`.
+        sizes: Fields of its config class; those left out keep their defaults.
 
     Raises:
-        ValueError: there is no decoder of that name.
+        ValueError: If the decoder or a field is unknown, or a value is out of range.
     """
-    if config.name not in DECODERS:
-        raise ValueError(f"There is no decoder '{config.name}': choose one of {', '.join(DECODERS)}.")
-    return DECODERS[config.name](config, vocabulary_size, channels)
+    if name not in DECODERS:
+        raise ValueError(f"Unknown decoder '{name}'. Valid decoders: {', '.join(DECODERS)}.")
+    config_class = DECODERS[name].config_class
+    valid = [field.name for field in dataclasses.fields(config_class) if field.init]
+    unknown = [size for size in sizes if size not in valid]
+    if unknown:
+        raise ValueError(f"The decoder '{name}' has no field '{unknown[0]}'. Valid fields: {', '.join(valid)}.")
+    return config_class(**sizes)
 
 
-__all__ = ["DECODERS", "Decoder", "DecoderConfig", "StepOutput", "TeacherForcingOutput", "build_decoder"]
+def build_decoder(config: DecoderConfig, vocabulary_size: int, channels: int) -> Decoder:
+    """Build the decoder of a config with freshly initialized weights.
+
+    Args:
+        config: Config of one of the architectures in `DECODERS`.
+        vocabulary_size: Number of tokens, special ones included.
+        channels: Channels of a grid cell.
+    """
+    architecture: Callable[[DecoderConfig, int, int], Decoder] = DECODERS[config.name]
+    return architecture(config, vocabulary_size, channels)
+
+
+__all__ = [
+    "DECODERS",
+    "Decoder",
+    "DecoderConfig",
+    "HardAttentionConfig",
+    "NICConfig",
+    "SoftAttentionConfig",
+    "StepFeatures",
+    "StepOutput",
+    "TeacherForcingOutput",
+    "TopDownConfig",
+    "TransformerConfig",
+    "build_decoder",
+    "decoder_config",
+]

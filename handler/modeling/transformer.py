@@ -1,62 +1,104 @@
-"""A Transformer decoder (Vaswani et al. 2017) with cross-attention over the grid, keys and values cached."""
+"""Transformer decoder (Vaswani et al. 2017) with cross-attention over the grid and a KV cache."""
 
 import math
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import nn
 
-from handler.modeling.decoder import Decoder, DecoderConfig, Dropout, TeacherForcingOutput, Tensors, Words
-from handler.modeling.layers import grid_shape
+from handler.modeling.decoder import Decoder, DecoderConfig, Memory, State, StepFeatures, TeacherForcingOutput
+from handler.modeling.layers import (
+    Dropout,
+    LinearDropout,
+    MultiHeadProjection,
+    TokenEmbedding,
+    attention,
+    feed_forward,
+    grid_shape,
+    sinusoidal_encoding,
+)
 from handler.modeling.vocabulary import PAD_ID
 
 
-class Transformer(Decoder):
-    """Layers of self-attention over the words, cross-attention over the cells, and a feed-forward layer.
+@dataclass(frozen=True)
+class TransformerConfig(DecoderConfig):
+    """Config of `Transformer`; `embed_dim` is the size of all its vectors, a multiple of `num_heads` and of 4.
 
-    Normalisation comes first in each (Xiong et al. 2020), which trains without care at these sizes. Words' and cells'
-    places are told by sines (Vaswani et al. 2017, 3.5; for cells one half of the channels the row, the other the
-    column), so that neither a longer caption nor another grid needs other weights. `grid_layers` layers of
-    self-attention let the cells see one another first. The attention that is shown is the last layer's over the cells,
-    the mean of its heads.
-
-    Padding costs nothing in the large products: they run on the N tokens of all captions that are no padding.
+    Attributes:
+        ffn_dim: Size of the hidden layer in a feed-forward block, ≥ 1.
+        num_layers: Number of decoder layers, ≥ 1.
+        num_encoder_layers: Number of self-attention layers over the cells before the decoder, ≥ 0.
+        num_heads: Number of attention heads, ≥ 1.
     """
 
-    def __init__(self, config: DecoderConfig, vocabulary_size: int, channels: int):
+    name: str = field(default="transformer", init=False)
+    ffn_dim: int = 512
+    num_layers: int = 3
+    num_encoder_layers: int = field(default=0, metadata={"min": 0})
+    num_heads: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embed_dim % self.num_heads or self.embed_dim % 4:
+            raise ValueError(
+                f"embed_dim must be a multiple of num_heads and of 4, not {self.embed_dim} with {self.num_heads} heads."
+            )
+
+
+class Transformer(Decoder):
+    """Layers of self-attention over the tokens, cross-attention over the cells, and a feed-forward block.
+
+    Normalization comes first in each (pre-norm, Xiong et al. 2020), which trains stably at these sizes. Positions of
+    tokens and cells have sinusoidal encodings (Vaswani et al. 2017, 3.5; of a cell, one half of the channels encodes
+    the row, the other the column): a longer caption or another grid needs no other weights. The optional encoder layers
+    apply self-attention to the cells first. The attention that is returned is that of the last cross-attention, the
+    mean of its heads.
+
+    Padding costs nothing in the large products: they run on the N tokens that are not padding.
+    """
+
+    config_class = TransformerConfig
+
+    def __init__(self, config: TransformerConfig, vocabulary_size: int, channels: int) -> None:
         super().__init__(vocabulary_size)
-        size = config.embed_size
-        if size % config.heads or size % 4:
-            raise ValueError(f"embed_size is a multiple of heads and of 4, not {size} with {config.heads} heads.")
-        self.words = Words(config, vocabulary_size)
-        nn.init.normal_(self.words.embedding.weight, std=size**-0.5)
-        self.project = nn.Sequential(nn.Linear(channels, size), nn.LayerNorm(size), Dropout(config.dropout))
-        self.grid_layers = nn.ModuleList(GridLayer(config) for _ in range(config.grid_layers))
-        self.layers = nn.ModuleList(WordLayer(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(size)
+        embed_dim = config.embed_dim
+        self.embedding = TokenEmbedding(vocabulary_size, embed_dim, config.dropout, tied=config.tie_embeddings)
+        nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
+        self.input_proj = nn.Sequential(
+            nn.Linear(channels, embed_dim), nn.LayerNorm(embed_dim), Dropout(config.dropout)
+        )
+        # A ModuleList does not know the type of its modules.
+        encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.encoder_layers = cast(list[EncoderLayer], encoder_layers)
+        layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.layers = cast(list[DecoderLayer], layers)
+        self.norm = nn.LayerNorm(embed_dim)
 
-    def init_state(self, grid: torch.Tensor) -> tuple[Tensors, Tensors]:
-        """The memory holds each layer's keys and values of the cells, and grows by those of the words.
+    def init_state(self, grid: torch.Tensor) -> tuple[Memory, State]:
+        """Compute the cells' keys and values of each layer; the KV cache of the tokens is empty.
 
-        What hypotheses have said stays where it is, K words a step one after another; a hypothesis' state names those
-        that are its own. So to reorder hypotheses is to reorder numbers, and no key or value is moved.
+        The KV cache stores all K hypotheses of each step and is never reordered. Each hypothesis' state holds the cache
+        slots that belong to it, so reordering hypotheses only permutes indices.
         """
-        cells = self._cells(grid)
+        cells = self._encode_grid(grid)
         memory = {}
         for index, layer in enumerate(self.layers):
-            key, value = layer.cross.remember(cells)
+            key, value = layer.cross_attn.project_kv(cells)
             memory[f"cell_keys{index}"] = key.transpose(-1, -2).contiguous()  # (B, heads, D, cells)
             memory[f"cell_values{index}"] = value.contiguous()  # (B, heads, cells, D)
-        return memory, {"own": torch.zeros(len(grid), 1, 0, dtype=torch.long, device=grid.device)}  # (B, 1, words)
+        history_slots = torch.zeros(len(grid), 1, 0, dtype=torch.long, device=grid.device)  # (B, 1, tokens so far)
+        return memory, {"history_slots": history_slots}
 
-    def step_features(
-        self, tokens: torch.Tensor, state: Tensors, memory: Tensors
-    ) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
+    def step_features(self, tokens: torch.Tensor, state: State, memory: Memory) -> StepFeatures:
+        """Run one step of all layers; the returned memory has the tokens' keys and values appended."""
         images, hypotheses = tokens.shape
         slots = torch.arange(hypotheses, device=tokens.device)
-        own = torch.cat([state["own"], slots.view(1, -1, 1).expand(images, -1, 1)], 2)  # (B, K, words)
-        place = own.shape[2] - 1
-        others = (own.unsqueeze(-1) != slots).view(images, 1, hypotheses, -1)  # (B, 1, K, words · K)
-        words = self._embed(tokens.flatten(), slots.new_full((1,), place))  # (BK, E)
+        history_slots = torch.cat([state["history_slots"], slots.view(1, -1, 1).expand(images, -1, 1)], 2)  # (B, K, t)
+        position = history_slots.shape[2] - 1
+        mask = (history_slots.unsqueeze(-1) != slots).view(images, 1, hypotheses, -1)  # (B, 1, K, t · K)
+        hidden = self._embed(tokens.flatten(), slots.new_full((1,), position))  # (BK, E)
+        memory = dict(memory)
 
         def split(tensor: torch.Tensor) -> torch.Tensor:  # (BK, heads, D) → (B, heads, K, D)
             return tensor.unflatten(0, (images, hypotheses)).transpose(1, 2)
@@ -65,159 +107,107 @@ class Transformer(Decoder):
             return tensor.transpose(1, 2).flatten(2).flatten(0, 1)
 
         for index, layer in enumerate(self.layers):
-            query, key, value = map(split, layer.own.ask_and_remember(layer.own_norm(words)))
+            query, key, value = map(split, layer.self_attn.project_qkv(layer.self_attn_norm(hidden)))
             key = key.transpose(-1, -2)
-            if place:
-                key = torch.cat([memory[f"word_keys{index}"], key], 3)  # (B, heads, D, words · K)
-                value = torch.cat([memory[f"word_values{index}"], value], 2)  # (B, heads, words · K, D)
-            memory |= {f"word_keys{index}": key, f"word_values{index}": value}
-            looked, _ = attend(query, key, value, others)
-            words = words + layer.own_out(merge(looked))
-            query = split(layer.cross.ask(layer.cross_norm(words)))
-            looked, attention = attend(query, memory[f"cell_keys{index}"], memory[f"cell_values{index}"])
-            words = words + layer.cross_out(merge(looked))
-            words = words + layer.feed(words)
-        return self.norm(words).view(images, hypotheses, -1), {"own": own}, attention.mean(1)  # (B, K, cells)
+            if position:
+                key = torch.cat([memory[f"token_keys{index}"], key], 3)  # (B, heads, D, t · K)
+                value = torch.cat([memory[f"token_values{index}"], value], 2)  # (B, heads, t · K, D)
+            memory |= {f"token_keys{index}": key, f"token_values{index}": value}
+            attended, _ = attention(query, key, value, mask)
+            hidden = hidden + layer.self_attn_out(merge(attended))
+            query = split(layer.cross_attn.project_q(layer.cross_attn_norm(hidden)))
+            attended, weights = attention(query, memory[f"cell_keys{index}"], memory[f"cell_values{index}"])
+            hidden = hidden + layer.cross_attn_out(merge(attended))
+            hidden = hidden + layer.ffn(hidden)
+        features = self.norm(hidden).view(images, hypotheses, -1)
+        return StepFeatures(features, {"history_slots": history_slots}, memory, weights.mean(1))
 
     def lm_head(self, features: torch.Tensor) -> torch.Tensor:
-        return self.words.score(features)
+        """Map features (…, E) to logits (…, V)."""
+        return self.embedding.logits(features)
 
     def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
         """Teacher forcing, all tokens at once; see `Decoder.forward`."""
         images, hypotheses, length = tokens.shape
-        cells = self._cells(grid)
-        present = (tokens != PAD_ID).flatten(0, 1)  # (BK, T)
-        place = torch.arange(length, device=tokens.device).expand_as(present)[present]  # (N,)
-        future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+        cells = self._encode_grid(grid)
+        is_token = (tokens != PAD_ID).flatten(0, 1)  # (BK, T)
+        position = torch.arange(length, device=tokens.device).expand_as(is_token)[is_token]  # (N,)
+        causal_mask = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
 
-        def spread(packed: torch.Tensor) -> torch.Tensor:  # (N, heads, D) → (BK, heads, T, D)
-            padded = packed.new_zeros(*present.shape, *packed.shape[1:])
-            padded[present] = packed
+        def pad_packed(packed: torch.Tensor) -> torch.Tensor:  # (N, heads, D) → (BK, heads, T, D)
+            padded = packed.new_zeros(*is_token.shape, *packed.shape[1:])
+            padded[is_token] = packed
             return padded.transpose(1, 2)
 
-        words = self._embed(tokens.flatten(0, 1)[present], place)  # (N, E)
-        weights = None
+        hidden = self._embed(tokens.flatten(0, 1)[is_token], position)  # (N, E)
         for layer in self.layers:
-            query, key, value = map(spread, layer.own.ask_and_remember(layer.own_norm(words)))
-            looked, _ = attend(query, key.transpose(-1, -2), value, future)  # (BK, heads, T, D)
-            words = words + layer.own_out(looked.transpose(1, 2)[present].flatten(1))
-            query = spread(layer.cross.ask(layer.cross_norm(words)))  # (BK, heads, T, D)
+            query, key, value = map(pad_packed, layer.self_attn.project_qkv(layer.self_attn_norm(hidden)))
+            attended, _ = attention(query, key.transpose(-1, -2), value, causal_mask)  # (BK, heads, T, D)
+            hidden = hidden + layer.self_attn_out(attended.transpose(1, 2)[is_token].flatten(1))
+            query = pad_packed(layer.cross_attn.project_q(layer.cross_attn_norm(hidden)))  # (BK, heads, T, D)
             query = query.unflatten(0, (images, hypotheses)).transpose(1, 2).flatten(2, 3)  # (B, heads, K·T, D)
-            key, value = layer.cross.remember(cells)
-            looked, weights = attend(query, key.transpose(-1, -2), value)
-            looked = looked.transpose(1, 2).reshape(images * hypotheses, length, -1)[present]
-            words = words + layer.cross_out(looked)
-            words = words + layer.feed(words)
-        logits = self.lm_head(self.norm(words))
-        attention = weights.mean(1).unflatten(1, (hypotheses, length))  # (B, K, T, cells)
-        return TeacherForcingOutput(logits, attention * present.view(images, hypotheses, length, 1))
+            key, value = layer.cross_attn.project_kv(cells)
+            attended, weights = attention(query, key.transpose(-1, -2), value)
+            attended = attended.transpose(1, 2).reshape(images * hypotheses, length, -1)[is_token]
+            hidden = hidden + layer.cross_attn_out(attended)
+            hidden = hidden + layer.ffn(hidden)
+        logits = self.lm_head(self.norm(hidden))
+        shown = weights.mean(1).unflatten(1, (hypotheses, length))  # (B, K, T, cells)
+        return TeacherForcingOutput(logits, shown * is_token.view(images, hypotheses, length, 1))
 
-    def _cells(self, grid: torch.Tensor) -> torch.Tensor:
-        """Grid (B, cells, C) → cells (B, cells, E) that know their place and one another."""
-        cells = self.project(grid)
+    def _encode_grid(self, grid: torch.Tensor) -> torch.Tensor:
+        """Grid (B, cells, C) → cells (B, cells, E) with positional encoding and the encoder layers applied."""
+        cells: torch.Tensor = self.input_proj(grid)
         rows, columns = grid_shape(grid.shape[1])
         half = cells.shape[-1] // 2
-        row = sines(torch.arange(rows, device=grid.device), half).unsqueeze(1).expand(rows, columns, half)
-        column = sines(torch.arange(columns, device=grid.device), half).unsqueeze(0).expand(rows, columns, half)
-        cells = cells + torch.cat([row, column], -1).flatten(0, 1).to(cells.dtype)
-        for layer in self.grid_layers:
+        row = sinusoidal_encoding(torch.arange(rows, device=grid.device), half)
+        column = sinusoidal_encoding(torch.arange(columns, device=grid.device), half)
+        encoding = torch.cat(
+            [row.unsqueeze(1).expand(rows, columns, half), column.unsqueeze(0).expand(rows, columns, half)], -1
+        )
+        cells = cells + encoding.flatten(0, 1).to(cells.dtype)
+        for layer in self.encoder_layers:
             cells = layer(cells)
         return cells
 
-    def _embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Tokens (N,) at places (N,) → vectors (N, E)."""
-        size = self.norm.normalized_shape[0]
-        return self.words.dropout(self.words.embedding(tokens) * math.sqrt(size) + sines(places, size))
+    def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Tokens (N,) at positions (N,) → embeddings (N, E)."""
+        embed_dim = self.norm.normalized_shape[0]
+        embedded = self.embedding(tokens) * math.sqrt(embed_dim) + sinusoidal_encoding(positions, embed_dim)
+        dropped: torch.Tensor = self.embedding.dropout(embedded)
+        return dropped
 
 
-class WordLayer(nn.Module):
-    """The parts of a decoder's layer; `Transformer` puts them together, for one word or for all."""
+class DecoderLayer(nn.Module):
+    """Modules of a decoder layer; `Transformer` applies them, to one token or to all."""
 
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        size = config.embed_size
-        self.own_norm, self.own, self.own_out = nn.LayerNorm(size), Heads(config), Output(size, size, config.dropout)
-        self.cross_norm, self.cross = nn.LayerNorm(size), Heads(config)
-        self.cross_out = Output(size, size, config.dropout)
-        self.feed = feed_forward(config)
+        embed_dim, dropout = config.embed_dim, config.dropout
+        self.self_attn_norm = nn.LayerNorm(embed_dim)
+        self.self_attn = MultiHeadProjection(embed_dim, config.num_heads)
+        self.self_attn_out = LinearDropout(embed_dim, embed_dim, dropout)
+        self.cross_attn_norm = nn.LayerNorm(embed_dim)
+        self.cross_attn = MultiHeadProjection(embed_dim, config.num_heads)
+        self.cross_attn_out = LinearDropout(embed_dim, embed_dim, dropout)
+        self.ffn = feed_forward(embed_dim, config.ffn_dim, dropout)
 
 
-class GridLayer(nn.Module):
-    """Self-attention over the cells and a feed-forward layer: (B, cells, E) → (B, cells, E)."""
+class EncoderLayer(nn.Module):
+    """Self-attention over the cells and a feed-forward block: (B, cells, E) → (B, cells, E)."""
 
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        size = config.embed_size
-        self.norm, self.own, self.out = nn.LayerNorm(size), Heads(config), Output(size, size, config.dropout)
-        self.feed = feed_forward(config)
+        embed_dim, dropout = config.embed_dim, config.dropout
+        self.norm = nn.LayerNorm(embed_dim)
+        self.self_attn = MultiHeadProjection(embed_dim, config.num_heads)
+        self.out = LinearDropout(embed_dim, embed_dim, dropout)
+        self.ffn = feed_forward(embed_dim, config.ffn_dim, dropout)
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
-        query, key, value = (part.transpose(1, 2) for part in self.own.ask_and_remember(self.norm(cells)))
-        looked, _ = attend(query, key.transpose(-1, -2), value)  # (B, heads, cells, D)
-        cells = cells + self.out(looked.transpose(1, 2).flatten(2))
-        return cells + self.feed(cells)
-
-
-class Heads(nn.Module):
-    """Queries, keys and values (…, E) → (…, heads, D)."""
-
-    def __init__(self, config: DecoderConfig):
-        super().__init__()
-        self.heads = config.heads
-        self.query = nn.Linear(config.embed_size, config.embed_size)
-        self.memory = nn.Linear(config.embed_size, 2 * config.embed_size)
-
-    def ask(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.query(inputs).unflatten(-1, (self.heads, -1))
-
-    def ask_and_remember(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value of the same inputs."""
-        key, value = self.memory(inputs).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        return self.ask(inputs), key, value
-
-    def remember(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cells (B, cells, E) → their keys and values, each (B, heads, cells, D)."""
-        key, value = self.memory(cells).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return key, value
-
-
-class Output(nn.Sequential):
-    """A linear layer and dropout, at the end of a residual branch."""
-
-    def __init__(self, inputs: int, outputs: int, dropout: float):
-        super().__init__(nn.Linear(inputs, outputs), Dropout(dropout))
-
-
-def feed_forward(config: DecoderConfig) -> nn.Sequential:
-    """Normalisation, then two linear layers with a ReLU between."""
-    size, hidden = config.embed_size, config.hidden_size
-    return nn.Sequential(nn.LayerNorm(size), nn.Linear(size, hidden), nn.ReLU(), Output(hidden, size, config.dropout))
-
-
-def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention that also gives its weights.
-
-    Args:
-        query: (B, heads, Q, D).
-        key: (B, heads, D, M).
-        value: (B, heads, M, D).
-        hidden: (Q, M) or (B, 1, Q, M), true where a query must not look.
-
-    Returns:
-        (B, heads, Q, D), and the weights (B, heads, Q, M), which sum to 1 over M.
-    """
-    scores = torch.matmul(query * query.shape[-1] ** -0.5, key)
-    if hidden is not None:
-        scores = scores.masked_fill(hidden, float("-inf"))
-    weights = scores.softmax(-1)
-    return torch.matmul(weights.to(value.dtype), value), weights
-
-
-def sines(places: torch.Tensor, size: int) -> torch.Tensor:
-    """Places (…) → (…, size): sines, then cosines, of wavelengths from 2π to 10,000 · 2π."""
-    half = size // 2
-    rates = torch.exp(torch.arange(half, device=places.device) * (-math.log(10_000) / half))
-    angles = places.unsqueeze(-1) * rates
-    return torch.cat([angles.sin(), angles.cos()], -1)
+        """Apply the layer."""
+        query, key, value = (part.transpose(1, 2) for part in self.self_attn.project_qkv(self.norm(cells)))
+        attended, _ = attention(query, key.transpose(-1, -2), value)  # (B, heads, cells, D)
+        cells = cells + self.out(attended.transpose(1, 2).flatten(2))
+        hidden: torch.Tensor = self.ffn(cells)
+        return cells + hidden

@@ -1,4 +1,4 @@
-"""Token ids ↔ words."""
+"""Text ↔ token ids: tokenization, the vocabulary, and detokenization."""
 
 import re
 from collections import Counter
@@ -7,78 +7,80 @@ from pathlib import Path
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL = (PAD, START, END, UNKNOWN)
-PAD_ID = SPECIAL.index(PAD)  # the same in every vocabulary, so that decoders know padding without one
+PAD_ID = SPECIAL.index(PAD)  # equal in every vocabulary, so that decoders know padding without one
 
-# A possessive 's is a word of its own, as for the PTB tokenizer that scores; inner hyphens and apostrophes stay.
+# A possessive 's is its own token, as in the PTB tokenizer of the metrics; inner hyphens and apostrophes stay.
 WORD = re.compile(r"'s\b|[^\W_]+(?:[-'](?!s\b)[^\W_]+)*")
 
 
 class Vocabulary:
-    """The tokens a model knows; a token's id is its place in the list, the four special ones first.
+    """Tokens of a model; the id of a token is its index, the four special tokens first.
 
     Args:
-        tokens: all tokens, `<pad>`, `<start>`, `<end>`, `<unk>` first.
+        tokens: All tokens, starting with `<pad>`, `<start>`, `<end>`, `<unk>`.
 
     Raises:
-        ValueError: the special tokens are not the first four, or a token is there twice.
+        ValueError: If the special tokens are not the first four, or a token is repeated.
     """
 
-    def __init__(self, tokens: Iterable[str]):
+    def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens = tuple(tokens)
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         if self.tokens[: len(SPECIAL)] != SPECIAL:
-            raise ValueError(
-                f"A vocabulary starts with {' '.join(SPECIAL)}, this one with {' '.join(self.tokens[:4])}."
-            )
+            raise ValueError(f"A vocabulary starts with {' '.join(SPECIAL)}, not with {' '.join(self.tokens[:4])}.")
         if len(self._ids) != len(self.tokens):
-            raise ValueError("A vocabulary holds each token once; in this one a token stands twice.")
+            raise ValueError("A vocabulary holds each token once, but a token is repeated.")
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = range(len(SPECIAL))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def encode(self, words: Sequence[str]) -> list[int]:
-        """Words → ids; a word that is not in the vocabulary becomes `<unk>`."""
-        return [self._ids.get(word, self.unk_id) for word in words]
+    def encode(self, tokens: Sequence[str]) -> list[int]:
+        """Map tokens to ids; a token that is not in the vocabulary becomes `<unk>`."""
+        return [self._ids.get(token, self.unk_id) for token in tokens]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Ids → tokens, special ones included."""
+        """Map ids to tokens, special ones included."""
         return [self.tokens[index] for index in ids]
 
     def save(self, path: Path) -> None:
-        """Writes a token a line; the line number, counted from 0, is its id."""
+        """Write one token per line; the line number, counted from 0, is its id."""
         path.write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Reads what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            ValueError: see the class.
+            ValueError: As the class.
         """
         return cls(path.read_text(encoding="utf-8").splitlines())
 
 
-def detokenize(tokens: Iterable[str]) -> str:
-    """Tokens → a sentence: blanks between, a possessive `'s` back on its word."""
-    return " ".join(tokens).replace(" 's", "'s")
+def build_vocabulary(captions: Iterable[str], min_count: int) -> Vocabulary:
+    """Build a vocabulary of frequent words, most frequent first, ties in alphabetical order.
+
+    Args:
+        captions: Texts of the training split.
+        min_count: Minimum number of occurrences, ≥ 1.
+
+    Raises:
+        ValueError: If no word occurs `min_count` times.
+    """
+    counts = Counter(word for caption in captions for word in tokenize(caption))
+    frequent = sorted(
+        (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
+    )
+    if not frequent:
+        raise ValueError(f"No word of the training split occurs {min_count} times. Lower min_count.")
+    return Vocabulary((*SPECIAL, *frequent))
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words without punctuation: "A man's T-shirt." → a, man, 's, t-shirt."""
+    """Split a caption into lower-case words without punctuation: "A man's T-shirt." → a, man, 's, t-shirt."""
     return WORD.findall(caption.lower().replace("’", "'"))
 
 
-def build_vocabulary(captions: Iterable[str], min_count: int) -> Vocabulary:
-    """The words that occur at least `min_count` times, the commonest first, equally common ones by alphabet.
-
-    Raises:
-        ValueError: no word does.
-    """
-    counts = Counter(word for caption in captions for word in tokenize(caption))
-    kept = sorted(
-        (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
-    )
-    if not kept:
-        raise ValueError(f"No word of the training split occurs {min_count} times: lower min_count.")
-    return Vocabulary((*SPECIAL, *kept))
+def detokenize(tokens: Iterable[str]) -> str:
+    """Join tokens with spaces to a sentence; a possessive `'s` is attached to its word."""
+    return " ".join(tokens).replace(" 's", "'s")

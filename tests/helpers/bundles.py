@@ -1,12 +1,13 @@
 """Bundles that are small enough to be built in a second."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from handler.bundle import BundleConfig, save_bundle
 from handler.generation import GenerationConfig
-from handler.modeling import DecoderConfig, build_decoder
+from handler.modeling import DECODERS, DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
@@ -14,12 +15,19 @@ from handler.preprocessing import Preprocessing
 CORPUS = ["a dog runs through the green grass", "a man's red hat", "two children play in the snow near a house"]
 
 
+def small_config(name: str, **sizes: float | bool) -> DecoderConfig:
+    """Build the config of any decoder from sizes for all of them: those that it does not have are left out."""
+    config_class = DECODERS[name].config_class
+    valid = {field.name for field in fields(config_class)}
+    return config_class(**{size: value for size, value in sizes.items() if size in valid})
+
+
 def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int = 0) -> Path:
     """Write a bundle of timm's test-sized encoder and an untrained decoder."""
     torch.manual_seed(seed)
     vocabulary = build_vocabulary(CORPUS, min_count=1)
     encoder = Encoder("test_efficientnet")
-    config = DecoderConfig(decoder, embed_size=16, hidden_size=16, attention_size=8)
+    config = small_config(decoder, embed_dim=16, hidden_dim=16, ffn_dim=16, attention_dim=8)
     built = build_decoder(config, len(vocabulary), encoder.channels)
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     weights |= {f"decoder.{name}": 3 * tensor for name, tensor in built.state_dict().items()}

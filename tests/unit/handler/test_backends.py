@@ -21,10 +21,11 @@ from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
 from handler.generation import GenerationConfig, generate
-from handler.modeling import DECODERS, DecoderConfig, build_decoder
-from handler.modeling.decoder import BeamLSTMCell, repeat_state
+from handler.modeling import DECODERS, build_decoder
+from handler.modeling.decoder import expand_state
+from handler.modeling.layers import BeamLSTMCell
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
-from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.bundles import small_config, write_tiny_bundle
 from tests.helpers.paths import PHOTOS, ROOT
 
 CPU = torch.device("cpu")
@@ -227,7 +228,8 @@ def test_an_lstm_of_rounded_numbers(linear):
 def test_every_decoder_in_float16(name):
     """As a GPU has it: weights that matrices are multiplied by in half, those that normalise in single precision."""
     torch.manual_seed(0)
-    decoder = build_decoder(DecoderConfig(name, embed_size=16, hidden_size=24, attention_size=8), 44, 12).eval()
+    config = small_config(name, embed_dim=16, hidden_dim=24, ffn_dim=24, attention_dim=8)
+    decoder = build_decoder(config, 44, 12).eval()
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     halved = halve_weights(decoder)
     assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
@@ -239,10 +241,10 @@ def test_every_decoder_in_float16(name):
 
     grid, tokens = torch.randn(6, 9, 12), torch.randint(4, 44, (6, 3))
     memory, state = decoder.init_state(grid)
-    expected = decoder.step(tokens, repeat_state(state, 3), memory).logits
+    expected = decoder.step(tokens, expand_state(state, 3), memory).logits
     with torch.autocast("cpu", torch.float16):
         memory, state = halved.init_state(grid)
-        found = halved.step(tokens, repeat_state(state, 3), memory).logits
+        found = halved.step(tokens, expand_state(state, 3), memory).logits
     torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0)
 
 
@@ -252,7 +254,8 @@ def test_every_decoder_rounded(name, linear):
     """Beside others as alone, and near what single precision says; the decoder itself stays as it is."""
     torch.manual_seed(0)
     vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(40))))
-    decoder = build_decoder(DecoderConfig(name, embed_size=16, hidden_size=24, attention_size=8), 44, 12).eval()
+    config = small_config(name, embed_dim=16, hidden_dim=24, ffn_dim=24, attention_dim=8)
+    decoder = build_decoder(config, 44, 12).eval()
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     rounded = quantize_decoder(decoder, linear)
     assert not [module for module in rounded.modules() if type(module) is nn.Linear and module.out_features >= 8]

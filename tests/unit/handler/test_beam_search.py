@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from handler.generation import GenerationConfig, generate
-from handler.modeling import DECODERS, Decoder, DecoderConfig, build_decoder
+from handler.modeling import DECODERS, Decoder, SoftAttentionConfig, StepFeatures, TransformerConfig, build_decoder
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
+from tests.helpers.bundles import small_config
 
 A, B, C = 4, 5, 6
 END = 2
@@ -28,7 +29,7 @@ class TableDecoder(Decoder):
     def step_features(self, tokens, state, memory):
         images = torch.arange(len(tokens)).unsqueeze(1)
         logits = memory["table"][images, state["step"], tokens]
-        return logits, {"step": state["step"] + 1}, None
+        return StepFeatures(logits, {"step": state["step"] + 1}, memory)
 
     def lm_head(self, features):
         return features
@@ -184,7 +185,7 @@ MIXED = [
 def test_a_batch_of_mixed_options_equals_one_by_one(name):
     torch.manual_seed(0)
     vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(40))))
-    config = DecoderConfig(name, embed_size=16, hidden_size=24, attention_size=8)
+    config = small_config(name, embed_dim=16, hidden_dim=24, ffn_dim=24, attention_dim=8)
     decoder = build_decoder(config, len(vocabulary), 12).eval()
     for parameter in decoder.parameters():
         parameter.data.mul_(3)  # decisive, as a trained model is
@@ -209,7 +210,7 @@ def test_how_often_it_looks_who_is_done_changes_nothing(monkeypatch, patience):
     """A device that is waited for is asked seldom: hypotheses of images that are done go on for some steps."""
     torch.manual_seed(0)
     vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(40))))
-    config = DecoderConfig("transformer", embed_size=16, hidden_size=24, heads=4, layers=2)
+    config = TransformerConfig(embed_dim=16, ffn_dim=24, num_heads=4, num_layers=2)
     decoder = build_decoder(config, len(vocabulary), 12).eval()
     for parameter in decoder.parameters():
         parameter.data.mul_(3)
@@ -228,7 +229,8 @@ def test_logprobs_and_attention_are_those_of_teacher_forcing(name):
     """The history a beam carries belongs to the caption returned: fed again word by word, it comes out the same."""
     torch.manual_seed(1)
     vocabulary = Vocabulary((*SPECIAL, *(f"w{i}" for i in range(20))))
-    decoder = build_decoder(DecoderConfig(name, embed_size=16, hidden_size=16, attention_size=8), 24, 12).eval()
+    config = small_config(name, embed_dim=16, hidden_dim=16, ffn_dim=16, attention_dim=8)
+    decoder = build_decoder(config, 24, 12).eval()
     for parameter in decoder.parameters():
         parameter.data.mul_(3)
     grid = torch.randn(5, 9, 12)
@@ -337,7 +339,7 @@ def test_on_tokens_reports_a_shared_prefix_before_the_end():
 
 def test_the_attention_that_is_kept_keeps_no_batch():
     torch.manual_seed(0)
-    decoder = build_decoder(DecoderConfig("soft_attention", embed_size=8, hidden_size=8, attention_size=8), 7, 5).eval()
+    decoder = build_decoder(SoftAttentionConfig(embed_dim=8, hidden_dim=8, attention_dim=8), 7, 5).eval()
     options = GenerationConfig(attention=True, max_length=6)
     for [best] in generate(decoder, torch.randn(4, 9, 5), [options] * 4, vocabulary_of(3)):
         assert best.attention.untyped_storage().nbytes() == best.attention.nbytes

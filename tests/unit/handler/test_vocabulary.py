@@ -1,4 +1,4 @@
-"""Words and ids: tokenizing, the vocabulary's making, and the way back to a sentence."""
+"""Text ↔ token ids: tokenization, building a vocabulary, detokenization."""
 
 import pytest
 
@@ -20,18 +20,18 @@ from handler.modeling.vocabulary import SPECIAL, Vocabulary, build_vocabulary, d
         ("...", []),
     ],
 )
-def test_tokenize(caption, words):
+def test_tokenize_splits_into_lower_case_words(caption, words):
     assert tokenize(caption) == words
 
 
-def test_vocabulary_by_count_then_alphabet():
+def test_build_vocabulary_sorts_by_count_then_alphabet():
     vocabulary = build_vocabulary(["a dog a cat", "a dog", "the cat", "one bird"], min_count=2)
     assert vocabulary.tokens == (*SPECIAL, "a", "cat", "dog")
     assert vocabulary.encode(["a", "dog", "bird"]) == [4, 6, vocabulary.unk_id]
     assert vocabulary.decode([4, 5, vocabulary.eos_id]) == ["a", "cat", "<end>"]
 
 
-def test_file_line_number_is_id(tmp_path):
+def test_save_writes_the_token_of_an_id_on_its_line(tmp_path):
     vocabulary = build_vocabulary(["a dog"], min_count=1)
     vocabulary.save(tmp_path / "vocabulary.txt")
     assert (tmp_path / "vocabulary.txt").read_text().split("\n") == [*SPECIAL, "a", "dog", ""]
@@ -40,17 +40,17 @@ def test_file_line_number_is_id(tmp_path):
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
-    [(("a", "b", "c", "d"), "starts with <pad>"), ((*SPECIAL, "a", "a"), "stands twice"), ((), "starts with")],
+    [(("a", "b", "c", "d"), "starts with <pad>"), ((*SPECIAL, "a", "a"), "a token is repeated"), ((), "starts with")],
 )
-def test_what_is_no_vocabulary(tokens, message):
+def test_vocabulary_with_invalid_tokens_raises(tokens, message):
     with pytest.raises(ValueError, match=message):
         Vocabulary(tokens)
 
 
-def test_no_word_often_enough():
-    with pytest.raises(ValueError, match="occurs 9 times: lower min_count"):
+def test_build_vocabulary_without_frequent_words_raises():
+    with pytest.raises(ValueError, match="occurs 9 times"):
         build_vocabulary(["a dog a cat"], min_count=9)
 
 
-def test_join_is_the_way_back():
+def test_detokenize_inverts_tokenize():
     assert detokenize(tokenize("A man's dog and a t-shirt .")) == "a man's dog and a t-shirt"

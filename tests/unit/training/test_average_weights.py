@@ -18,7 +18,7 @@ def test_weights_are_the_mean(tmp_path):
     for name, tensor in mean.items():
         expected = sum(some[name].double() for some in parts) / 3
         torch.testing.assert_close(tensor.double(), expected, atol=1e-3, rtol=1e-3)  # stored in half precision
-    assert not torch.equal(mean["decoder.words.embedding.weight"], parts[0]["decoder.words.embedding.weight"])
+    assert not torch.equal(mean["decoder.embedding.weight"], parts[0]["decoder.embedding.weight"])
     assert vocabulary.tokens == load_bundle(folders[0])[2].tokens
     assert config.card["mean_of"] == [load_bundle(folder)[0].digest for folder in folders]
 
@@ -26,7 +26,7 @@ def test_weights_are_the_mean(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path):
     one, other = (write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2))
     content = json.loads((other / "captioner.json").read_text())
-    content["decoder"]["heads"] = 99
+    content["decoder"]["attention_dim"] = 99
     (other / "captioner.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="2 has another decoder than "):
         average_bundles([one, other], tmp_path / "mean")

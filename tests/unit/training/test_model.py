@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from handler.modeling import DecoderConfig, build_decoder
+from handler.modeling import NICConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from training.model import CaptionModel, check_size
@@ -17,7 +17,7 @@ PREPROCESSING = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 def finetuned() -> CaptionModel:
     torch.manual_seed(0)
     encoder = Encoder("test_efficientnet")
-    decoder = build_decoder(DecoderConfig("nic", embed_size=8, hidden_size=8), 9, encoder.channels)
+    decoder = build_decoder(NICConfig(embed_dim=8, hidden_dim=8), 9, encoder.channels)
     return CaptionModel(encoder, decoder, PREPROCESSING, "blocks.1")
 
 

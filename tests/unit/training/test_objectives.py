@@ -4,10 +4,11 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from handler.modeling import DECODERS, DecoderConfig, build_decoder
+from handler.modeling import DECODERS, NICConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
+from tests.helpers.bundles import small_config
 from training.config import SelfCritical as SelfCriticalConfig
 from training.config import TrainingConfig
 from training.data.dataset import Batch, collate_captions
@@ -26,9 +27,9 @@ PREPROCESSING = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 def built(decoder="soft_attention", finetune_from=None, **settings):
     torch.manual_seed(0)
-    sizes = {"embed_size": 16, "hidden_size": 16, "attention_size": 8, "layers": 1, "heads": 2, "dropout": 0.1}
+    sizes = {"embed_dim": 16, "hidden_dim": 16, "ffn_dim": 16, "attention_dim": 8, "num_layers": 1, "num_heads": 2}
     config = TrainingConfig(
-        decoder=DecoderConfig(decoder, **sizes), finetune_from=finetune_from, cached_views=0, **settings
+        decoder=small_config(decoder, **sizes, dropout=0.1), finetune_from=finetune_from, cached_views=0, **settings
     )
     encoder = Encoder("test_efficientnet")
     model = CaptionModel(
@@ -128,7 +129,7 @@ def test_fine_tuning_changes_the_encoder_from_its_stage_on_and_no_statistics():
 @pytest.mark.parametrize(("encoder", "stage"), [("test_efficientnet", "blocks.2"), ("resnet18", "layer3")])
 def test_an_encoder_can_be_cut_before_the_stage_that_is_fine_tuned(encoder, stage):
     encoder = Encoder(encoder)
-    decoder = build_decoder(DecoderConfig("nic", embed_size=16, hidden_size=16), len(VOCABULARY), encoder.channels)
+    decoder = build_decoder(NICConfig(embed_dim=16, hidden_dim=16), len(VOCABULARY), encoder.channels)
     model = CaptionModel(encoder, decoder, PREPROCESSING, stage)
     check_split(encoder, stage, 64)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -145,7 +146,7 @@ def test_an_encoder_can_be_cut_before_the_stage_that_is_fine_tuned(encoder, stag
 def test_what_has_no_part_in_the_grid_is_not_trained():
     """MobileNetV3's last convolution belongs to its classifier."""
     encoder = Encoder("mobilenetv3_small_050")
-    decoder = build_decoder(DecoderConfig("nic", embed_size=16, hidden_size=16), len(VOCABULARY), encoder.channels)
+    decoder = build_decoder(NICConfig(embed_dim=16, hidden_dim=16), len(VOCABULARY), encoder.channels)
     learned = {
         name for name in CaptionModel(encoder, decoder, PREPROCESSING, "blocks.5").learned() if "encoder" in name
     }

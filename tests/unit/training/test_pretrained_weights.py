@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from handler import BundleError
 from handler.bundle import load_bundle
-from handler.modeling import DecoderConfig, build_decoder
+from handler.modeling import TopDownConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import Vocabulary, build_vocabulary
 from tests.helpers.bundles import write_tiny_bundle
@@ -54,19 +54,19 @@ def test_a_decoder_from_a_bundle_matches_words_by_name(bundle):
     vocabulary = build_vocabulary(["a green zebra runs", "the zebra"], 1)
     torch.manual_seed(0)
     decoder = build_decoder(config.decoder, len(vocabulary), Encoder("test_efficientnet").channels)
-    fresh = decoder.words.embedding.weight.clone()
+    fresh = decoder.embedding.weight.clone()
     load_decoder(decoder, vocabulary, bundle)
-    for name in ("words.embedding.weight", "words.output", "words.bias"):
+    for name in ("embedding.weight", "embedding.output_weight", "embedding.output_bias"):
         ours, theirs = decoder.state_dict()[name], weights[f"decoder.{name}"]
         for token in ("<start>", "<end>", "<unk>", "green", "runs", "the"):
             assert torch.equal(ours[vocabulary.tokens.index(token)], theirs[known.tokens.index(token)]), (name, token)
     zebra = vocabulary.tokens.index("zebra")
-    assert torch.equal(decoder.words.embedding.weight[zebra], fresh[zebra])
-    assert torch.equal(decoder.project[0].weight, weights["decoder.project.0.weight"])
+    assert torch.equal(decoder.embedding.weight[zebra], fresh[zebra])
+    assert torch.equal(decoder.input_proj[0].weight, weights["decoder.input_proj.0.weight"])
 
 
 def test_a_decoder_of_other_sizes_is_named(bundle):
     vocabulary = Vocabulary(load_bundle(bundle)[2].tokens)
-    decoder = build_decoder(DecoderConfig("top_down", embed_size=8, hidden_size=16), len(vocabulary), 256)
-    with pytest.raises(ValueError, match=r"another decoder: words\.output differs"):
+    decoder = build_decoder(TopDownConfig(embed_dim=8, hidden_dim=16), len(vocabulary), 256)
+    with pytest.raises(ValueError, match=r"another decoder: embedding\.weight differs"):
         load_decoder(decoder, vocabulary, bundle)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from handler.modeling import DecoderConfig, build_decoder
+from handler.modeling import build_decoder
 from handler.modeling.vocabulary import build_vocabulary
+from tests.helpers.bundles import small_config
 from training.data.dataset import collate_captions
 from training.self_critical import advantages, policy, sample_captions, self_critical_loss
 
@@ -18,8 +19,8 @@ SIZE = len(VOCABULARY)
 @pytest.fixture(scope="module", params=["nic", "soft_attention", "hard_attention", "top_down", "transformer"])
 def decoder(request):
     torch.manual_seed(0)
-    sizes = {"embed_size": 8, "hidden_size": 8, "attention_size": 4, "layers": 1, "heads": 2}
-    return build_decoder(DecoderConfig(request.param, **sizes), SIZE, 6).eval()
+    sizes = {"embed_dim": 8, "hidden_dim": 8, "ffn_dim": 8, "attention_dim": 4, "num_layers": 1, "num_heads": 2}
+    return build_decoder(small_config(request.param, **sizes), SIZE, 6).eval()
 
 
 def test_leave_one_out_compares_with_the_others():
