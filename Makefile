@@ -122,7 +122,7 @@ endef
 # Scoring needs no PyTorch: the extra alone, without the dependencies of the package.
 .venv/eval.stamp: pyproject.toml requirements/constraints.txt
 	$(make_venv)
-	$(PIP) --no-deps --editable .
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["eval"], sep="\n")' \
 	  | $(PIP) --requirement /dev/stdin
+	$(PIP) --no-deps --editable .
 	@touch $@
