@@ -1,4 +1,4 @@
-"""`Captioner`: pictures in, captions out, with no server. The TorchServe entry is a thin coat over it."""
+"""In-process captioning API. The TorchServe handler is a thin wrapper around `Captioner`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,26 +12,25 @@ from handler.attribution import input_x_gradient, methods
 from handler.backends import ModelSource, build_engine, validate_backend
 from handler.bundle import BundleConfig, load_bundle
 from handler.errors import BundleError, RequestError
-from handler.generation import GenerationConfig, Hypothesis, generate
-from handler.generation.beam_search import TokenCallback
+from handler.generation import GenerationConfig, Hypothesis
 from handler.image import MAX_PIXELS, decode_image, to_upright_rgb
 from handler.modeling import Decoder
 from handler.modeling.layers import grid_shape
 from handler.modeling.vocabulary import Vocabulary, detokenize
 from handler.parallel import parallel_map
 
-ImageInput = str | Path | bytes | Image.Image
+ImageInput = str | Path | bytes | Image.Image  # a path, the bytes of an image file, or a PIL image
 
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption of a picture.
+    """One caption of an image.
 
     Attributes:
-        text: the sentence.
-        score: mean log-probability a token, `<end>` among them; captions of different lengths compare by it.
-        tokens: its words.
-        token_logprobs: natural log-probability of each word, and last of the sentence's end: one more than `tokens`.
+        text: The sentence.
+        score: Mean log-probability of the tokens, `<end>` included; comparable across lengths.
+        tokens: The words of the sentence.
+        token_logprobs: Natural log-probability of each token, then that of `<end>`: one more than `tokens`.
         attributions: (tokens, rows, columns), the weight of each grid cell for each token, each token's sum to 1:
             attention or gradients. None if not requested or if the decoder has no attention.
     """
@@ -44,21 +43,21 @@ class Caption:
 
 
 class Captioner:
-    """A model bundle ready to caption.
+    """A model bundle, ready to caption images.
 
     Args:
-        config: the bundle's.
-        weights: `encoder.…` and `decoder.…`.
-        vocabulary: the bundle's.
-        device: where it runs.
-        backend: how its encoder runs: `eager`, `compile`, `openvino`, or `auto`, the fastest that is installed.
-        precision: `full`, `fast` or `fastest`; see `handler.backends`.
-        folder: the bundle's, where there may be an encoder that was converted before.
+        config: Configuration of the bundle.
+        weights: Tensors named `encoder.…` and `decoder.…`.
+        vocabulary: Vocabulary of the bundle.
+        device: Device to run on.
+        backend: Backend of the encoder: `eager`, `compile`, `openvino`, or `auto`, the fastest that is installed.
+        precision: `full`, `fast` or `fastest`; see `handler.backends.engine`.
+        directory: Directory of the bundle, which may hold a converted encoder; None if unknown.
 
     Raises:
-        BundleError: weights, vocabulary and configuration do not fit one another.
-        ValueError: there is no such back end or precision.
-        ModuleNotFoundError: the back end is not installed.
+        BundleError: If weights, vocabulary and configuration do not fit together.
+        ValueError: If the backend or the precision is unknown.
+        ModuleNotFoundError: If the backend is not installed.
     """
 
     def __init__(
@@ -70,13 +69,13 @@ class Captioner:
         *,
         backend: str = "eager",
         precision: str = "full",
-        folder: Path | None = None,
-    ):
+        directory: Path | None = None,
+    ) -> None:
         validate_backend(backend, precision)
         self.config, self.vocabulary, self.device = config, vocabulary, torch.device(device)
-        source = ModelSource(config, weights, self.device, precision, folder)
+        model_source = ModelSource(config, weights, self.device, precision, directory)
         try:
-            self.engine = build_engine(source, len(vocabulary), backend)
+            self.engine = build_engine(model_source, vocabulary, backend)
         except (ValueError, RuntimeError) as error:
             raise BundleError(f"The bundle's weights, vocabulary and configuration do not fit: {error}") from error
 
@@ -84,17 +83,17 @@ class Captioner:
     def load(
         cls, path: str | Path, device: torch.device | str = "cpu", *, backend: str = "eager", precision: str = "full"
     ) -> "Captioner":
-        """Loads the bundle in the folder `path`, its digests checked.
+        """Load the bundle in the directory `path` and verify its digests; for the other arguments see the class.
 
         Raises:
-            BundleError: a file is missing or differs from what the bundle says.
+            BundleError: If a file is missing, or its SHA-256 differs from the one in the bundle's configuration.
         """
-        folder = Path(path)
-        return cls(*load_bundle(folder), device=device, backend=backend, precision=precision, folder=folder)
+        directory = Path(path)
+        return cls(*load_bundle(directory), device=device, backend=backend, precision=precision, directory=directory)
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder in single precision."""
+        """The decoder in float32."""
         return self.engine.decoder
 
     def caption(
@@ -104,20 +103,20 @@ class Captioner:
         *,
         batch_size: int = 16,
     ) -> list[list[Caption]]:
-        """Captions pictures.
+        """Caption images.
 
         Args:
-            images: paths, bytes of image files, or PIL images, mixed as you like.
-            options: one for all, or one a picture; left out, the bundle's own.
-            batch_size: pictures decoded together.
+            images: Paths, bytes of image files or PIL images, in any mixture.
+            options: Decoding options for all images, or one for each; default: those of the bundle.
+            batch_size: Number of images that are captioned together.
 
         Returns:
-            For each picture its captions, the best first: `result[0][0].text` is the first picture's best sentence.
+            For each image its captions, best first: `result[0][0].text` is the best sentence of the first image.
 
         Raises:
-            RequestError: a picture can't be read (its kind says why); the message names the picture's place.
-            OSError: a path can't be opened.
-            ValueError: there are not as many options as pictures.
+            RequestError: If an image cannot be decoded; the class says why, and the message names the image's index.
+            OSError: If a path cannot be read.
+            ValueError: If there are not as many options as images.
         """
         if options is None or isinstance(options, GenerationConfig):
             options = [options or self.config.decoding] * len(images)
@@ -125,37 +124,37 @@ class Captioner:
             raise ValueError(f"There are {len(images)} images and {len(options)} options.")
         captions: list[list[Caption]] = []
         for first in range(0, len(images), batch_size):
-            pixels = parallel_map(
-                partial(self._prepare_placed, images), range(first, min(first + batch_size, len(images)))
-            )
+            indices = range(first, min(first + batch_size, len(images)))
+            pixels = parallel_map(partial(self._preprocess_at, images), indices)
             captions += self.caption_pixels(torch.stack(pixels), options[first : first + batch_size])
         return captions
 
-    def _prepare_placed(self, images: Sequence[ImageInput], place: int) -> torch.Tensor:
+    def _preprocess_at(self, images: Sequence[ImageInput], index: int) -> torch.Tensor:
         try:
-            return self.preprocess(images[place])
+            return self.preprocess(images[index])
         except RequestError as error:
-            raise type(error)(f"Image {place}: {error}") from error
+            raise type(error)(f"Image {index}: {error}") from error
 
-    def preprocess(self, picture: ImageInput, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
-        """A path, an image file's bytes or a PIL image → uint8 pixels (3, size, size).
+    def preprocess(self, image: ImageInput, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+        """Decode and resize an image to uint8 pixels (3, size, size).
 
         Raises:
-            RequestError: as `decode_image`.
+            RequestError: As `decode_image`.
+            OSError: If the path cannot be read.
         """
-        if isinstance(picture, str | Path):
-            picture = Path(picture).read_bytes()
+        if isinstance(image, str | Path):
+            image = Path(image).read_bytes()
         preprocessing = self.config.preprocessing
-        if isinstance(picture, Image.Image):
-            return preprocessing.resize(to_upright_rgb(picture))
-        return preprocessing.resize(decode_image(picture, max_pixels, preprocessing.enough))
+        if isinstance(image, Image.Image):
+            return preprocessing.resize(to_upright_rgb(image))
+        return preprocessing.resize(decode_image(image, max_pixels, preprocessing.min_decode_side))
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels (B, 3, size, size) → grid (B, cells, channels)."""
+        """Encode uint8 pixels (B, 3, size, size) to a grid (B, cells, C)."""
         return self.engine.encode(pixels)
 
     def caption_pixels(self, pixels: torch.Tensor, options: Sequence[GenerationConfig]) -> list[list[Caption]]:
-        """uint8 pixels (B, 3, size, size) with an option set each → each picture's captions, the best first."""
+        """Caption uint8 pixels (B, 3, size, size), with the options of each; best captions first."""
         return self.caption_features(self.encode(pixels), options)
 
     def caption_features(
@@ -164,59 +163,65 @@ class Captioner:
         options: Sequence[GenerationConfig],
         on_tokens: Mapping[int, Callable[[list[str]], None]] | None = None,
     ) -> list[list[Caption]]:
-        """Grid (B, cells, channels) with an option set each → each picture's captions, the best first.
+        """Caption a grid (B, cells, C).
 
-        `on_tokens` has callbacks by image index, each of which receives after every step all tokens of the best caption
-        that are certain; see `generate`.
+        Args:
+            grid: Features of B images, as `encode` returns them.
+            options: Decoding options of each image.
+            on_tokens: Callbacks by image index. After each step a callback receives all tokens that its best caption
+                certainly begins with; see `handler.generation.generate`.
+
+        Returns:
+            For each image its captions, best first.
         """
 
-        def decode_tokens(callback: Callable[[list[str]], None]) -> TokenCallback:
-            return lambda ids: callback(self.vocabulary.decode(ids))
+        def decode_tokens(callback: Callable[[list[str]], None]) -> Callable[[list[int]], None]:
+            return lambda token_ids: callback(self.vocabulary.decode(token_ids))
 
         callbacks = {image: decode_tokens(callback) for image, callback in (on_tokens or {}).items()}
-        with self.engine.computing():
-            generated = generate(self.engine.searcher, grid, options, self.vocabulary, callbacks)
-        return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in generated]
+        generated = self.engine.generate(grid, options, callbacks)
+        return [[self._to_caption(hypothesis) for hypothesis in hypotheses] for hypotheses in generated]
 
     @property
     def explanation_methods(self) -> tuple[str, ...]:
-        """The ways in which this model can explain its words, the one taken by default first."""
+        """Methods that can explain this model's captions: `attention` or `gradient`, the default first."""
         return methods(self.decoder)
 
     def explain(
-        self, picture: ImageInput, options: GenerationConfig | None = None, method: str | None = None
+        self, image: ImageInput, options: GenerationConfig | None = None, method: str | None = None
     ) -> list[Caption]:
-        """A picture's captions, the best first, each with its `attributions`.
+        """Caption an image, with the `attributions` of each caption.
 
         Args:
-            picture: a path, an image file's bytes, or a PIL image.
-            options: left out, the bundle's own.
-            method: `attention`, where the model has it, or `gradient`; left out, the first of `methods`.
+            image: A path, the bytes of an image file, or a PIL image.
+            options: Decoding options; default: those of the bundle.
+            method: One of `explanation_methods`; default: the first one.
+
+        Returns:
+            The captions, best first.
 
         Raises:
-            RequestError: the picture can't be read.
-            OSError: the path can't be opened.
-            ValueError: the model has no such method.
+            RequestError: If the image cannot be decoded.
+            OSError: If the path cannot be read.
+            ValueError: If the model does not have the method.
         """
         method = method or self.explanation_methods[0]
         if method not in self.explanation_methods:
-            raise ValueError(f"method is {' or '.join(self.explanation_methods)} for this model, not {method}.")
+            raise ValueError(f"method must be {' or '.join(self.explanation_methods)} for this model, not {method}.")
         options = replace(options or self.config.decoding, attention=method == "attention")
-        grid = self.encode(self.preprocess(picture).unsqueeze(0))
+        grid = self.encode(self.preprocess(image).unsqueeze(0))
         [captions] = self.caption_features(grid, [options])
-        return (
-            captions
-            if options.attention
-            else [self.with_gradient_attributions(caption, grid[0]) for caption in captions]
-        )
+        if method == "attention":
+            return captions
+        return [self.with_gradient_attributions(caption, grid[0]) for caption in captions]
 
     def with_gradient_attributions(self, caption: Caption, grid: torch.Tensor) -> Caption:
-        """A caption of the picture with this grid (cells, channels), with gradients' weights as its attributions."""
-        ids = self.vocabulary.encode(caption.tokens)
-        weights = input_x_gradient(self.decoder, grid, ids, self.vocabulary)
+        """Return a caption of the image with this grid (cells, C) with gradients as its attributions."""
+        token_ids = self.vocabulary.encode(caption.tokens)
+        weights = input_x_gradient(self.decoder, grid, token_ids, self.vocabulary)
         return replace(caption, attributions=_over_the_grid(weights))
 
-    def _caption(self, hypothesis: Hypothesis) -> Caption:
+    def _to_caption(self, hypothesis: Hypothesis) -> Caption:
         tokens = self.vocabulary.decode(hypothesis.token_ids)
         attributions = None if hypothesis.attention is None else _over_the_grid(hypothesis.attention)
         return Caption(detokenize(tokens), hypothesis.score, tokens, hypothesis.logprobs, attributions)
@@ -224,4 +229,4 @@ class Captioner:
 
 def _over_the_grid(weights: torch.Tensor) -> torch.Tensor:
     """Weights (tokens, cells) → (tokens, rows, columns)."""
-    return weights.unflatten(-1, grid_shape(weights.shape[-1]))
+    return weights.reshape(len(weights), *grid_shape(weights.shape[-1]))

@@ -1,20 +1,20 @@
-"""TorchServe's entry: rows in, answers out, as many as came. What it answers is `Endpoint`'s.
+"""TorchServe entry point: a batch of requests in, as many responses out. `Endpoint` does the work.
 
-TorchServe imports this file by its bare name, so that it can't be called handler.py beside the package `handler`, and
-it may define one class only.
+TorchServe imports this file by its bare name, so it cannot be called handler.py beside the package `handler`, and it
+may define only one class.
 """
 
 import logging
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from ts.handler_utils.utils import send_intermediate_predict_response
 
 import handler
-from handler.backends.buckets import BUCKETS
 from handler.captioner import Captioner
 from handler.parallel import available_cpus
 from handler.serving.endpoint import Endpoint
@@ -26,15 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 class CaptionerService:
-    """What TorchServe calls: `initialize` once, then `handle` a batch."""
+    """The handler that TorchServe calls: `initialize` once, then `handle` for each batch."""
 
-    def initialize(self, context) -> None:
-        """Loads the bundle that lies in the archive, and warms up, so that a worker is READY only if it can caption.
+    def initialize(self, context: Any) -> None:  # noqa: ANN401 -- TorchServe is untyped
+        """Load the bundle from the archive and warm up: a worker is READY only if it can caption.
+
+        Args:
+            context: The context of the worker, `ts.context.Context`.
 
         Raises:
-            BundleError: the bundle is damaged.
-            TypeError: model-config.yaml has a setting under `handler` that there is not.
-            ValueError: or one with a value that can't be.
+            BundleError: If the bundle is damaged.
+            TypeError: If model-config.yaml has an unknown setting under `handler`.
+            ValueError: If a setting has an invalid value.
         """
         properties = context.system_properties
         gpu = properties.get("gpu_id")
@@ -42,30 +45,38 @@ class CaptionerService:
         configured = context.model_yaml_config or {}
         settings = Settings(**configured.get("handler", {}))
         torch.set_num_threads(settings.threads or max(1, available_cpus() // int(configured.get("maxWorkers") or 1)))
-        folder = Path(properties["model_dir"]) / "model"
-        captioner = Captioner.load(folder, device, backend=settings.backend, precision=settings.precision)
+        directory = Path(properties["model_dir"]) / "model"
+        captioner = Captioner.load(directory, device, backend=settings.backend, precision=settings.precision)
         version = context.manifest["model"]["modelVersion"]
-        # Under its own name there: it may be registered under another than the archive's.
+        # The registered name, which can differ from that of the archive.
         model = {"name": context.model_name, "version": version, "digest": captioner.config.digest}
         self.endpoint = Endpoint(captioner, model, settings)
         self.telemetry = Telemetry(context.metrics, model["name"], settings.log_captions)
         self._warm_up(captioner, int(properties.get("batch_size") or 1))
         logger.info(
-            "captioner %s ready on %s, back end %s, %d threads, code from %s",
-            model["digest"], device, captioner.engine.backend, torch.get_num_threads(), Path(handler.__file__).parent,
-        )  # fmt: skip
+            "captioner %s ready on %s, backend %s, %d threads, code from %s",
+            model["digest"],
+            device,
+            captioner.engine.backend,
+            torch.get_num_threads(),
+            Path(handler.__file__).parent,
+        )
 
     def _warm_up(self, captioner: Captioner, batch_size: int) -> None:
-        """Captions once at each size that encoders are given: the first call of a shape is slower than the others."""
-        stream = BytesIO()
-        Image.effect_noise((640, 480), 50).convert("RGB").save(stream, "JPEG")
-        pixels = captioner.preprocess(stream.getvalue()).unsqueeze(0)
-        for size in BUCKETS:  # a lone picture last: that is how most come
-            if size <= batch_size:
-                captioner.caption_pixels(pixels.expand(size, -1, -1, -1), [captioner.config.decoding] * size)
+        """Caption once at each batch size that the backend names: the first call of a shape is slow."""
+        buffer = BytesIO()
+        Image.effect_noise((640, 480), 50).convert("RGB").save(buffer, "JPEG")
+        pixels = captioner.preprocess(buffer.getvalue()).unsqueeze(0)
+        for size in captioner.engine.encoder.warm_up_sizes(batch_size):
+            captioner.caption_pixels(pixels.expand(size, -1, -1, -1), [captioner.config.decoding] * size)
 
-    def handle(self, data: list[dict], context) -> list[str | bytes]:
-        """Answers each row of a batch."""
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[str | bytes]:  # noqa: ANN401 -- as above
+        """Return the response bodies of a batch; status, content type and headers go into the context.
+
+        Args:
+            data: The fields of each request.
+            context: As for `initialize`.
+        """
         raw_requests = [self._to_request(index, fields, context) for index, fields in enumerate(data)]
         responses, stats = self.endpoint.handle_batch(raw_requests)
         self.telemetry.record(stats)
@@ -76,8 +87,8 @@ class CaptionerService:
                 context.set_response_header(index, name, value)
         return [response.body for response in responses]
 
-    def _to_request(self, index: int, fields: dict, context) -> RawRequest:
-        # TorchServe keeps the spelling of the client, and puts each form field's content type among the headers.
+    def _to_request(self, index: int, fields: dict[str, Any], context: Any) -> RawRequest:  # noqa: ANN401 -- as above
+        # Header names have the client's spelling, and each form field has its content type among them as a dict.
         raw_headers = context.get_all_request_header(index)
         headers = {name.lower(): value for name, value in raw_headers.items() if isinstance(value, str)}
         request_id = context.get_request_id(index)
@@ -87,6 +98,6 @@ class CaptionerService:
             send_intermediate_predict_response({index: chunk}, {index: request_id}, "", 200, context)
 
         request = RawRequest(fields, headers, request_id, send_chunk)
-        if not request.is_http:  # without this any client's StreamPredictions ends the worker
+        if not request.is_http:  # without this, a StreamPredictions call of any client would end the worker
             context.set_response_header(index, "ts_stream_next", "false")
         return request

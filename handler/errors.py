@@ -1,82 +1,84 @@
-"""What can be wrong with a request or a bundle, each with its own code, type and one clear sentence."""
+"""Errors of requests and bundles, each with an HTTP status, a type and one clear sentence."""
 
 
 class RequestError(Exception):
-    """A request that can't be met. `code` is the HTTP status; the class's name is the `type` in the answer."""
+    """A request that cannot be fulfilled.
+
+    `code` is the HTTP status, the name of the class is the `type` in the response, and `str(error)` is its `message`.
+    """
 
     code = 400
 
     @property
     def type(self) -> str:
+        """Name of the error in responses, logs and metrics."""
         return type(self).__name__
 
     @property
     def message(self) -> str:
+        """The sentence for the client."""
         return str(self)
 
 
 class EmptyBody(RequestError):
-    """No picture came with the request."""
+    """The request has no image."""
 
 
 class MalformedJSON(RequestError):
-    """The body says it is JSON and is not, or its fields have the wrong shape."""
+    """The body is declared to be JSON and is not, or its fields have the wrong type."""
 
 
 class UnknownOption(RequestError):
-    """An option that this endpoint does not have."""
+    """The endpoint does not have such an option."""
 
 
 class OptionOutOfRange(RequestError):
-    """A known option with a value it can't take."""
+    """An option has an invalid value."""
 
 
 class TooLarge(RequestError):
-    """The picture has more bytes than allowed."""
+    """An image has more bytes than allowed."""
 
     code = 413
 
 
 class TooManyImages(RequestError):
-    """The request holds more pictures than allowed."""
+    """The request has more images than allowed."""
 
     code = 413
 
 
 class TooManyPixels(RequestError):
-    """The picture is larger than the cap on pixels, found before it is decoded."""
+    """An image has more pixels than allowed; it is rejected before it is decoded."""
 
     code = 413
 
 
 class UnsupportedMedia(RequestError):
-    """The content type is not one that carries a picture."""
+    """The content type cannot carry an image."""
 
     code = 415
 
 
 class InvalidImage(RequestError):
-    """The bytes are no readable picture."""
+    """The bytes are no readable image."""
 
     code = 422
 
 
 class InternalError(RequestError):
-    """A fault of this program, not of the caller: the log has its traceback."""
+    """A defect of the server, not of the request; the log has its traceback."""
 
     code = 500
 
 
 class OutOfMemory(RequestError):
-    """The server has too little memory for this picture, with nothing beside it."""
+    """The server has too little memory for the image, even by itself."""
 
     code = 507
 
 
-class BundleError(Exception):
-    """A model bundle that can't be loaded: a missing, damaged or mismatched file."""
-
-
+# Every error type of a response, in the order of documentation and metrics.
 REQUEST_ERRORS: tuple[type[RequestError], ...] = (
     EmptyBody,
     MalformedJSON,
@@ -90,3 +92,7 @@ REQUEST_ERRORS: tuple[type[RequestError], ...] = (
     InternalError,
     OutOfMemory,
 )
+
+
+class BundleError(Exception):
+    """A model bundle that cannot be loaded: a file is missing, damaged, or does not fit the others."""

@@ -1,4 +1,4 @@
-"""Where memory runs out: what tells of it, and the same work by halves, which need less of it at a time."""
+"""Out-of-memory handling: detect OOM errors and retry a failed batch in halves."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -9,7 +9,8 @@ from handler.errors import InternalError, OutOfMemory, RequestError
 
 ItemT = TypeVar("ItemT")
 ErrorT = TypeVar("ErrorT")
-SIGNS = (  # in lower case; PyTorch says it of the CPU with a RuntimeError, as do OpenVINO and CUDA's libraries
+# In lower case. PyTorch on a CPU, OpenVINO and the CUDA libraries raise a RuntimeError with one of them.
+OOM_MESSAGES = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
@@ -20,43 +21,43 @@ SIGNS = (  # in lower case; PyTorch says it of the CPU with a RuntimeError, as d
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory."""
+    """Return True if an error reports that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError | OSError) and any(sign in str(error).lower() for sign in SIGNS)
+    return isinstance(error, RuntimeError | OSError) and any(text in str(error).lower() for text in OOM_MESSAGES)
 
 
 def to_request_error(error: Exception, action: str) -> RequestError:
-    """What an answer says where an error is not the caller's.
+    """Return the error of a response for a failure that the client did not cause.
 
     Args:
-        error: what was raised; its traceback, which holds the memory of what failed, is not kept.
-        action: what failed, a sentence without its full stop.
+        error: The failure. It is not kept: its traceback holds the memory of what failed.
+        action: What failed, a clause, e.g. `The image could not be captioned`.
     """
     if is_out_of_memory(error):
         return OutOfMemory(f"{action}: the server has too little memory for it.")
-    return InternalError(f"{action}: the server's log says why.")
+    return InternalError(f"{action}: the log of the server has the reason.")
 
 
 def retry_in_halves(
     items: Sequence[ItemT], attempt: Callable[[Sequence[ItemT]], ErrorT | None]
 ) -> Iterator[tuple[ItemT, ErrorT]]:
-    """Attempts something with all items together; where that fails, with each half, down to the items one by one.
+    """Attempt all items together; after a failure attempt each half, down to single items.
 
     Args:
-        items: one at least.
-        attempt: returns what went wrong, and by then has let go of the memory it took; None where all went well.
+        items: At least one item.
+        attempt: Returns None on success, else the error, after it has released its memory.
 
-    Returns:
-        Each item that fails alone, and what went wrong.
+    Yields:
+        Each item that fails by itself, with its error.
     """
-    failed = attempt(items)
-    if failed is None:
+    error = attempt(items)
+    if error is None:
         return
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # what PyTorch keeps of the try's tensors are pieces of other sizes
+        torch.cuda.empty_cache()  # the cached blocks have the sizes of the failed attempt
     if len(items) == 1:
-        yield items[0], failed
+        yield items[0], error
         return
     half = len(items) // 2
     yield from retry_in_halves(items[:half], attempt)

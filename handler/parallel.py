@@ -1,4 +1,4 @@
-"""How many threads a worker has, and pictures decoded side by side in them."""
+"""Number of usable CPUs, and a thread pool for decoding images in parallel."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -10,35 +10,43 @@ from typing import TypeVar
 import torch
 
 CGROUP = "/sys/fs/cgroup/cpu.max"
-Given, Made = TypeVar("Given"), TypeVar("Made")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def available_cpus() -> int:
-    """The processors that this process may use: a container may have a share of the machine's."""
+    """Return the number of CPUs that this process may use, at least 1; a container's CPU limit counts."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path(CGROUP).read_text(encoding="ascii").split()
         return max(1, min(count, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file; `max`, which is no limit
+    except (OSError, ValueError):  # no such file, or `max`, which means no limit
         return count
 
 
-def parallel_map(make: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
-    """`make` of each item, in their order, as many at a time as PyTorch has threads; a lone one in this thread.
+def parallel_map(fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Apply a function to each item in as many threads as PyTorch has; a single item runs in this thread.
 
-    It is for decoding pictures: Pillow lets go of Python's lock meanwhile.
+    It is meant for decoding images: Pillow releases the GIL meanwhile.
+
+    Args:
+        fn: The function.
+        items: Its arguments.
+
+    Returns:
+        The results, in the order of the items.
 
     Raises:
-        Exception: what `make` raises for the first item that it does for.
+        Exception: The error of the first item that fails.
     """
     items = list(items)
     threads = torch.get_num_threads()
     if len(items) < 2 or threads < 2:
-        return [make(item) for item in items]
-    return list(_pool(os.getpid(), threads).map(make, items))
+        return [fn(item) for item in items]
+    return list(_pool(os.getpid(), threads).map(fn, items))
 
 
 @cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """A process' own: threads do not come along when it forks."""
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001 -- part of the cache key
+    """One pool per process: threads do not survive `fork()`."""
     return ThreadPoolExecutor(threads, thread_name_prefix="decode")

@@ -62,7 +62,7 @@ def measure(run: Path, data: Path, features: Path) -> Iterator[dict]:
             if name not in known:
                 images = read_split(data, split)
                 grids = cached_features(
-                    features, source.encoder().encoder, captioner.config.preprocessing, images,
+                    features, source.build_encoder().encoder, captioner.config.preprocessing, images,
                     device=source.device,
                 )  # fmt: skip
                 options = replace(captioner.config.decoding, beam_size=beam)

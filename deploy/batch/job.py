@@ -18,7 +18,7 @@ from deploy.batch.ray_session import READER_CPUS
 from deploy.batch.results import Results
 from deploy.batch.sources import Source
 from deploy.batch.storage import BatchJobError
-from handler.backends.openvino import FOLDER, export_openvino
+from handler.backends.openvino import DIRECTORY, export_openvino
 from handler.bundle import BundleConfig
 from handler.captioner import Caption, Captioner
 from handler.errors import InternalError, RequestError
@@ -125,7 +125,7 @@ def _converted(bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary])
     """The files of the encoder as OpenVINO takes it: made once here, no worker needs seconds and timm for it."""
     with tempfile.TemporaryDirectory() as folder:
         export_openvino(*bundle[:2], Path(folder))
-        return {path.name: path.read_bytes() for path in Path(folder).glob(f"{FOLDER}/*")}
+        return {path.name: path.read_bytes() for path in Path(folder).glob(f"{DIRECTORY}/*")}
 
 
 def read_pixels(work: pa.Table, source: Source, preprocessing: Preprocessing) -> Iterator[pa.Table]:
@@ -143,11 +143,16 @@ def _pixels(image: bytes | RequestError, preprocessing: Preprocessing) -> bytes 
     if isinstance(image, RequestError):
         return image
     try:
-        return preprocessing.resize(decode_image(image, enough=preprocessing.enough)).contiguous().numpy().tobytes()
+        return (
+            preprocessing.resize(decode_image(image, min_side=preprocessing.min_decode_side))
+            .contiguous()
+            .numpy()
+            .tobytes()
+        )
     except RequestError as error:
         return error
     except Exception as error:  # one picture must not end a job of a million
-        return InternalError(f"The picture could not be decoded: {type(error).__name__}: {error}.")
+        return InternalError(f"The image could not be decoded: {type(error).__name__}: {error}.")
 
 
 def _with_errors(rows: pa.Table, errors: list[RequestError | None]) -> pa.Table:
@@ -171,10 +176,12 @@ class CaptionPixels:
         torch.set_num_threads(threads)
         parts, converted = ray.get(bundle[0])
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, FOLDER).mkdir()
+            Path(folder, DIRECTORY).mkdir()
             for name, content in converted.items():
-                Path(folder, FOLDER, name).write_bytes(content)
-            self.captioner = Captioner(*parts, device=device, backend="auto", precision=precision, folder=Path(folder))
+                Path(folder, DIRECTORY, name).write_bytes(content)
+            self.captioner = Captioner(
+                *parts, device=device, backend="auto", precision=precision, directory=Path(folder)
+            )
         self.options = options
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -207,7 +214,7 @@ class CaptionPixels:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise  # it would meet every picture
-                return to_request_error(error, "The picture was not captioned")
+                return to_request_error(error, "The image was not captioned")
             found.update(zip(rows, captions, strict=True))
             return None
 

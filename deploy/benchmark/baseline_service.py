@@ -25,10 +25,10 @@ class BaselineService:
         """Loads the bundle."""
         config, weights, self.vocabulary = load_bundle(Path(context.system_properties["model_dir"]) / "model")
         source = ModelSource(config, weights, torch.device("cpu"), "full")
-        encoder = source.encoder().encoder
+        encoder = source.build_encoder().encoder
         self.backbone = encoder.backbone.to(memory_format=torch.contiguous_format)
         self.decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels).eval()
-        self.decoder.load_state_dict(source.part("decoder"))
+        self.decoder.load_state_dict(source.state_dict("decoder"))
         self.defaults, preprocessing = config.decoding, config.preprocessing
         self.transform = transforms.Compose(
             [

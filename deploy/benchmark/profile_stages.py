@@ -87,7 +87,7 @@ def rows(
         peaks["bf16"] = peak_gflops(torch.bfloat16, captioner.device)
     config, weights, _ = load_bundle(folder)
     pixels = torch.stack(parallel_map(captioner.preprocess, pictures[: max(batches)]))
-    encoder = ModelSource(config, weights, captioner.device, "full").encoder()
+    encoder = ModelSource(config, weights, captioner.device, "full").build_encoder()
     work = count_operations(encoder, pixels[:1].to(captioner.device)) / 1e9
     for batch in batches:
         taken = median_ms(partial(captioner.encode, pixels[:batch]), max(5, 40 // batch)) / batch

@@ -69,7 +69,7 @@ class ImagePreparer:
 
     def _decode(self, opened: OpenedImage) -> DecodedImage:
         # Explanations get the pixels that the encoder gets.
-        image = to_upright_rgb(opened.image, self.preprocessing.enough)
+        image = to_upright_rgb(opened.image, self.preprocessing.min_decode_side)
         size = opened.size[::-1] if is_transposed(opened.image) else opened.size
         pixels = self.preprocessing.resize(image)
         if opened.request.explain:

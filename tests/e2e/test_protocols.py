@@ -212,7 +212,7 @@ def test_over_grpc_where_it_is_trusted_words_come_as_messages(server_with_stream
         assert [part["token"] for part in tokens] == expected["captions"][0]["tokens"]
         assert last["caption"] == expected["caption"]
         assert list(rest.stream(IMAGE, beam_size=1))[:-1] == tokens
-        with pytest.raises(EndpointError, match="no picture in a known format"):
+        with pytest.raises(EndpointError, match="not an image in a known format"):
             list(grpc.stream(b"no picture"))
         streams = [grpc.stream(IMAGE, min_length=40, max_length=50, beam_size=1) for _ in range(3)]
         for stream in streams:

@@ -13,9 +13,9 @@ def target(data: bytes) -> None:
         Exception: any but `RequestError` is a crash.
     """
     sizes = []
-    for enough in (None, 64):
+    for min_side in (None, 64):
         try:
-            image = decode_image(data, MAX_PIXELS, enough)
+            image = decode_image(data, MAX_PIXELS, min_side)
         except RequestError as error:
             if error.code >= 500:
                 raise

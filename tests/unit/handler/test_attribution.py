@@ -13,7 +13,7 @@ from eval.faithfulness import hide, interval
 from handler import Captioner, GenerationConfig
 from handler.attribution import entropy, input_x_gradient
 from handler.captioner import Caption
-from handler.figure import COLUMNS, MARGIN, PANEL, draw_figure, shade, to_png
+from handler.figure import COLUMNS, MARGIN, PANEL, draw_figure, overlay_heatmap, to_png
 from handler.modeling import DECODERS, TeacherForcingOutput
 from handler.modeling.vocabulary import Vocabulary
 from tests.helpers.bundles import write_tiny_bundle
@@ -76,7 +76,7 @@ def test_the_fog_lies_where_nothing_was_seen():
     weights = torch.zeros(3, 3)
     weights[0, 2] = 0.8
     weights[1, 1] = 0.4
-    shaded = shade(picture, weights)
+    shaded = overlay_heatmap(picture, weights)
     assert shaded.getpixel((88, 2)) == (250, 10, 10)
     red, green, blue = shaded.getpixel((5, 55))
     assert max(red, green, blue) - min(red, green, blue) < 12  # all colour is gone

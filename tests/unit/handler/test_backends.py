@@ -9,14 +9,18 @@ import torch
 from torch import nn
 
 from deploy.archive import build_archive
-from handler.backends import ModelSource, build_engine, rounding
-from handler.backends.bf16 import Bf16Linear, can_halve
-from handler.backends.buckets import buckets, by_buckets
-from handler.backends.engine import half
-from handler.backends.fp16 import halve_weights
-from handler.backends.int8 import Int8Linear
-from handler.backends.openvino import converted, save_converted
-from handler.backends.quantize import QuantizedLSTMCell, quantize_decoder
+from handler.backends import ModelSource, build_engine
+from handler.backends.engine import decoder_quantization, reduced_dtype
+from handler.backends.openvino import converted_path, save_converted
+from handler.backends.pytorch import bucket_sizes, split_batches
+from handler.backends.quantize import (
+    Bf16Linear,
+    Int8Linear,
+    QuantizedLSTMCell,
+    quantize_decoder,
+    supports_bf16_linear,
+    to_half,
+)
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
@@ -29,7 +33,7 @@ from tests.helpers.bundles import small_config, write_tiny_bundle
 from tests.helpers.paths import PHOTOS, ROOT
 
 CPU = torch.device("cpu")
-LINEARS = [Int8Linear, Bf16Linear] if can_halve() else [Int8Linear]
+LINEARS = [Int8Linear, Bf16Linear] if supports_bf16_linear() else [Int8Linear]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_the_fast_ways_say_the_same(pretrained, precision):
 def test_half_precision(monkeypatch, device, precision, bfloat16, expected):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    assert half(ModelSource(None, {}, torch.device(device), precision)) == expected
+    assert reduced_dtype(ModelSource(None, {}, torch.device(device), precision)) == expected
 
 
 def test_bfloat16_is_near(tiny_bundle, monkeypatch):
@@ -86,9 +90,9 @@ def test_bfloat16_is_near(tiny_bundle, monkeypatch):
 
 
 def test_no_such_backend(tiny_bundle):
-    with pytest.raises(ValueError, match="backend is one of auto, eager, compile, openvino, not 'onnx'"):
+    with pytest.raises(ValueError, match="backend must be one of auto, eager, compile, openvino, not 'onnx'"):
         Captioner.load(tiny_bundle, backend="onnx")
-    with pytest.raises(ValueError, match="precision is one of full, fast, fastest, not 'half'"):
+    with pytest.raises(ValueError, match="precision must be one of full, fast, fastest, not 'half'"):
         Captioner.load(tiny_bundle, precision="half")
 
 
@@ -101,18 +105,20 @@ def test_an_encoder_that_openvino_does_not_take(tiny_bundle, tmp_path, monkeypat
     monkeypatch.setattr("handler.backends.openvino.convert", refuse)
     with zipfile.ZipFile(build_archive(tiny_bundle, tmp_path / "store")) as archive:
         assert not [name for name in archive.namelist() if "openvino/" in name]
-    assert capsys.readouterr().err.endswith("take the encoder test_efficientnet: no conversion rule for aten::odd\n")
+    assert capsys.readouterr().err.endswith(
+        "cannot convert the encoder test_efficientnet: no conversion rule for aten::odd\n"
+    )
     assert Captioner.load(tiny_bundle, backend="auto").engine.backend == "eager"
-    assert "OpenVINO does not take this encoder" in caplog.text
+    assert "OpenVINO cannot run this encoder" in caplog.text
     with pytest.raises(BundleError, match="no conversion rule"):
         Captioner.load(tiny_bundle, backend="openvino")
 
 
 @pytest.mark.parametrize(("images", "sizes"), [(1, [1]), (3, [2, 1]), (13, [8, 4, 1]), (35, [16, 16, 2, 1])])
 def test_buckets(images, sizes):
-    assert buckets(images, 16) == sizes
+    assert bucket_sizes(images, 16) == sizes
     given = []
-    encode = by_buckets(lambda pixels: given.append(len(pixels)) or pixels + 1, 16)
+    encode = split_batches(lambda pixels: given.append(len(pixels)) or pixels + 1, 16)
     assert torch.equal(encode(torch.arange(images)), torch.arange(images) + 1)
     assert given == sizes
 
@@ -125,7 +131,7 @@ def test_a_converted_encoder_is_the_same_to_the_byte_and_used(tiny_bundle):
     made = []
     for _ in range(2):
         save_converted(source(tiny_bundle))
-        path = converted(source(tiny_bundle))
+        path = converted_path(source(tiny_bundle))
         made.append((path.read_bytes(), path.with_suffix(".bin").read_bytes()))
     assert made[0] == made[1]
     script = (
@@ -140,9 +146,9 @@ def test_another_encoders_conversion_is_not_taken(tmp_path):
     write_tiny_bundle(tmp_path / "one", seed=1)
     save_converted(source(tmp_path / "one"))
     write_tiny_bundle(tmp_path / "one", seed=2)
-    assert not converted(source(tmp_path / "one")).exists()
+    assert not converted_path(source(tmp_path / "one")).exists()
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    engine = build_engine(source(tmp_path / "one"), len(load_bundle(tmp_path / "one")[2]), "openvino")
+    engine = build_engine(source(tmp_path / "one"), load_bundle(tmp_path / "one")[2], "openvino")
     torch.testing.assert_close(
         engine.encode(pixels), Captioner.load(tmp_path / "one").encode(pixels), atol=1e-4, rtol=1e-3
     )
@@ -156,14 +162,14 @@ def test_integers_by_hand():
     expected = [8022 / (63 * 127) * 3 + 0.25, (-63 + 21) / 63 * 0.5 * 3]
     torch.testing.assert_close(linear(torch.tensor([[3.0, 1.0]]))[0], torch.tensor(expected))
     torch.testing.assert_close(linear(torch.zeros(1, 2)), torch.tensor([[0.25, 0.0]]))
-    positive = Int8Linear(torch.tensor([[1.0, 1.0]]), None, positive=True)
+    positive = Int8Linear(torch.tensor([[1.0, 1.0]]), None, nonnegative_input=True)
     torch.testing.assert_close(positive(torch.tensor([[127.0, 1.0]])), torch.tensor([[128.0]]))
 
 
 @torch.inference_mode()
 def test_bfloat16_by_hand():
     """It keeps eight bits: 1 + 1/256 becomes 1, and 257 becomes 256."""
-    if not can_halve():
+    if not supports_bf16_linear():
         with pytest.raises(RuntimeError, match="needs the cpu support"):
             Bf16Linear(torch.eye(2), None)
         return
@@ -187,8 +193,8 @@ def test_bfloat16_by_hand():
 def test_how_a_decoder_is_rounded(monkeypatch, device, precision, bfloat16, expected):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr("handler.backends.can_halve", lambda: True)
-    assert rounding(ModelSource(None, {}, torch.device(device), precision)) is expected
+    monkeypatch.setattr("handler.backends.engine.supports_bf16_linear", lambda: True)
+    assert decoder_quantization(ModelSource(None, {}, torch.device(device), precision)) is expected
 
 
 @torch.inference_mode()
@@ -209,7 +215,7 @@ def test_the_largest_sums_do_not_overflow():
     """All weights and inputs at their ends: pairs of their products have to fit into 16 bits."""
     ends = torch.ones(16, 512)
     for positive in (False, True):
-        found = Int8Linear(ends, None, positive=positive)(torch.ones(3, 512))
+        found = Int8Linear(ends, None, nonnegative_input=positive)(torch.ones(3, 512))
         torch.testing.assert_close(found, torch.full((3, 16), 512.0))
 
 
@@ -231,7 +237,7 @@ def test_every_decoder_in_float16(name):
     config = small_config(name, embed_dim=16, hidden_dim=24, ffn_dim=24, attention_dim=8)
     decoder = build_decoder(config, 44, 12).eval()
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
-    halved = halve_weights(decoder)
+    halved = to_half(decoder)
     assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
     normalising = {
         id(p) for module in halved.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()

@@ -53,7 +53,7 @@ def test_paths_bytes_and_pictures_are_captioned_alike(pretrained):
 
 
 def test_a_path_like_an_images_is_not_taken_for_bytes(pretrained):
-    with pytest.raises(RequestError, match="Image 0: The picture is empty"):
+    with pytest.raises(RequestError, match="Image 0: The image is empty"):
         pretrained.caption([b""])
 
 
@@ -71,7 +71,7 @@ def test_no_pictures(pretrained):
 
 
 def test_a_broken_picture_is_named_by_its_place(pretrained):
-    with pytest.raises(RequestError, match="Image 1: The bytes are no picture"):
+    with pytest.raises(RequestError, match="Image 1: The bytes are not an image"):
         pretrained.caption([PHOTOS[0], b"no picture"])
     with pytest.raises(FileNotFoundError):
         pretrained.caption(["nowhere.jpg"])

@@ -93,18 +93,18 @@ def test_a_model_that_cant_caption_is_not_ready(tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no caption")
 
-    monkeypatch.setattr("handler.captioner.generate", broken)
+    monkeypatch.setattr("handler.backends.engine.generate", broken)
     with pytest.raises(RuntimeError, match="no caption"):
         CaptionerService().initialize(make_context(tmp_path))
 
 
 @pytest.mark.parametrize("entries", [0, 4])
-def test_every_size_that_encoders_are_given_is_warmed_up(tmp_path, monkeypatch, entries):
+def test_the_sizes_that_the_backend_names_are_warmed_up(tmp_path, monkeypatch, entries):
     sizes = []
     real = Captioner.encode
     monkeypatch.setattr(Captioner, "encode", lambda self, pixels: (sizes.append(len(pixels)), real(self, pixels))[1])
     CaptionerService().initialize(make_context(tmp_path, cache_entries=entries))
-    assert sizes == [2, 1]  # a batch of three comes as two and one
+    assert sizes == [3, 1]  # a full batch, then a single image
 
 
 def lines(caplog):

@@ -31,7 +31,7 @@ def test_several_pictures_are_named_and_a_bad_one_harms_none(tmp_path):
     assert done.returncode == 1
     assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [str(p) for p in PHOTOS[:2] for _ in "12"]
     assert done.stderr.splitlines() == [
-        f"{bad}: The bytes are no picture in a known format (JPEG, PNG, WEBP, GIF, BMP).",
+        f"{bad}: The bytes are not an image in a known format (JPEG, PNG, WEBP, GIF, BMP).",
         f"{tmp_path}/none.jpg: No such file or directory.",
     ]
 
@@ -55,7 +55,7 @@ def test_a_figure(tmp_path, method):
         ([CAT, "--method", "gradient"], "--method is for --explain.\n"),
         (
             [CAT, "--explain", "x.png", "--method", "magic"],
-            "method is attention or gradient for this model, not magic.",
+            "method must be attention or gradient for this model, not magic.",
         ),
         ([CAT, "--explain", "no/such/folder/x.png"], "no/such/folder/x.png: No such file or directory.\n"),
     ],

@@ -268,10 +268,10 @@ def test_settings_that_cant_be(name):
 
 
 def test_a_fault_in_preparing_one_picture_harms_no_neighbour(endpoint, monkeypatch, caplog):
-    def upright(image, enough):
+    def upright(image, min_side):
         if image.size == Image.open(BytesIO(SMALL[1])).size:
             raise ZeroDivisionError
-        return to_upright_rgb(image, enough)
+        return to_upright_rgb(image, min_side)
 
     monkeypatch.setattr("handler.serving.preparation.to_upright_rgb", upright)
     answers = ask(endpoint, Asked({"body": SMALL[0]}), Asked({"body": SMALL[1]}))

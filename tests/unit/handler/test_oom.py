@@ -54,7 +54,7 @@ def test_what_counts_as_out_of_memory(error, ran):
     assert is_out_of_memory(error) is ran
     answered = to_request_error(error, "It failed")
     assert (answered.code, answered.type) == ((507, "OutOfMemory") if ran else (500, "InternalError"))
-    assert answered.message.startswith("It failed: the server")
+    assert answered.message.startswith("It failed: the ")
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_a_picture_that_cant_be_decoded_for_want_of_memory_is_tried_again_alone(
     """It is never called damaged: a harness would not ask for it again."""
     size, tries = Image.open(PHOTOS[2]).size, []
 
-    def upright(image, enough):
+    def upright(image, min_side):
         tries.append(image.size)
         if image.size == size and not (beside and len(tries) > len(PICTURES)):
             np.empty(TOO_MUCH, np.uint8)
-        return to_upright_rgb(image, enough)
+        return to_upright_rgb(image, min_side)
 
     monkeypatch.setattr("handler.serving.preparation.to_upright_rgb", upright)
     answers, _ = answer(captioner, PICTURES)
