@@ -1,32 +1,66 @@
-"""Fixtures that all tests share."""
+"""Markers, the order of files, and fixtures that all tests share."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# Files run side by side: threads that wait for one another, spinning, would take the cores from them. Before torch.
+# Several processes run tests side by side: threads that spin while they wait would take the cores. Before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 
-from handler.captioner import Captioner
-from tests.helpers.bundles import write_tiny_bundle
-from tests.helpers.fake_endpoint import FakeEndpoint
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import ROOT, RUN_DIRECTORY
 
-LONGEST = {
+if TYPE_CHECKING:
+    from handler.captioner import Captioner
+
+LONGEST = (  # files below tests/e2e, the longest first
     "test_training",
-    "test_distributed",
-    "test_protocols",
-    "test_pretrained",
     "test_docs",
+    "test_protocols",
+    "test_batch",
+    "test_page",
+    "test_serve",
+    "test_container",
     "test_demo",
-}
+    "test_benchmark",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the directory that all processes of the run share."""
+    if not hasattr(config, "workerinput"):
+        os.environ[RUN_DIRECTORY] = tempfile.mkdtemp(prefix="captioner-tests-")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the servers that the processes of the run have shared, when all tests are done."""
+    if hasattr(session.config, "workerinput"):
+        return
+    if Path(os.environ[RUN_DIRECTORY], "servers").exists():
+        from tests.helpers.servers import stop_shared_servers
+
+        stop_shared_servers()
+    shutil.rmtree(os.environ[RUN_DIRECTORY], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest begin, so that none of them is left alone at the end."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    """Mark end-to-end tests, and start with the files that take longest, so that none is left alone at the end."""
+
+    def position(item: pytest.Item) -> int:
+        if item.path.parent.name != "e2e":
+            return len(LONGEST) + 1
+        return next((i for i, name in enumerate(LONGEST) if item.path.stem.startswith(name)), len(LONGEST))
+
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.e2e)
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session")
@@ -34,32 +68,38 @@ def flickr8k() -> Path:
     """Flickr8k in COCO's layout, from CAPTIONER_DATA or beside the checkout."""
     path = Path(os.environ.get("CAPTIONER_DATA", ROOT.parent / "shared" / "data")) / "flickr8k"
     if not path.is_dir():
-        missing = f"needs Flickr8k in COCO's layout at {path}; CAPTIONER_DATA names the folder that holds flickr8k/"
+        missing = f"needs Flickr8k in COCO's layout at {path}; CAPTIONER_DATA names the directory that holds flickr8k/"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     return path
 
 
 @pytest.fixture(scope="session")
-def pretrained() -> Captioner:
+def pretrained() -> "Captioner":
     """The shipped model."""
+    from handler.captioner import Captioner
+
     return Captioner.load(ROOT / "pretrained")
 
 
 @pytest.fixture
 def tiny_bundle(tmp_path) -> Path:
     """A bundle to change and to break."""
+    from tests.helpers.bundles import write_tiny_bundle
+
     return write_tiny_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture
-def serve():
-    """Starts endpoints that answer with what a function makes of a request's number and its body."""
-    running = []
+def serve() -> Iterator:
+    """Starts endpoints whose responses a function makes from the number and the body of a request."""
+    from tests.helpers.fake_endpoint import FakeEndpoint
 
-    def start(answer) -> FakeEndpoint:
-        running.append(FakeEndpoint(answer))
+    running: list[FakeEndpoint] = []
+
+    def start(respond) -> FakeEndpoint:
+        running.append(FakeEndpoint(respond))
         return running[-1]
 
     yield start
-    for server in running:
-        server.close()
+    for endpoint in running:
+        endpoint.close()

@@ -1,37 +1,38 @@
-"""Real TorchServes with the project's archive, on private ports, in private folders, always stopped."""
+"""Real TorchServes with the archive of the project, on private ports."""
 
 import zipfile
+from collections.abc import Iterator
 
 import grpc
 import pytest
 
+from deploy.torchserve import TorchServe
 from eval.grpc_stubs import inference_protos
 from handler.captioner import Captioner
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
-from tests.helpers.servers import running_server
+from tests.helpers.servers import running_server, shared_server
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """The shipped model, as it is shipped."""
-    with running_server(tmp_path_factory.mktemp("server"), ROOT / "pretrained") as server:
-        yield server
+def server() -> TorchServe:
+    """The shipped model with the shipped settings; one server for all processes of a test run."""
+    return shared_server("shipped", ROOT / "pretrained")
 
 
 @pytest.fixture(scope="session")
 def served(server, tmp_path_factory) -> Captioner:
-    """What that server's worker runs, in this process."""
+    """The model that the worker of `server` runs, in this process."""
     with zipfile.ZipFile(server.archive) as archive:
         archive.extractall(folder := tmp_path_factory.mktemp("archive"))
     return Captioner.load(folder / "model", backend="auto", precision="fast")
 
 
 @pytest.fixture(scope="module")
-def server_with_streaming(tmp_path_factory):
-    """A tiny model whose server heeds `stream` over gRPC, keeps results, and logs captions."""
+def server_with_streaming(tmp_path_factory) -> Iterator[TorchServe]:
+    """A tiny model whose server accepts `stream` over gRPC, caches results, and logs captions."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-    folder = tmp_path_factory.mktemp("server_with_streaming")
+    folder = tmp_path_factory.mktemp("streaming")
     with running_server(folder, bundle, grpc_streaming=True, cache_entries=8, log_captions=True) as server:
         yield server
 

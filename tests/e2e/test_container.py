@@ -14,7 +14,6 @@ import pytest
 import requests
 import yaml
 
-from deploy.archive import build_archive
 from deploy.haproxy.proxy import Proxy
 from deploy.testing import isolated_server
 from eval.client import Client, EndpointError
@@ -24,6 +23,7 @@ from tests.helpers.commands import require_program
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
 from tests.helpers.sandbox import TOKEN, USER, Sandbox, make_certificate, sandbox
+from tests.helpers.servers import packed
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -32,7 +32,7 @@ PHOTO = PHOTOS[0].read_bytes()
 def store(tmp_path_factory):
     """A model store with an archive of a tiny bundle."""
     folder = tmp_path_factory.mktemp("store")
-    build_archive(write_tiny_bundle(folder / "bundle"), folder / "model_store")
+    packed(write_tiny_bundle(folder / "bundle"), folder / "model_store")
     return folder / "model_store"
 
 

@@ -14,10 +14,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from deploy.archive import build_archive
 from deploy.testing import isolated_server
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.servers import packed
 
 CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", "photographer.jpg"))
 LAPTOP = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
@@ -492,7 +492,7 @@ def test_token_is_requested_and_kept_in_memory_only(visit):
 def test_page_works_with_token_authorization_of_torchserve(browser, tmp_path_factory):
     """TorchServe wants a token for the page, too: as a proxy would, the test adds it to that request alone."""
     folder = tmp_path_factory.mktemp("authorized")
-    build_archive(write_tiny_bundle(folder / "bundle"), folder / "model_store")
+    packed(write_tiny_bundle(folder / "bundle"), folder / "model_store")
     server = isolated_server(folder, folder / "model_store", folder, disable_token_authorization="false")  # noqa: S106
     page = browser.new_page()
     try:

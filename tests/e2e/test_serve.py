@@ -14,19 +14,19 @@ import psutil
 import pytest
 import requests
 
-from deploy.archive import build_archive
 from deploy.testing import isolated_server
 from deploy.torchserve import ServerError, TorchServe
 from eval.java import find_java, java_version
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
+from tests.helpers.servers import packed
 
 
 @pytest.fixture
 def store(tmp_path) -> Path:
     """A model store with an archive of a tiny bundle, which starts fast."""
-    build_archive(write_tiny_bundle(tmp_path / "bundle"), tmp_path / "model_store")
+    packed(write_tiny_bundle(tmp_path / "bundle"), tmp_path / "model_store")
     return tmp_path / "model_store"
 
 
@@ -71,7 +71,7 @@ def test_start_twice_and_stop(stopped):
 def test_a_new_archive_is_served_after_the_next_start(stopped, tmp_path):
     stopped.start()
     before = stopped.caption(ROOT / "samples" / "photos" / "cat.jpg")["model"]["digest"]
-    build_archive(write_tiny_bundle(tmp_path / "other", seed=1), stopped.archive.parent)
+    packed(write_tiny_bundle(tmp_path / "other", seed=1), stopped.archive.parent)
     stopped.start()
     assert stopped.caption(ROOT / "samples" / "photos" / "cat.jpg")["model"]["digest"] != before
 

@@ -6,13 +6,13 @@ import subprocess
 import pytest
 import requests
 
-from deploy.archive import build_archive
 from deploy.testing import isolated_server
 from eval.client import Client, EndpointError
 from eval.grpc_stubs import inference_protos
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.documents import code_blocks, with_server_urls
 from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.servers import packed
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -22,8 +22,8 @@ def both(tmp_path_factory):
     """A server of versions 1.0 and 2.0, whose captions differ."""
     folder = tmp_path_factory.mktemp("both")
     store = folder / "model_store"
-    build_archive(write_tiny_bundle(folder / "old", seed=1), store)
-    build_archive(write_tiny_bundle(folder / "new", seed=2), store / "captioner-2.0.mar", "2.0")
+    packed(write_tiny_bundle(folder / "old", seed=1), store)
+    packed(write_tiny_bundle(folder / "new", seed=2), store / "captioner-2.0.mar", "2.0")
     server = isolated_server(folder, store, load_models="captioner.mar,captioner-2.0.mar")
     try:
         server.start()
