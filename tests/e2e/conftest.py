@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -11,7 +12,8 @@ from eval.grpc_stubs import inference_protos
 from handler.captioner import Captioner
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
-from tests.helpers.servers import running_server, shared_server
+from tests.helpers.sandbox import Sandbox, sandbox
+from tests.helpers.servers import packed, running_server, shared_server
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +55,18 @@ def grpc_client(server):
             return getattr(stub, method)(messages.PredictionsRequest(model_name="captioner", input=fields), timeout=60)
 
         yield call
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """A model store with the archive of a tiny bundle."""
+    folder = tmp_path_factory.mktemp("store")
+    packed(write_tiny_bundle(folder / "bundle"), folder / "model_store")
+    return folder / "model_store"
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory, store) -> Iterator[Sandbox]:
+    """The entry point of the container image in a sandbox, ready."""
+    with sandbox(tmp_path_factory.mktemp("container"), store) as container:
+        yield container

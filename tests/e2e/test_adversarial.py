@@ -33,17 +33,17 @@ def stormed(server):
     return run_cases(server, PHOTOS[0].read_bytes(), grpc_cases())
 
 
-def test_each_is_answered_as_it_has_to_be(stormed):
+def test_cases_get_the_expected_responses(stormed):
     assert [(str(one.case), one.code, one.outcome) for one in stormed.came if one.outcome not in one.case.answers] == []
     assert stormed.faults() == []
 
 
-def test_no_neighbour_is_harmed(stormed):
+def test_valid_images_beside_the_cases_get_the_same_caption(stormed):
     assert len({one.neighbour for one in stormed.came}) == 1
     assert " " in stormed.came[0].neighbour
 
 
-def test_what_must_not_be_is_told(stormed):
+def test_report_lists_the_faults(stormed):
     first, second = stormed.came[:2]
     worst = first._replace(code=507, leaks=True, neighbour="another caption")
     assert replace(stormed, came=[worst, second], deaths=2).faults() == [
@@ -54,7 +54,7 @@ def test_what_must_not_be_is_told(stormed):
     ]
 
 
-def test_the_worker_stays_within_its_bounds(server, stormed):
+def test_worker_stays_within_its_limits_of_memory_and_time(server, stormed):
     assert stormed.deaths == 0
     assert stormed.peak - stormed.before < MEMORY
     assert max(one.seconds for one in stormed.came) < SECONDS
@@ -64,7 +64,7 @@ def test_the_worker_stays_within_its_bounds(server, stormed):
     assert "could not be captioned" not in log
 
 
-def test_the_table(stormed):
+def test_report_table_has_a_row_for_each_kind(stormed):
     rows = stormed.table().splitlines()
     assert rows[2].startswith(f"| fine | {sum(one.case.kind == 'fine' for one in stormed.came)} | ")
     assert "Workers that ended: 0." in rows[-1]
@@ -85,7 +85,7 @@ PICTURE = PHOTOS[0].read_bytes()
 LENGTH = b"Content-Length: %d\r\n" % len(PICTURE)
 
 
-def test_http_1_0(server):
+def test_http_1_0_request_is_answered_as_http_1_1(server):
     """It need not have a `Host`, so that nothing but its headers tells that it is not gRPC."""
     said = b"POST %b HTTP/1.0\r\n%bContent-Type: image/jpeg\r\n\r\n" % (PATH, LENGTH) + PICTURE
     code, headers, body = spoken(server, said)
@@ -125,7 +125,7 @@ def test_http_1_0(server):
     ],
     ids=lambda header: header.decode("latin-1")[:40],
 )
-def test_odd_headers(server, header):
+def test_malformed_header_harms_no_worker(server, header):
     before = workers(server)
     said = b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\n%b\r\n" % (PATH, header, LENGTH)
     code, _, body = spoken(server, said + PICTURE)
@@ -134,7 +134,7 @@ def test_odd_headers(server, header):
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"", b'a"; name="image', b"x" * 5000, b"image\0"])
-def test_odd_names_of_fields(server, name):
+def test_malformed_field_name_harms_no_worker(server, name):
     """TorchServe itself answers a field without a name with a 500: it never comes to a worker."""
     before = workers(server)
     form = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--x--\r\n' % (name, PICTURE)
@@ -144,7 +144,7 @@ def test_odd_names_of_fields(server, name):
     assert workers(server) == before
 
 
-def test_connections_that_end_early(server):
+def test_connections_closed_early_harm_no_later_request(server):
     """The rest of a body never comes; those after it are answered as ever."""
     for _ in range(20):
         address = urlsplit(server.inference)

@@ -80,7 +80,7 @@ def job(tmp_path):
             process.kill()
 
 
-def test_a_job_that_is_killed_and_stopped_goes_on_to_its_end(job, tmp_path):
+def test_job_killed_and_interrupted_resumes_to_its_end(job, tmp_path):
     bundle, source, folder = write_tiny_bundle(tmp_path / "bundle"), tmp_path / "data.parquet", tmp_path / "captions"
     pictures = write_pictures(source)
     arguments = [source, folder, "--model", bundle, "--image-column", "image", "--keep", "id"]

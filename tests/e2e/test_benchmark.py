@@ -8,7 +8,7 @@ from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
 
 
-def test_the_baseline_and_the_default_side_by_side(tmp_path):
+def test_benchmark_of_two_variants_writes_results_table_and_chart(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "bundle")
     command = [
         sys.executable, "-m", "deploy.benchmark", "beam_size=2", "--model", bundle, "--variants", "baseline", "default",
@@ -29,7 +29,7 @@ def test_the_baseline_and_the_default_side_by_side(tmp_path):
     assert done.stdout == (tmp_path / "results" / "variants.md").read_text()
 
 
-def test_where_a_pictures_time_goes(tmp_path):
+def test_profile_of_a_bundle_prints_its_stages(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "bundle")
     command = [
         sys.executable, "-m", "deploy.benchmark.profile_stages", "--model", bundle, "--backend", "eager",

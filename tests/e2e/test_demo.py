@@ -25,7 +25,7 @@ def scenes(tmp_path_factory) -> dict[str, dict]:
     return {scene["name"]: scene for scene in content["scenes"]}
 
 
-def test_nothing_is_lost_or_wrong(scenes):
+def test_scenarios_lose_no_request_and_give_no_wrong_caption(scenes):
     assert len(scenes) == 10
     for scene in scenes.values():
         assert scene["requests"] == sum(scene["versions"].values()) > 0
@@ -33,24 +33,24 @@ def test_nothing_is_lost_or_wrong(scenes):
 
 
 @pytest.mark.parametrize("whose", ["server", "worker"])
-def test_a_kill_is_noticed_and_the_service_is_whole_again(scenes, whose):
+def test_kill_is_noticed_and_the_service_recovers(scenes, whose):
     figures = scenes[f"a {whose} killed"]["figures"]
     assert 0 < figures["out of the proxy after s"] < figures["whole again after s"]
     assert scenes[f"a {whose} killed"]["versions"].keys() == {"1.0"}
 
 
-def test_what_a_dead_server_had_goes_to_the_other(scenes):
+def test_requests_of_a_killed_server_go_to_the_other(scenes):
     assert scenes["a server killed"]["by_proxy"] > 0
 
 
-def test_a_rolling_upgrade_fails_no_request(scenes):
+def test_rolling_upgrade_fails_no_request(scenes):
     upgrades = [scenes[f"upgrade of server {name}"] for name in ("two", "one")]
     assert [upgrade["by_callers"] for upgrade in upgrades] == [{}, {}]
     assert upgrades[0]["versions"]["1.0"] > 0
     assert upgrades[1]["versions"].keys() == {"1.0", "2.0"}
 
 
-def test_the_canary_gets_its_share_and_then_nothing(scenes):
+def test_canary_gets_its_share_until_the_roll_back(scenes):
     canary = scenes["canary of 10 %"]
     share = canary["versions"]["2.0"] / canary["requests"]
     assert 0.03 < share < 0.17

@@ -25,7 +25,7 @@ def ask(endpoint, **arguments):
     return requests.post(endpoint, timeout=60, **arguments)
 
 
-def test_a_raw_body(endpoint, served):
+def test_raw_body_gives_the_caption_of_the_model(endpoint, served):
     answer = ask(endpoint, data=IMAGE)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -41,14 +41,14 @@ def test_a_raw_body(endpoint, served):
     assert body["request_id"] == answer.headers["x-request-id"]
 
 
-def test_curls_put_and_a_typed_body(endpoint):
+def test_put_and_typed_body_give_the_same_caption(endpoint):
     expected = ask(endpoint, data=IMAGE).json()["caption"]
     assert requests.put(endpoint, data=IMAGE, timeout=60).json()["caption"] == expected
     typed = ask(endpoint, data=IMAGE, headers={"Content-Type": "image/jpeg"})
     assert typed.json()["caption"] == expected
 
 
-def test_a_form_with_options(endpoint, served):
+def test_form_with_options_gives_captions_and_attention(endpoint, served):
     fields = {"beam_size": "4", "num_captions": "3", "max_length": "8", "attention": "true"}
     body = ask(endpoint, files={"image": ("x.jpg", IMAGE)}, data=fields).json()
     options = GenerationConfig(beam_size=4, num_captions=3, max_length=8)
@@ -60,7 +60,7 @@ def test_a_form_with_options(endpoint, served):
         assert sum(map(sum, found["attention"][0])) == pytest.approx(1, abs=1e-3)
 
 
-def test_json(endpoint):
+def test_json_with_base64_gives_captions(endpoint):
     body = {"image": base64.b64encode(IMAGE).decode(), "beam_size": 2, "num_captions": 2}
     answer = ask(endpoint, json=body)
     assert answer.status_code == 200
@@ -82,7 +82,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors(endpoint, name):
+def test_bad_request_gives_its_error(endpoint, name):
     request, code, kind = ERRORS[name]
     answer = ask(endpoint, **request)
     assert answer.status_code == code
@@ -94,14 +94,14 @@ def test_errors(endpoint, name):
     assert ask(endpoint, data=IMAGE).status_code == 200
 
 
-def test_too_many_pixels(endpoint):
+def test_image_over_the_pixel_limit_is_refused(endpoint):
     answer = ask(endpoint, data=encoded(Image.new("1", (10_000, 6_000)), "PNG"))
     assert answer.status_code == 413
     assert answer.json()["type"] == "TooManyPixels"
     assert "10000 × 6000" in answer.json()["message"]
 
 
-def test_pictures_made_to_exhaust_a_worker(endpoint):
+def test_image_that_is_expensive_to_decode_is_refused_quickly(endpoint):
     """They are small to send, within the cap on pixels, and would take a minute or gigabytes to decode or resize."""
     wide = encoded(Image.new("1", (49_000_000, 1)), "PNG")
     jpeg = encoded(Image.new("RGB", (7000, 7000)), "JPEG", progressive=True)
@@ -113,7 +113,7 @@ def test_pictures_made_to_exhaust_a_worker(endpoint):
         assert answer.elapsed.total_seconds() < 10
 
 
-def test_a_broken_picture_harms_no_neighbour(endpoint, served):
+def test_corrupted_image_leaves_its_batch_unchanged(endpoint, served):
     """Sent at once, so that TorchServe batches them: each gets what it would have got alone."""
     bodies = [photo.read_bytes() for photo in PHOTOS]
     expected = [captions[0].text for captions in served.caption(bodies)]
@@ -128,7 +128,7 @@ def test_a_broken_picture_harms_no_neighbour(endpoint, served):
                 assert answer.json().get("caption") == caption
 
 
-def test_many_at_once_and_the_worker_never_died(server, endpoint):
+def test_concurrent_requests_kill_no_worker(server, endpoint):
     with ThreadPoolExecutor(24) as pool:
         assert all(answer.ok for answer in pool.map(lambda _: ask(endpoint, data=IMAGE), range(48)))
     log = (server.logs / "ts_log.log").read_text()
@@ -138,7 +138,7 @@ def test_many_at_once_and_the_worker_never_died(server, endpoint):
     assert [worker["status"] for worker in model["workers"]] == ["READY"]
 
 
-def test_the_worker_runs_the_archives_code_and_not_the_checkouts(server):
+def test_worker_runs_the_code_of_the_archive(server):
     """The worker says where its package lies: in TorchServe's unpacked archive, below the server's private folder."""
     lines = (server.logs / "model_log.log").read_text().splitlines()
     [line] = [line for line in lines if "code from" in line]
@@ -146,19 +146,19 @@ def test_the_worker_runs_the_archives_code_and_not_the_checkouts(server):
     assert line.rstrip().endswith("/handler")
 
 
-def test_grpc_answers_the_same(grpc_client, endpoint):
+def test_grpc_gives_the_captions_of_rest(grpc_client, endpoint):
     body = json.loads(grpc_client("Predictions", image=IMAGE, num_captions=b"2").prediction)
     expected = ask(endpoint, files={"image": IMAGE}, data={"num_captions": "2"}).json()
     assert [c["tokens"] for c in body["captions"]] == [c["tokens"] for c in expected["captions"]]
     assert body["model"] == expected["model"]
 
 
-def test_grpc_errors_are_in_the_body(grpc_client):
+def test_grpc_error_is_in_the_body(grpc_client):
     body = json.loads(grpc_client("Predictions", image=b"no picture").prediction)
     assert (body["code"], body["type"]) == (422, "InvalidImage")
 
 
-def test_the_model_card(server, served):
+def test_management_describes_the_model_card(server, served):
     url = f"{server.management}/models/captioner?customized=true"
     [described] = requests.get(url, timeout=30).json()
     card = described["customizedMetadata"]

@@ -19,7 +19,7 @@ def explanations(server) -> str:
     return f"{server.inference}/explanations/captioner"
 
 
-def test_a_raw_body_and_a_form_give_the_caption_explained(explanations, endpoint):
+def test_raw_body_and_form_give_the_same_explanation(explanations, endpoint):
     raw = requests.post(explanations, data=IMAGE, headers={"Content-Type": "image/jpeg"}, timeout=60)
     form = requests.post(explanations, files={"image": IMAGE}, data={"method": "attention"}, timeout=60).json()
     document = requests.get(endpoint, headers={"Accept": "application/json"}, timeout=30).json()
@@ -38,7 +38,7 @@ def test_a_raw_body_and_a_form_give_the_caption_explained(explanations, endpoint
         assert body["explanation"]["picture"] == {"width": image.width, "height": image.height}
 
 
-def test_a_list_and_a_figure(explanations):
+def test_list_and_figure_of_explanations(explanations):
     encoded = base64.b64encode(IMAGE).decode()
     request = {"images": [{"image": encoded, "method": "gradient"}, "AAAA"], "beam_size": 1}
     body = requests.post(explanations, json=request, timeout=60).json()
@@ -51,7 +51,7 @@ def test_a_list_and_a_figure(explanations):
         assert image.width > 1000
 
 
-def test_explanations_and_captions_at_once(explanations, endpoint):
+def test_explanations_and_captions_in_one_batch_get_their_own_responses(explanations, endpoint):
     """TorchServe puts both into one batch: each gets its own kind of answer."""
 
     def ask(number: int) -> dict:
@@ -66,7 +66,7 @@ def test_explanations_and_captions_at_once(explanations, endpoint):
         assert one["caption"] == other["caption"]
 
 
-def test_errors_are_those_of_captions(explanations):
+def test_bad_request_gives_the_errors_of_captions(explanations):
     bad = requests.post(explanations, data=b"no picture", headers={"Content-Type": "image/jpeg"}, timeout=60)
     assert (bad.status_code, bad.json()["type"]) == (422, "InvalidImage")
     odd = requests.post(explanations, files={"image": IMAGE}, data={"method": "magic"}, timeout=60)

@@ -49,7 +49,7 @@ def wait_for(log: Path, answers: int) -> None:
 
 
 @pytest.mark.parametrize("whose", ["the server's Java", "the worker"])
-def test_the_server_is_killed_and_started_again(mortal, split, undisturbed, tmp_path, whose):
+def test_run_through_a_killed_server_has_the_same_captions(mortal, split, undisturbed, tmp_path, whose):
     command = eval_command(mortal, split, tmp_path, "run")
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run" / "requests.jsonl", COUNT // 4)
@@ -70,7 +70,7 @@ def test_the_server_is_killed_and_started_again(mortal, split, undisturbed, tmp_
     assert found == calm
 
 
-def test_the_harness_is_killed_again_and_again(mortal, split, undisturbed, tmp_path):
+def test_run_killed_repeatedly_resumes_without_asking_twice(mortal, split, undisturbed, tmp_path):
     log = tmp_path / "run" / "requests.jsonl"
     for answers in range(20, COUNT, 40):
         process = subprocess.Popen(eval_command(mortal, split, tmp_path, "run"), cwd=ROOT, stderr=subprocess.DEVNULL)

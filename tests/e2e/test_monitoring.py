@@ -79,7 +79,7 @@ def ask(server, tmp_path_factory):
             process.wait(timeout=30)
 
 
-def test_selectors_are_found():
+def test_selectors_of_an_expression_are_found():
     expression = 'sum by (a) (rate(x_total{b=~"c|d"}[5m])) / on (a) up unless histogram_quantile(0.9, y_bucket) > 2e6'
     assert selectors(expression) == {'x_total{b=~"c|d"}', "up", "y_bucket"}
 
@@ -87,7 +87,7 @@ def test_selectors_are_found():
 @pytest.mark.parametrize(
     "command", ["check config prometheus.yml", "check rules alerts.yml", "test rules alerts.test.yml"]
 )
-def test_promtool_is_content(command):
+def test_promtool_accepts_the_files(command):
     done = subprocess.run(
         [require_program("promtool", "prometheus"), *command.split()], cwd=MONITORING, capture_output=True, text=True
     )
@@ -95,12 +95,12 @@ def test_promtool_is_content(command):
 
 
 @pytest.mark.parametrize("expression", [rule["expr"] for rule in RULES], ids=NAMES)
-def test_all_that_an_alert_goes_by_is_there(ask, expression):
+def test_metrics_of_each_alert_exist(ask, expression):
     for selector in selectors(expression):
         eventually(lambda selector=selector: ask("query", query=selector)["result"], seconds=30, pause=0.5)
 
 
-def test_no_alert_of_a_well_server_comes_up(ask):
+def test_healthy_server_raises_no_alert(ask):
     def states() -> dict[str, str]:
         rules = [rule for group in ask("rules")["groups"] for rule in group["rules"]]
         assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
@@ -112,12 +112,12 @@ def test_no_alert_of_a_well_server_comes_up(ask):
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_each_line_of_the_dashboard_shows_something(ask, query):
+def test_queries_of_the_dashboard_have_results(ask, query):
     query = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
     eventually(lambda: ask("query", query=query)["result"], seconds=30, pause=0.5)
 
 
-def test_every_alert_has_its_entry_and_its_tests():
+def test_each_alert_has_a_runbook_entry_and_tests():
     page = (ROOT / "docs" / "runbook.md").read_text()
     assert sorted(re.findall(r"^## (Captioner\w+)$", page, re.M)) == sorted(NAMES)
     for rule in RULES:
@@ -128,7 +128,7 @@ def test_every_alert_has_its_entry_and_its_tests():
     assert {one["alertname"] for one in tested if one.get("exp_alerts")} == set(NAMES)
 
 
-def test_the_dashboard_is_well_formed():
+def test_dashboard_is_well_formed():
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
     assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}
@@ -144,7 +144,7 @@ def test_the_dashboard_is_well_formed():
         assert max(one["x"] + one["w"], other["x"] + other["w"]) <= 24
 
 
-def test_what_the_runbook_names_is_there():
+def test_panels_and_settings_of_the_runbook_exist():
     page = (ROOT / "docs" / "runbook.md").read_text()
     for title in re.findall(r"[Tt]he panel \"([^\"]+)\"", page):
         assert title in [panel["title"] for panel in PANELS]

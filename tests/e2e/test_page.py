@@ -17,7 +17,7 @@ from playwright.sync_api import expect, sync_playwright
 from deploy.testing import isolated_server
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS, ROOT
-from tests.helpers.servers import packed
+from tests.helpers.servers import kill, packed
 
 CAT, PHOTOGRAPHER = (ROOT / "samples" / "photos" / name for name in ("cat.jpg", "photographer.jpg"))
 LAPTOP = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
@@ -514,7 +514,7 @@ def test_page_works_with_token_authorization_of_torchserve(browser, tmp_path_fac
         expect(page.locator(".word").first).to_be_visible()
     finally:
         page.close()
-        server.stop()
+        kill(server)
 
 
 def test_copied_curl_command_gives_the_same_caption(visit, tmp_path):

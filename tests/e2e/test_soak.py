@@ -10,7 +10,7 @@ from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
 
 
-def test_half_a_minute_loses_nothing_and_nothing_grows(tmp_path):
+def test_soak_of_half_a_minute_finds_no_fault(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "bundle")
     settings = ["--minutes", "0.5", "--every", "1", "--callers", "4", "--wishes", "80", "--results", tmp_path]
     command = [sys.executable, "-m", "deploy.soak", "--model", bundle, *settings]

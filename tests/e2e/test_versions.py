@@ -12,7 +12,7 @@ from eval.grpc_stubs import inference_protos
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.documents import code_blocks, with_server_urls
 from tests.helpers.paths import PHOTOS, ROOT
-from tests.helpers.servers import packed
+from tests.helpers.servers import kill, packed
 
 PHOTO = PHOTOS[0].read_bytes()
 
@@ -29,7 +29,7 @@ def both(tmp_path_factory):
         server.start()
         yield server
     finally:
-        server.stop()
+        kill(server)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def captions(both) -> dict[str, str]:
     return found
 
 
-def test_a_started_server_has_a_ready_worker_of_each(both):
+def test_server_of_two_versions_has_a_ready_worker_of_each(both):
     described = requests.get(f"{both.management}/models/captioner/all", timeout=60).json()
     assert {model["modelVersion"]: [one["status"] for one in model["workers"]] for model in described} == {
         "1.0": ["READY"],
@@ -54,7 +54,7 @@ def test_a_started_server_has_a_ready_worker_of_each(both):
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_a_version_over_each_way_that_can_name_one(both, captions, version):
+def test_version_in_a_request_answers_over_every_protocol(both, captions, version):
     explained = requests.post(f"{both.inference}/explanations/captioner/{version}", data=PHOTO, timeout=60).json()
     messages, services = inference_protos()
     import grpc
@@ -67,18 +67,18 @@ def test_a_version_over_each_way_that_can_name_one(both, captions, version):
         assert (answer["model"]["version"], answer["caption"]) == (version, captions[version])
 
 
-def test_a_version_that_there_is_not(both):
+def test_unknown_version_is_not_found(both):
     with Client(f"{both.inference}/predictions/captioner/3.0") as client, pytest.raises(EndpointError) as refused:
         client.caption(PHOTO)
     assert (refused.value.code, refused.value.type) == (404, "ModelVersionNotFoundException")
 
 
-def test_no_version_can_be_registered_or_removed_over_the_api(both):
+def test_management_api_registers_and_removes_no_version(both):
     for method, path in (("POST", "/models?url=captioner.mar"), ("DELETE", "/models/captioner/2.0")):
         assert requests.request(method, f"{both.management}{path}", timeout=60).status_code == 405
 
 
-def test_the_commands_of_the_page(both):
+def test_documented_commands_exchange_the_default_version(both):
     """The default is exchanged and back."""
     code = "".join(code for language, code in code_blocks("docs/versions.md", "Side by side") if language == "sh")
     commands = [line for line in code.splitlines() if line.startswith("curl ")]

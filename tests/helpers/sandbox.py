@@ -1,4 +1,4 @@
-"""What a container is, without an engine: the image's layout, nothing to write but /tmp, no rights, its own PID 1."""
+"""A container without an engine: the layout of the image, /tmp alone writable, no capabilities, its own PID 1."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import requests
 from deploy.ports import free_ports
 from deploy.testing import isolated_server
 from tests.helpers.commands import require_program
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
 
 USER = 10001
@@ -24,13 +24,14 @@ TOKEN = "a-token.of_two~and+thirty/letters-or-more="  # noqa: S105
 
 
 class Sandbox:
-    """`deploy.container.entrypoint` in bubblewrap, as `deploy/container/Dockerfile` lays it out and its user runs it.
+    """`deploy.container.entrypoint` in bubblewrap, with the layout and the user of `deploy/container/Dockerfile`.
 
     Attributes:
-        url: of the gateway; `http` trusts its certificate.
+        url: URL of the gateway.
+        http: Session that trusts the certificate and sends the token.
         inside: URL of `/ready`, `/live` and `/metrics`.
-        server: addresses of the TorchServe in it.
-        process: bubblewrap.
+        server: Addresses of the TorchServe inside.
+        process: The bubblewrap process.
     """
 
     def __init__(self, folder: Path, store: Path, *arguments: str, **properties: str):
@@ -96,7 +97,7 @@ class Sandbox:
         ]
 
     def start(self) -> None:
-        """Starts it, and no more. Only root can hand it over to another user."""
+        """Start the process without waiting until it is ready. Needs root, to switch to another user."""
         require_program("nginx", "nginx-light")
         if os.getuid() != 0:
             pytest.skip("needs root, to become another user")
@@ -111,23 +112,23 @@ class Sandbox:
         return self.get_inside("/ready") == 200
 
     def get_inside(self, path: str) -> int:
-        """A status of the inner address; 0 where nobody listens."""
+        """Return the status of a path of the internal address; 0 if nothing listens there."""
         try:
             return self.http.get(self.inside + path, timeout=60, verify=False).status_code
         except requests.ConnectionError:
             return 0
 
     def started(self) -> bool:
-        """Whether its first process is there."""
+        """Return whether the init process exists."""
         return bool(psutil.Process(self.process.pid).children())
 
     def init_process(self) -> psutil.Process:
-        """The process that has PID 1 in there."""
+        """Return the process that has PID 1 inside."""
         [first] = psutil.Process(self.process.pid).children()
         return first
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """Those in there whose command line has a word."""
+        """Return the processes inside whose command line contains a word."""
         found = []
         for process in self.init_process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
@@ -135,16 +136,16 @@ class Sandbox:
         return found
 
     def file(self, path: str) -> Path:
-        """A file in there."""
+        """Return the path, outside, of a file inside."""
         return Path(f"/proc/{self.init_process().pid}/root{path}")
 
     def keys(self) -> dict[str, str]:
-        """TorchServe's own tokens."""
+        """Return the tokens that TorchServe has made."""
         keys = json.loads(self.file("/tmp/run/key_file.json").read_text())  # noqa: S108
         return {name: key["key"] for name, key in keys.items()}
 
     def terminate(self) -> None:
-        """What an engine's stop does: SIGTERM to PID 1."""
+        """Send SIGTERM to PID 1, as the stop of an engine does."""
         self.init_process().send_signal(signal.SIGTERM)
 
     def stderr(self) -> str:
@@ -160,7 +161,7 @@ class Sandbox:
 
 @contextmanager
 def sandbox(folder: Path, store: Path, *arguments: str) -> Iterator[Sandbox]:
-    """A sandbox that is ready."""
+    """Run a sandbox, from ready to stopped."""
     made = Sandbox(folder, store, "--drain-seconds", "1", *arguments)
     made.start()
     try:
@@ -170,8 +171,19 @@ def sandbox(folder: Path, store: Path, *arguments: str) -> Iterator[Sandbox]:
         made.stop()
 
 
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that carries a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def post_image(container: Sandbox, **arguments) -> requests.Response:
+    """Ask the gateway for the caption of a sample photo."""
+    image = PHOTOS[0].read_bytes()
+    return container.http.post(f"{container.url}/predictions/captioner", data=image, timeout=60, **arguments)
+
+
 def make_certificate(folder: Path) -> None:
-    """A certificate for 127.0.0.1 that signs itself."""
+    """Write a self-signed certificate for 127.0.0.1."""
     folder.mkdir(exist_ok=True)
     command = (
         require_program("openssl", "openssl") + " req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
@@ -180,4 +192,4 @@ def make_certificate(folder: Path) -> None:
         f" -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {folder}/tls.key -out {folder}/tls.crt"
     )
     subprocess.run(command.split(), check=True, capture_output=True)
-    os.chmod(folder / "tls.key", 0o644)  # for the container's user
+    (folder / "tls.key").chmod(0o644)  # for the container's user
