@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from handler.attribution import input_x_gradient, methods
+from handler.attribution import explanation_methods, input_x_gradient
 from handler.backends import ModelSource, build_engine, validate_backend
 from handler.bundle import BundleConfig, load_bundle
 from handler.errors import BundleError, RequestError
@@ -185,7 +185,7 @@ class Captioner:
     @property
     def explanation_methods(self) -> tuple[str, ...]:
         """Methods that can explain this model's captions: `attention` or `gradient`, the default first."""
-        return methods(self.decoder)
+        return explanation_methods(self.decoder)
 
     def explain(
         self, image: ImageInput, options: GenerationConfig | None = None, method: str | None = None

@@ -81,7 +81,7 @@ class BeamLSTMCell(nn.LSTMCell):
         """Map inputs (B, K, input) and the state, two tensors (B, K, H), to the next state."""
         shape = inputs.shape[:2]
         hidden, cell = super().forward(inputs.flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1)))
-        return hidden.unflatten(0, shape), cell.unflatten(0, shape)
+        return torch.unflatten(hidden, 0, shape), torch.unflatten(cell, 0, shape)
 
 
 class AdditiveAttention(nn.Module):

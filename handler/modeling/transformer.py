@@ -101,7 +101,7 @@ class Transformer(Decoder):
         memory = dict(memory)
 
         def split(tensor: torch.Tensor) -> torch.Tensor:  # (BK, heads, D) → (B, heads, K, D)
-            return tensor.unflatten(0, (images, hypotheses)).transpose(1, 2)
+            return torch.unflatten(tensor, 0, (images, hypotheses)).transpose(1, 2)
 
         def merge(tensor: torch.Tensor) -> torch.Tensor:  # (B, heads, K, D) → (BK, E)
             return tensor.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -145,14 +145,14 @@ class Transformer(Decoder):
             attended, _ = attention(query, key.transpose(-1, -2), value, causal_mask)  # (BK, heads, T, D)
             hidden = hidden + layer.self_attn_out(attended.transpose(1, 2)[is_token].flatten(1))
             query = pad_packed(layer.cross_attn.project_q(layer.cross_attn_norm(hidden)))  # (BK, heads, T, D)
-            query = query.unflatten(0, (images, hypotheses)).transpose(1, 2).flatten(2, 3)  # (B, heads, K·T, D)
+            query = torch.unflatten(query, 0, (images, hypotheses)).transpose(1, 2).flatten(2, 3)  # (B, heads, K·T, D)
             key, value = layer.cross_attn.project_kv(cells)
             attended, weights = attention(query, key.transpose(-1, -2), value)
             attended = attended.transpose(1, 2).reshape(images * hypotheses, length, -1)[is_token]
             hidden = hidden + layer.cross_attn_out(attended)
             hidden = hidden + layer.ffn(hidden)
         logits = self.lm_head(self.norm(hidden))
-        shown = weights.mean(1).unflatten(1, (hypotheses, length))  # (B, K, T, cells)
+        shown = torch.unflatten(weights.mean(1), 1, (hypotheses, length))  # (B, K, T, cells)
         return TeacherForcingOutput(logits, shown * is_token.view(images, hypotheses, length, 1))
 
     def _encode_grid(self, grid: torch.Tensor) -> torch.Tensor:
