@@ -1,58 +1,60 @@
-"""The commands that the pages show, run as they stand but for the ports."""
+"""The commands and the Python examples of the documentation, run as written but for ports and paths."""
 
+import contextlib
+import io
 import json
 import re
 import subprocess
-import sys
 
 import pytest
 
-from tests.helpers.documents import code_blocks, with_server_urls
+from tests.helpers.documents import PAGES, code_blocks, shell_commands, with_server_urls
 from tests.helpers.paths import ROOT
 
-PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
-SHELLS = [code for page in PAGES for language, code in code_blocks(page) if language == ""] + [
-    code
-    for heading in ("Use the endpoint", "Caption without a server")
-    for language, code in code_blocks("README.md", heading)
-    if language == ""
+pytestmark = pytest.mark.docs
+
+# Commands that are not run here: the pattern of each kind, and what tests it.
+ELSEWHERE = {
+    r"make ": "tests/unit/test_documents.py: the targets exist; each runs a module with tests of its own",
+    r"curl .*/captioner/[12]\.0|curl -X PUT": "test_versions.py",
+    r"curl .*https://127\.0\.0\.1:8443": "test_container.py",
+    r"echo .*\| socat |haproxy |export CAPTIONER": "test_proxy.py",
+    r"torchserve |until curl|export TS_CONFIG_FILE|\. \.venv/bin/activate": "test_serve.py",
+    r"docker |kubectl |mkdir |openssl |cp |chown |sed -i": "tests/unit/deploy: the image and the manifests",
+    r".*-m training\.|\.venv/bin/torchrun|for seed in": "tests/unit/training and test_training_run.py",
+    r"git |cd |pip |python3? -m venv|\.venv/bin/pre-commit|npx |\.venv/bin/(ruff|mypy|pytest|python -m pytest)": "CI",
+}
+RUN = (
+    r"curl |echo |\.venv/bin/captioner |\.venv/bin/python -m (handler|eval\.caption|eval\.faithfulness|deploy\.batch)\b"
+)
+COMMANDS = [
+    command
+    for command in dict.fromkeys(command for page in PAGES for command in shell_commands(page))
+    if not any(re.match(pattern, command, re.S) for pattern in ELSEWHERE)
 ]
-PYTHON = [
-    (page, code) for page in ["README.md", *PAGES] for language, code in code_blocks(page) if language == "python"
-]
+EXAMPLES = [(page, code) for page in PAGES for language, code in code_blocks(page) if language == "python"]
 
 
-def commands() -> list[str]:
-    """Each command of the pages but `make`'s, whose targets have tests of their own."""
-    found: list[str] = []
-    for line in (line for code in SHELLS for line in code.splitlines() if not line.startswith(("#", "make "))):
-        if re.match(r"curl |echo |\.venv/", line):
-            found.append(line)
-        elif re.match(r"\S+\|n:\d+\|", line):
-            continue  # a signature
-        else:
-            found[-1] += f"\n{line}"
-    return list(dict.fromkeys(found))
+def test_pages_show_commands_of_known_kinds():
+    assert len(COMMANDS) >= 10
+    assert [command for command in COMMANDS if not re.match(RUN, command)] == []
 
 
-def test_the_pages_show_commands():
-    assert len(commands()) >= 10
-
-
-@pytest.mark.parametrize("command", commands())
-def test_a_command(server, command, flickr8k, tmp_path):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_command_does_what_the_page_says(server, command, flickr8k, tmp_path):
     if "eval.caption" in command:
         command += f" --endpoint {server.inference}"
-    command = with_server_urls(server, command).replace("/tmp/", f"{tmp_path}/")  # noqa: S108
-    command = command.replace("../shared/data/flickr8k", str(flickr8k)).replace("--images 200", "--images 2")
+    command = with_server_urls(server, command).replace("/tmp/", f"{tmp_path}/")  # noqa: S108 replaced
+    command = command.replace("../shared/data/flickr8k", str(flickr8k))
+    command = re.sub(r"--(images|pictures) 200", r"--\1 1", command)
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figure, captions = tmp_path / "explained.png", tmp_path / "captions.jsonl"
     if str(figure) in command:
         assert figure.read_bytes().startswith(b"\x89PNG")
-    elif "eval.caption" in command:
+    elif "eval.caption" in command or "captioner samples/" in command:
         lines = captions.read_text() if captions.exists() else done.stdout
-        assert len(lines.splitlines()) in (3, 7)
+        assert len(lines.splitlines()) in (1, 3, 7)
     elif "deploy.batch" in command:
         assert "7 have a caption." in done.stdout
     elif "eval.faithfulness" in command:
@@ -62,65 +64,16 @@ def test_a_command(server, command, flickr8k, tmp_path):
     elif "stream=true" in command:
         assert done.stdout.count("event: ") > 5
     else:
-        answer = json.loads(done.stdout)
-        assert "code" not in answer
-        assert "predictions" not in answer or all("caption" in one for one in answer["predictions"])
+        response = json.loads(done.stdout)
+        assert "code" not in response
+        assert "predictions" not in response or all("caption" in one for one in response["predictions"])
 
 
-@pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
-def test_a_python_example(server, page, code, tmp_path):
-    code = with_server_urls(server, code).replace("/tmp/", f"{tmp_path}/")  # noqa: S108
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-
-
-def test_what_troubleshooting_quotes_is_said():
-    """Each message of ours in the tables' first column stands in the code, whatever its values are."""
-    theirs = {"InvalidKeyException", "ModelNotFoundException", "CANCELLED", "RESOURCE_EXHAUSTED"}
-    theirs |= {"curl -d @photo.jpg", "Missing mandatory parameter --model-store"}
-    page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    files = [path for folder in ("handler", "eval", "deploy", "training") for path in (ROOT / folder).rglob("*.py")]
-    said = "".join(path.read_text() for path in [*files, ROOT / "Makefile"])
-    cells = re.findall(r"^\| ([^|]+) \|", page.partition("## Captions")[0] + page.partition("## Scoring")[2], re.M)
-    quoted = {text for cell in cells for text in re.findall(r"`([^`]+)`", cell)} - theirs
-    assert len(quoted) > 15
-    for text in quoted:
-        pieces = re.split(r"'[^']*'|\b\d+\b|\S*captioner\S*", text)
-        assert [piece for piece in pieces if piece.strip(" ,") not in said] == [], text
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", "training/README.md", "pretrained/README.md", "samples/README.md", *PAGES]
-)
-def test_every_link_leads_somewhere(page):
-    """Files, and headings in them, as GitHub makes anchors of headings."""
-    text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
-        if re.match(r"https?://", target):
-            continue
-        name, _, anchor = target.partition("#")
-        path = (ROOT / page).parent / name if name else ROOT / page
-        assert path.exists(), target
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
-            anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
-            assert anchor in anchors, target
-
-
-def test_every_target_that_the_pages_name_is_there():
-    makefile = (ROOT / "Makefile").read_text()
-    pages = "".join((ROOT / page).read_text() for page in ("README.md", "training/README.md", *PAGES))
-    named = set(re.findall(r"^make ([a-z-]+)", pages, re.M))
-    assert {"serve", "eval", "compare", "score", "load-test", "train", "test"} <= named
-    assert all(re.search(rf"^{target}:", makefile, re.M) for target in named)
-
-
-def test_the_options_and_errors_are_all_in_the_page():
-    from handler.errors import REQUEST_ERRORS
-    from handler.generation import GENERATION_OPTIONS
-    from handler.serving.metrics import METRICS
-
-    page = (ROOT / "docs" / "api.md").read_text()
-    for name in [*GENERATION_OPTIONS, *METRICS, *(f"| {kind.code} | `{kind.__name__}`" for kind in REQUEST_ERRORS)]:
-        assert (name if name.startswith("|") else f"`{name}`") in page
+@pytest.mark.parametrize(("page", "code"), EXAMPLES, ids=[page for page, _ in EXAMPLES])
+def test_documented_python_example_prints_its_result(server, page, code, tmp_path, monkeypatch):
+    """Run it in this process, which has imported PyTorch already, with globals of its own."""
+    monkeypatch.chdir(ROOT)
+    code = with_server_urls(server, code).replace("/tmp/", f"{tmp_path}/")  # noqa: S108 replaced
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(compile(code, page, "exec"), {"__name__": "__main__"})  # noqa: S102 our own pages
+    assert output.getvalue().strip()
