@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import psutil
-from ts.metrics.metric_type_enum import MetricTypes
+from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-untyped]
 
 from handler.errors import REQUEST_ERRORS
 from handler.serving.stats import BatchStats, RequestStats

@@ -1,4 +1,4 @@
-"""Each hostile picture and request through the parser and the decoder, within bounds of time and memory."""
+"""Every adversarial image and request through the parser and the decoder, within limits of time and memory."""
 
 import re
 import subprocess
@@ -12,107 +12,110 @@ from handler.generation import GenerationConfig
 from handler.image import decode_image
 from handler.serving.endpoint import Endpoint
 from handler.serving.image_parsing import ParseContext
-from handler.serving.messages import InferenceRequest, RawRequest
+from handler.serving.messages import InferenceRequest
 from handler.serving.parsing import parse_request
 from tests.adversarial import CAPTION, IMAGE_CASES, REQUEST_CASES
 from tests.adversarial.builders import before_image
 from tests.adversarial.request_cases import as_torchserve_reads
 from tests.adversarial.resource_limit import resource_limit
 from tests.helpers.paths import PHOTOS, ROOT
+from tests.helpers.raw_requests import MODEL, raw_request, respond
 
-# The longest and largest are fine pictures of 49 megapixels, with 2 seconds and 330 MB on this repository's machine.
-SECONDS = 6  # of the processor's time, for a request with one picture
+# Valid images of 49 megapixels take most: 2 s and 330 MB on two cores.
+SECONDS = 6  # of CPU time, for a request with one image
 MEMORY = 500  # MB more than before
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, by the thousand
-FOUND = sorted((ROOT / "tests" / "fuzz" / "regressions").glob("*/*"))
+pytestmark = [
+    pytest.mark.adversarial,
+    pytest.mark.filterwarnings("ignore"),  # Pillow warns thousands of times
+]
+REGRESSIONS = sorted((ROOT / "tests" / "fuzz" / "regressions").glob("*/*"))
+
+
+@pytest.fixture
+def endpoint(tiny_bundle):
+    return Endpoint(Captioner.load(tiny_bundle), MODEL)
 
 
 def outcomes(request: InferenceRequest) -> list[str]:
-    """For each picture of a request `caption`, or the type of its error."""
-    found = []
+    """`caption` or the type of its error for each image of a request."""
+    results = []
     for item in request.images:
         try:
             if isinstance(item, RequestError):
                 raise item
             assert decode_image(item.image).mode == "RGB"
-            found.append(CAPTION)
+            results.append(CAPTION)
         except RequestError as error:
-            found.append(error.type if error.code < 500 else "?")
-    return found
+            results.append(error.type if error.code < 500 else "?")
+    return results
 
 
 @pytest.mark.parametrize("case", IMAGE_CASES, ids=str)
-def test_a_picture(case):
+def test_adversarial_image_has_an_expected_outcome(case):
     data = case.make()
-    with resource_limit(SECONDS) as taken:
-        [found] = outcomes(parse_request({"body": data}, "image/jpeg", ParseContext(GenerationConfig())))
-    assert found in case.answers
-    assert taken.seconds < SECONDS
-    assert taken.memory < MEMORY
+    with resource_limit(SECONDS) as used:
+        [outcome] = outcomes(parse_request({"body": data}, "image/jpeg", ParseContext(GenerationConfig())))
+    assert outcome in case.answers
+    assert used.seconds < SECONDS
+    assert used.memory < MEMORY
 
 
-@pytest.mark.parametrize("ask", REQUEST_CASES, ids=str)
-def test_a_request(ask):
-    made = ask.make()
-    with resource_limit(SECONDS) as taken:
-        row = made if isinstance(made, dict) else {"body": as_torchserve_reads(made, ask.content_type)}
-        found = outcomes(parse_request(row, ask.content_type, ParseContext(GenerationConfig())))
-    assert (CAPTION if CAPTION in found else found[0]) in ask.answers
-    assert taken.seconds < SECONDS
-    assert taken.memory < MEMORY
+@pytest.mark.parametrize("case", REQUEST_CASES, ids=str)
+def test_adversarial_request_has_an_expected_outcome(case):
+    made = case.make()
+    with resource_limit(SECONDS) as used:
+        row = made if isinstance(made, dict) else {"body": as_torchserve_reads(made, case.content_type)}
+        results = outcomes(parse_request(row, case.content_type, ParseContext(GenerationConfig())))
+    assert (CAPTION if CAPTION in results else results[0]) in case.answers
+    assert used.seconds < SECONDS
+    assert used.memory < MEMORY
 
 
-def test_the_cases_have_names_of_their_own():
+def test_adversarial_cases_have_unique_names():
     names = [str(case) for case in [*IMAGE_CASES, *REQUEST_CASES]]
     assert len(names) == len(set(names)) > 300
 
 
-def test_refused_pictures_are_not_kept_in_memory(tiny_bundle):
-    """An error knows where it was raised, and the frames there know the picture that Pillow had begun with."""
-    endpoint = Endpoint(Captioner.load(tiny_bundle), {"name": "captioner", "version": "1.0", "digest": "sha256:0"})
+def test_refused_images_are_released_from_memory(endpoint):
+    """The traceback of an error refers to the frames that opened the image."""
     data = before_image(b"!\xf9\x04\x08\0\0\0\0", (13_000, 13_000))  # 170 MB as soon as it is opened
-    calls = [RawRequest({"body": bytearray(data)}, {"host": "x"}, str(number), print) for number in range(8)]
-    with resource_limit(SECONDS) as taken:
-        answers, _ = endpoint.handle_batch(calls)
-    assert [answer.status for answer in answers] == [413] * 8
-    assert taken.memory < MEMORY
+    with resource_limit(SECONDS) as used:
+        responses = respond(endpoint, *[raw_request({"body": bytearray(data)})] * 8)
+    assert [status for status, _ in responses] == [413] * 8
+    assert used.memory < MEMORY
 
 
-def test_neighbours_in_one_batch_get_their_captions(tiny_bundle):
-    """A good picture before and one behind, as TorchServe hands them over together."""
-    endpoint = Endpoint(Captioner.load(tiny_bundle), {"name": "captioner", "version": "1.0", "digest": "sha256:0"})
-    good, small = (
-        PHOTOS[0].read_bytes(),
-        [case for case in IMAGE_CASES if case.kind not in ("too large", "slow", "bombs")],
-    )
+def test_adversarial_images_do_not_change_the_captions_of_their_batch(endpoint):
+    """A valid image before and one behind them, as TorchServe hands them over together."""
+    valid = PHOTOS[0].read_bytes()
+    small = [case for case in IMAGE_CASES if case.kind not in ("too large", "slow", "bombs")]
 
-    def captions(*pictures: bytes) -> list[str]:
-        calls = [RawRequest({"body": data}, {"host": "x"}, str(number), print) for number, data in enumerate(pictures)]
-        _, stats = endpoint.handle_batch(calls)
+    def captions(*images: bytes) -> list[str]:
+        _, stats = endpoint.handle_batch([raw_request({"body": image}) for image in images])
         return [request.captions[0] for request in stats.requests]
 
-    [expected] = captions(good)
+    [expected] = captions(valid)
     for first in range(0, len(small), 18):  # a third of them
-        found = captions(good, *(case.make() for case in small[first : first + 6]), good)
-        assert found[0] == found[-1] == expected != ""
+        results = captions(valid, *(case.make() for case in small[first : first + 6]), valid)
+        assert results[0] == results[-1] == expected != ""
 
 
 @pytest.mark.parametrize("target", ["image", "request"])
-def test_the_fuzzer_runs(target, tmp_path):
-    """From the same seed, so many inputs: that it starts, reaches the parsers, and finds nothing."""
+def test_fuzzer_runs_and_finds_nothing(target, tmp_path):
+    """It starts, reaches the parsers and finds nothing in a few inputs from a fixed seed."""
     command = [sys.executable, "-m", "tests.fuzz", target, "--runs", "600", "--seed", "1", "--corpus", tmp_path]
-    # By way of a shell: what libFuzzer takes for its own peak of memory is that of the process that started it.
+    # libFuzzer measures the peak memory of the process that starts it, so a shell starts it.
     command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "stat::number_of_executed_units" in done.stderr
     assert "Instrumenting PIL.GifImagePlugin" in done.stderr
     new = re.search(r"stat::new_units_added:\s+(\d+)", done.stderr)
-    assert int(new[1]) > 0, "no input reached what none before had reached"
+    assert int(new[1]) > 0, "no input reached new code"
 
 
-@pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_what_the_fuzzer_found(path):
+@pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_input_that_the_fuzzer_found_is_handled(path):
     from tests.fuzz import image, request
 
     {"image": image, "request": request}[path.parent.name].target(path.read_bytes())
