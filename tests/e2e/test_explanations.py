@@ -72,5 +72,5 @@ def test_bad_request_gives_the_errors_of_captions(explanations):
     odd = requests.post(explanations, files={"image": IMAGE}, data={"method": "magic"}, timeout=60)
     assert (odd.status_code, odd.json()["message"]) == (
         400,
-        "method is attention or gradient for this model, not magic.",
+        "method must be attention or gradient for this model, not magic.",
     )
