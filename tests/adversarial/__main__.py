@@ -1,6 +1,6 @@
-"""Starts a server, sends it all that is hostile, and prints what came of it.
+"""Send all adversarial cases to a private server and print the results.
 
-make hostile
+make test-adversarial
 """
 
 import sys
@@ -14,7 +14,7 @@ from tests.adversarial.runner import run_cases
 
 
 def main() -> None:
-    """Prints the table of docs/robustness.md; ends with 1 where something came of it that must not."""
+    """Print the table of docs/robustness.md; exit with 1 if there is a fault."""
     good = (ROOT / "samples" / "photos" / "cat.jpg").read_bytes()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -22,11 +22,11 @@ def main() -> None:
         server = isolated_server(folder, folder / "model_store")
         try:
             server.start()
-            found = run_cases(server, good, grpc_cases())
+            report = run_cases(server, good, grpc_cases())
         finally:
             server.stop()
-    print(found.table())
-    if faults := found.faults():
+    print(report.table())
+    if faults := report.faults():
         sys.exit("\n".join(faults))
 
 

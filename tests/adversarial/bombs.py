@@ -1,4 +1,4 @@
-"""Small files that would take much memory or time."""
+"""Small files that are expensive to decode, in memory or in time."""
 
 import struct
 import zlib
@@ -28,21 +28,21 @@ MILLIONS = 5_000_000
 
 
 def scans(count: int, width: int, height: int) -> bytes:
-    """A JPEG whose last scan comes again and again."""
+    """Return a JPEG whose last scan is repeated."""
     data = encoded(Image.new("RGB", (width, height)), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 
 
 def framed(width: int, height: int) -> bytes:
-    """A WebP of one small frame on a large canvas."""
+    """Return a WebP of small frames on a large canvas."""
     name, data = bits_of_webp()
     frame = bytes(6) + bytes([15, 0, 0, 15, 0, 0, 0, 0, 0, 0]) + name + struct.pack("<I", len(data)) + data
     return webp(width, height, (b"ANIM", bytes(6)), (b"ANMF", frame), (b"ANMF", frame), flags=2)
 
 
 def sized(fmt: str, width: int, height: int) -> bytes:
-    """A small picture whose header names another size."""
+    """Return a small image whose header states another size."""
     data = bytearray(small_image(fmt))
     if fmt == "JPEG":
         at = data.index(b"\xff\xc0") + 5
@@ -109,14 +109,14 @@ BOMBS = [
         "JPEG of 30 scans": lambda: scans(21, 1500, 1000),
         "GIF of 3000 × 3000 in one-letter codes": lambda: before_image(b"", (3000, 3000)),
         "JPEG with a huge EXIF directory": lambda: with_segments(exif(ifd(*((n, 4, 1, 8) for n in range(5000))))),
-        "JPEG with an index of 60,000 pictures": lambda: with_segments(
+        "JPEG with an index of 60,000 images": lambda: with_segments(
             segment(0xE2, b"MPF\0" + ifd((0xB001, 4, 1, 60_000), (0xB002, 7, 60_000, 8)) + bytes(60_000))
         ),
         "BMP of 512 × 512 by line ends": lambda: bmp(512, 512, b"\1\1\0\0" * 512),
     }),
     *cases("too large", "TooLarge", {
         "50 MB of zeros": lambda: bytes(50_000_000),
-        "picture of 50 MB": lambda: encoded(noise(4096, 4096), "BMP"),
-        "picture of 25 MB": lambda: encoded(noise(3000, 2800), "BMP"),
+        "image of 50 MB": lambda: encoded(noise(4096, 4096), "BMP"),
+        "image of 25 MB": lambda: encoded(noise(3000, 2800), "BMP"),
     }),
 ]  # fmt: skip

@@ -1,21 +1,21 @@
-"""A case: what is sent, and what may be answered."""
+"""Cases: what is sent, and the responses that are allowed."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 CAPTION = "caption"
-REFUSED = frozenset({"InvalidImage", "TooManyPixels"})  # of a picture that is damaged, whichever is seen first
-EITHER = REFUSED | {CAPTION}  # of a picture that may or may not be readable still
+REFUSED = frozenset({"InvalidImage", "TooManyPixels"})  # a corrupted image: whichever is detected first
+EITHER = REFUSED | {CAPTION}  # a corrupted image that may still be readable
 
 
 class ImageCase(NamedTuple):
-    """A picture's file.
+    """An image file.
 
     Attributes:
-        kind: the row of the table that it counts in.
-        name: of its own.
-        make: gives its bytes.
-        answers: the types of errors that it may be answered with, or `caption`.
+        kind: Row of the table in which it counts.
+        name: Unique name within the kind.
+        make: Returns the file.
+        answers: Allowed responses: error types, or `caption`.
     """
 
     kind: str
@@ -31,12 +31,12 @@ class RequestCase(NamedTuple):
     """A request.
 
     Attributes:
-        kind: the row of the table that it counts in.
-        name: of its own.
-        make: gives its body; a form's as its fields.
-        answers: the types of errors that it may be answered with, or `caption`.
-        content_type: of the body; a form makes its own.
-        path: below the server's address.
+        kind: Row of the table in which it counts.
+        name: Unique name within the kind.
+        make: Returns the body, or the fields of a form.
+        answers: Allowed responses: error types, or `caption`.
+        content_type: Content type of the body; a form sets its own.
+        path: Path below the address of the server.
     """
 
     kind: str
@@ -51,6 +51,6 @@ class RequestCase(NamedTuple):
 
 
 def cases(kind: str, answers: frozenset[str] | str, made: Mapping[str, Callable[[], bytes]]) -> list[ImageCase]:
-    """Cases of one kind that are answered alike."""
+    """Return image cases of one kind with the same allowed responses."""
     answers = frozenset({answers}) if isinstance(answers, str) else answers
     return [ImageCase(kind, name, make, answers) for name, make in made.items()]

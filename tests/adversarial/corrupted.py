@@ -1,4 +1,4 @@
-"""Pictures cut off at many places, and with bits turned over."""
+"""Images that are truncated, or have flipped bits."""
 
 import random
 from functools import partial
@@ -8,7 +8,7 @@ from tests.adversarial.case import EITHER, REFUSED, ImageCase
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SHARES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
-FLIPPED = 12  # pictures of each format
+FLIPPED = 12  # images of each format
 
 
 def cut(fmt: str, share: float) -> bytes:
@@ -17,7 +17,7 @@ def cut(fmt: str, share: float) -> bytes:
 
 
 def flipped(fmt: str, seed: int) -> bytes:
-    """With up to 40 bits turned over, half of the times in the header only."""
+    """Return a file with up to 40 flipped bits; for odd seeds in the header only."""
     source, data = random.Random(seed), bytearray(small_image(fmt))
     reach = 300 if seed % 2 else len(data)
     for _ in range(source.randint(1, 40)):
@@ -26,7 +26,7 @@ def flipped(fmt: str, seed: int) -> bytes:
 
 
 def shuffled(seed: int) -> bytes:
-    """A progressive JPEG whose pieces of 100 bytes are in another order, behind its header."""
+    """Return a progressive JPEG whose 100-byte pieces after the header are shuffled."""
     data = encoded(noise(), "JPEG", progressive=True)
     pieces = [data[at : at + 100] for at in range(300, len(data), 100)]
     random.Random(seed).shuffle(pieces)
@@ -35,7 +35,7 @@ def shuffled(seed: int) -> bytes:
 
 CORRUPTED = [
     *(
-        # A JPEG or a PNG may lack its last bytes, which hold no pixel.
+        # A JPEG or a PNG is readable without its last bytes, which hold no pixel.
         ImageCase("cut off", f"{fmt}, {share:.0%} of it", partial(cut, fmt, share), REFUSED if share < 0.99 else EITHER)
         for fmt in FORMATS
         for share in SHARES

@@ -1,4 +1,4 @@
-"""What a piece of work takes: processor time, and memory as the system counts it."""
+"""CPU time and peak memory of a block of code."""
 
 import os
 import signal
@@ -9,7 +9,12 @@ from pathlib import Path
 
 
 class Usage:
-    """Seconds of the processor's time, and MB that the process grew by at most meanwhile."""
+    """Usage of a block.
+
+    Attributes:
+        seconds: CPU time.
+        memory: Peak growth of the process in MB.
+    """
 
     seconds = 0.0
     memory = 0
@@ -17,29 +22,29 @@ class Usage:
 
 @contextmanager
 def resource_limit(seconds: float) -> Iterator[Usage]:
-    """Measures; a loop of Python's that takes ten times as long by the clock is broken off.
+    """Measure a block, and interrupt it after ten times as many seconds of wall time.
 
     Raises:
-        TimeoutError: it was.
+        TimeoutError: If it was interrupted.
     """
 
-    def give_up(*_):
+    def interrupt(*_):
         raise TimeoutError
 
-    taken = Usage()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    resident, began = _status("VmRSS"), time.process_time()
-    earlier = signal.signal(signal.SIGALRM, give_up)
+    usage = Usage()
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    resident, start = _status("VmRSS"), time.process_time()
+    previous = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
     try:
-        yield taken
+        yield usage
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
-        taken.seconds, taken.memory = time.process_time() - began, _status("VmHWM") - resident
+        signal.signal(signal.SIGALRM, previous)
+        usage.seconds, usage.memory = time.process_time() - start, _status("VmHWM") - resident
 
 
 def _status(name: str) -> int:
-    """In MB; decoders allocate outside of Python, so that Python itself does not know."""
+    """Return a value in MB; decoders allocate outside of Python, which does not know of it."""
     lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) // 1024

@@ -1,9 +1,9 @@
-"""All cases against one running server, each beside a good picture, and what came of them."""
+"""Run the cases against a server, each beside a valid image, and report the responses."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,22 +17,24 @@ from tests.adversarial import CAPTION, IMAGE_CASES, REQUEST_CASES
 from tests.adversarial.case import ImageCase, RequestCase
 
 TRACES = (b"Traceback", b'File "', b"java.lang", b"io.netty", b"org.pytorch", b"site-packages")
-TIMEOUT = 60  # seconds: the server's own, after which it would end the worker
+TIMEOUT = 60  # seconds: that of the server, after which it would end the worker
+ALL_CASES = (*IMAGE_CASES, *REQUEST_CASES)
+Case = ImageCase | RequestCase
 
 
 class CaseResult(NamedTuple):
-    """What a case came to.
+    """The response to a case.
 
     Attributes:
-        case: the one.
-        code: HTTP's; over gRPC the body's.
-        outcome: `caption`, or the type of the error.
-        seconds: until it was answered.
-        leaks: whether the answer shows a stack trace, or a path of the server's.
-        neighbour: what the good picture beside it got.
+        case: The case.
+        code: HTTP status; over gRPC the code in the body.
+        outcome: `caption`, or the error type.
+        seconds: Time until the response.
+        leaks: Whether the response shows a stack trace or a path of the server.
+        neighbour: Caption of the valid image that was sent at the same time.
     """
 
-    case: ImageCase | RequestCase
+    case: Case
     code: int
     outcome: str
     seconds: float
@@ -42,121 +44,132 @@ class CaseResult(NamedTuple):
 
 @dataclass
 class RunReport:
-    """What all cases came to.
+    """The responses to all cases.
 
     Attributes:
-        came: in the order in which they were sent.
-        deaths: workers that ended.
-        before: memory that a worker had at most before, in MB.
-        peak: and after.
+        results: In the order in which the cases were sent.
+        deaths: Workers that ended.
+        before: Peak memory of a worker before the first case, in MB.
+        peak: Peak memory of a worker after the last case, in MB.
     """
 
-    came: list[CaseResult] = field(default_factory=list)
+    results: list[CaseResult] = field(default_factory=list)
     deaths: int = 0
     before: int = 0
     peak: int = 0
 
     def table(self) -> str:
-        """Markdown: a row for each kind."""
-        kinds = list(dict.fromkeys(one.case.kind for one in self.came))
-        lines = ["| kind | tried | captioned | refused (4xx) | 5xx | longest answer |", "|---|---|---|---|---|---|"]
+        """Return a Markdown table with a row for each kind."""
+        kinds = list(dict.fromkeys(result.case.kind for result in self.results))
+        lines = ["| kind | sent | captioned | refused (4xx) | 5xx | longest response |", "|---|---|---|---|---|---|"]
         for kind in [*kinds, "all"]:
-            own = [one for one in self.came if kind in ("all", one.case.kind)]
-            counts = [sum(one.code // 100 == hundred for one in own) for hundred in (2, 4, 5)]
-            longest = max(one.seconds for one in own)
-            lines.append(f"| {kind} | {len(own)} | {' | '.join(map(str, counts))} | {longest:.2f} s |")
-        longest = max(self.came, key=lambda one: one.seconds)
-        said = " / ".join(sorted({one.neighbour for one in self.came}))
+            results = [result for result in self.results if kind in ("all", result.case.kind)]
+            counts = [sum(result.code // 100 == hundred for result in results) for hundred in (2, 4, 5)]
+            longest = max(result.seconds for result in results)
+            lines.append(f"| {kind} | {len(results)} | {' | '.join(map(str, counts))} | {longest:.2f} s |")
+        longest = max(self.results, key=lambda result: result.seconds)
+        captions = " / ".join(sorted({result.neighbour for result in self.results}))
+        memory = f"Worker memory: {self.before} MB before, {self.peak} MB at most. Workers that ended: {self.deaths}."
         return "\n".join([
             *lines,
             "",
-            f"The longest answer was that to '{longest.case}'. The good pictures beside them got: {said}.",
-            f"Memory of a worker: {self.before} MB before, {self.peak} MB at most. Workers that ended: {self.deaths}.",
+            f"Longest response: '{longest.case}'. Captions of the valid images: {captions}.",
+            memory,
         ])  # fmt: skip
 
     def faults(self) -> list[str]:
-        """What must not be, a sentence each."""
-        wrong = [f"'{one.case}' was answered with {one.code}." for one in self.came if one.code >= 500]
-        wrong += [f"The answer to '{one.case}' shows the server's inside." for one in self.came if one.leaks]
-        if len({one.neighbour for one in self.came}) > 1:
-            wrong.append("The good pictures beside them did not all get the same caption.")
+        """Return a sentence for each fault."""
+        faults = [f"'{result.case}' was answered with {result.code}." for result in self.results if result.code >= 500]
+        faults += [
+            f"The response to '{result.case}' shows server internals." for result in self.results if result.leaks
+        ]
+        if len({result.neighbour for result in self.results}) > 1:
+            faults.append("The valid images did not all get the same caption.")
         if self.deaths:
-            wrong.append(f"{self.deaths} workers ended.")
-        return wrong
+            faults.append(f"{self.deaths} workers ended.")
+        return faults
 
 
 def run_cases(
     server: TorchServe,
-    good: bytes,
-    grpc_cases: Sequence[ImageCase | RequestCase] = (),
-    cases=(*IMAGE_CASES, *REQUEST_CASES),
+    valid_image: bytes,
+    grpc_cases: Sequence[Case] = (),
+    cases: Sequence[Case] = ALL_CASES,
 ) -> RunReport:
-    """Sends cases over REST, then some over gRPC, each together with a good picture."""
-    found, before = RunReport(before=memory(server)), workers(server)
-    messages, services = inference_protos()
-    with requests.Session() as session, ThreadPoolExecutor(1) as beside, grpc.insecure_channel(server.grpc) as channel:
-        stub = services.InferenceAPIsServiceStub(channel)
-
-        def ask_rest(case) -> tuple[int, bytes]:
-            answer = _post(session, server.inference, case)
-            return answer.status_code, answer.content
-
-        def ask_grpc(case) -> tuple[int, bytes]:
-            made = case.make()
-            fields = {
-                name: bytes(value) for name, value in (made if isinstance(made, dict) else {"body": made}).items()
-            }
-            message = messages.PredictionsRequest(model_name="captioner", input=fields)
-            answer = stub.Predictions(message, timeout=TIMEOUT).prediction
-            return json.loads(answer).get("code", 200), answer
-
-        for case, ask in [*((case, ask_rest) for case in cases), *((case, ask_grpc) for case in grpc_cases)]:
-            neighbour = beside.submit(_caption, server.inference, good)
-            began = time.perf_counter()
-            try:
-                code, body = ask(case)
-            except (requests.RequestException, grpc.RpcError) as error:  # no answer, or none in time
-                error.add_note(f"It was sent: {case}.")
-                raise
-            seconds = time.perf_counter() - began
-            leaks = any(trace in body for trace in TRACES)
-            found.came.append(CaseResult(case, code, _outcome(code, body), seconds, leaks, neighbour.result()))
-    found.deaths, found.peak = len(before - workers(server)), memory(server)
-    return found
+    """Send `cases` over REST and `grpc_cases` over gRPC, each at the same time as a valid image."""
+    report, before = RunReport(before=peak_memory(server)), workers(server)
+    with requests.Session() as session, ThreadPoolExecutor(1) as pool, grpc.insecure_channel(server.grpc) as channel:
+        send_grpc = _grpc_sender(channel)
+        for case in cases:
+            neighbour = pool.submit(_caption, server.inference, valid_image)
+            report.results.append(_run(case, lambda case: _send_rest(session, server.inference, case), neighbour))
+        for case in grpc_cases:
+            neighbour = pool.submit(_caption, server.inference, valid_image)
+            report.results.append(_run(case, send_grpc, neighbour))
+    report.deaths, report.peak = len(before - workers(server)), peak_memory(server)
+    return report
 
 
-def _post(session: requests.Session, address: str, case: ImageCase | RequestCase) -> requests.Response:
-    made = case.make()
+def _run(case: Case, send: Callable[[Case], tuple[int, bytes]], neighbour: Future[str]) -> CaseResult:
+    start = time.perf_counter()
+    try:
+        code, body = send(case)
+    except (requests.RequestException, grpc.RpcError) as error:  # no response, or none in time
+        error.add_note(f"It was sent: {case}.")
+        raise
+    seconds = time.perf_counter() - start
+    leaks = any(trace in body for trace in TRACES)
+    return CaseResult(case, code, _outcome(code, body), seconds, leaks, neighbour.result())
+
+
+def _send_rest(session: requests.Session, address: str, case: Case) -> tuple[int, bytes]:
+    body = case.make()
     url = f"{address}{case.path if isinstance(case, RequestCase) else '/predictions/captioner'}"
-    if isinstance(made, Mapping):
-        return session.post(url, files=[(name, (None, value)) for name, value in made.items()], timeout=TIMEOUT)
-    content_type = case.content_type if isinstance(case, RequestCase) else "image/jpeg"  # whatever it is
-    return session.post(url, data=made, headers={"Content-Type": content_type}, timeout=TIMEOUT)
+    if isinstance(body, Mapping):
+        response = session.post(url, files=[(name, (None, value)) for name, value in body.items()], timeout=TIMEOUT)
+    else:
+        content_type = case.content_type if isinstance(case, RequestCase) else "image/jpeg"  # for any format
+        response = session.post(url, data=body, headers={"Content-Type": content_type}, timeout=TIMEOUT)
+    return response.status_code, response.content
 
 
-def _caption(address: str, picture: bytes) -> str:
-    answer = requests.post(f"{address}/predictions/captioner", data=picture, timeout=TIMEOUT).json()
-    return answer.get("caption", answer.get("type"))
+def _grpc_sender(channel: grpc.Channel) -> Callable[[Case], tuple[int, bytes]]:
+    messages, services = inference_protos()
+    stub = services.InferenceAPIsServiceStub(channel)
+
+    def send(case: Case) -> tuple[int, bytes]:
+        body = case.make()
+        fields = {name: bytes(value) for name, value in (body if isinstance(body, dict) else {"body": body}).items()}
+        request = messages.PredictionsRequest(model_name="captioner", input=fields)
+        prediction = stub.Predictions(request, timeout=TIMEOUT).prediction
+        return json.loads(prediction).get("code", 200), prediction
+
+    return send
+
+
+def _caption(address: str, image: bytes) -> str:
+    response = requests.post(f"{address}/predictions/captioner", data=image, timeout=TIMEOUT).json()
+    return response.get("caption", response.get("type"))
 
 
 def _outcome(code: int, body: bytes) -> str:
-    """As an answer has it; where TorchServe itself refuses, which has no words for it, the type is ours."""
+    """Return `caption` or the error type; TorchServe refuses a body that is too large without any."""
     if not body and code == 413:
         return "TooLarge"
-    answer = json.loads(body)
-    parts = answer.get("predictions", [answer])
+    response = json.loads(body)
+    parts = response.get("predictions", [response])
     if code == 200:
-        return CAPTION if any("caption" in part for part in parts) or "outputs" in answer else "?"
+        return CAPTION if any("caption" in part for part in parts) or "outputs" in response else "?"
     return next(part["type"] for part in parts)
 
 
 def workers(server: TorchServe) -> set[int]:
-    """Process numbers of its workers."""
+    """Return the process IDs of the workers of a server."""
     return {process.pid for process in server.processes() if not is_jvm(process)}
 
 
-def memory(server: TorchServe) -> int:
-    """What a worker had at most since it started, in MB, as Linux counts it."""
+def peak_memory(server: TorchServe) -> int:
+    """Return the peak resident memory of a worker since its start, in MB."""
     return max(_peaks(server))
 
 

@@ -1,4 +1,4 @@
-"""Files that are no pictures, or pictures in formats that are not read."""
+"""Files that are not images, or images in formats that are not supported."""
 
 import struct
 
@@ -6,8 +6,8 @@ from tests.adversarial.builders import encoded, noise, small_image
 from tests.adversarial.case import cases
 
 UNSUPPORTED = [
-    *cases("no picture", "EmptyBody", {"nothing": lambda: b""}),
-    *cases("no picture", "InvalidImage", {
+    *cases("no image", "EmptyBody", {"nothing": lambda: b""}),
+    *cases("no image", "InvalidImage", {
         "one byte": lambda: b"\xff",
         "zeros": lambda: bytes(1_000_000),
         "HTML": lambda: b"<!doctype html><html><script>alert(1)</script></html>",
@@ -23,14 +23,14 @@ UNSUPPORTED = [
         "AVIF": lambda: encoded(noise(), "AVIF"),
         "ZIP": lambda: b"PK\x05\x06" + bytes(18),
         "a pickle": lambda: b"cos\nsystem\n(S'id'\ntR.",
-        "JPEG's first bytes": lambda: b"\xff\xd8\xff",
+        "first bytes of a JPEG": lambda: b"\xff\xd8\xff",
         "JPEG of 12 bits": lambda: small_image("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
-        "PNG's signature": lambda: b"\x89PNG\r\n\x1a\n",
+        "signature of a PNG": lambda: b"\x89PNG\r\n\x1a\n",
         "PNG of no width": lambda: small_image("PNG")[:16] + bytes(8) + small_image("PNG")[24:],
-        "GIF without a picture": lambda: b"GIF89a\x10\0\x10\0\0\0\0;",
-        "a picture behind blanks": lambda: b"\n\n" + small_image("PNG"),
+        "GIF without an image": lambda: b"GIF89a\x10\0\x10\0\0\0\0;",
+        "an image after line breaks": lambda: b"\n\n" + small_image("PNG"),
     }),
-    *cases("no picture", "TooManyPixels", {
+    *cases("no image", "TooManyPixels", {
         "BMP of a negative width": lambda: small_image("BMP")[:18] + struct.pack("<i", -64) + small_image("BMP")[22:],
     }),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures that look odd and have to be captioned all the same."""
+"""Unusual images that are valid and get a caption."""
 
 import struct
 import zlib
@@ -53,10 +53,12 @@ def transparent() -> bytes:
 
 
 VALID = cases(
-    "fine", CAPTION, {f"small {fmt}": lambda fmt=fmt: small_image(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP")}
+    "valid",
+    CAPTION,
+    {f"small {fmt}": lambda fmt=fmt: small_image(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP")},
 )
 VALID += cases(
-    "fine",
+    "valid",
     CAPTION,
     {
         "one pixel": lambda: encoded(Image.new("RGB", (1, 1)), "PNG"),
@@ -94,12 +96,12 @@ VALID += cases(
         "JPEG and ZIP": lambda: small_image("JPEG") + b"PK\x03\x04" + bytes(26) + b"PK\x05\x06" + bytes(18),
         "JPEG with HTML in a comment": lambda: with_segments(segment(0xFE, b"<script>alert(1)</script>")),
         "PNG with 10,000 lines of text": lambda: with_chunks(chunk(b"tEXt", b"a\0b") * 10_000),
-        "bytes behind its end": lambda: small_image("PNG") + bytes(1_000_000),
+        "bytes after its end": lambda: small_image("PNG") + bytes(1_000_000),
     },
 )  # fmt: skip
 
 
 def overlapping(entries: int, size: int) -> bytes:
-    """Each entry's value is the whole of the rest: together they are gigabytes."""
+    """Return a TIFF directory in which the value of each entry is all that follows: gigabytes together."""
     head = ifd(*((1000 + number, 1, size, 8) for number in range(entries)))
     return head + bytes(size + 8 - len(head))

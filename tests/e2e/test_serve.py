@@ -164,7 +164,7 @@ def test_start_with_a_changed_bundle_shows_the_reason(stopped, tmp_path, part):
         for name in whole.namelist():
             content = whole.read(name)
             target.writestr(name, content[:-1] + bytes([content[-1] ^ 1]) if name == f"model/{part}" else content)
-    os.replace(damaged, stopped.archive)
+    damaged.replace(stopped.archive)
     done = serve("start", stopped)
     assert done.returncode == 1
     sentence = done.stderr.splitlines()[0]

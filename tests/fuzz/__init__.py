@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of what reads strangers' bytes: pictures (`image`) and requests (`request`)."""
+"""Coverage-guided fuzzing of image decoding (`image`) and request parsing (`request`)."""

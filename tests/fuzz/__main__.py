@@ -1,4 +1,4 @@
-"""Feeds a target with inputs that libFuzzer changes until they reach code that none before reached.
+"""Fuzz a target with libFuzzer, which mutates inputs towards new coverage.
 
 python -m tests.fuzz image --minutes 10
 python -m tests.fuzz request --runs 100000 --seed 1
@@ -26,20 +26,20 @@ INSTRUMENTED = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs until the time or the number of runs is reached, or something is found; then its input lies in `found/`."""
+    """Fuzz until the time or the number of runs is reached, or an input crashes; that is written to `regressions/`."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("target", choices=["image", "request"])
-    parser.add_argument("--minutes", type=float, default=10, help="how long (10)")
-    parser.add_argument("--runs", type=int, default=-1, help="how many inputs at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the changes; 0 draws one")
-    parser.add_argument("--corpus", type=Path, help="inputs that reached something new: they are kept for the next run")
+    parser.add_argument("--minutes", type=float, default=10, help="duration (default: 10)")
+    parser.add_argument("--runs", type=int, default=-1, help="maximum number of inputs")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; 0 is a random one")
+    parser.add_argument("--corpus", type=Path, help="directory of inputs with new coverage, kept for the next run")
     args = parser.parse_args(arguments)
     corpus = args.corpus or HERE.parent.parent / "runs" / "fuzz" / args.target
     found = HERE / "regressions" / args.target
     for folder in (corpus, found):
         folder.mkdir(parents=True, exist_ok=True)
     with atheris.instrument_imports(include=INSTRUMENTED):
-        for name in INSTRUMENTED:  # Pillow's parsers would be imported when a file of theirs comes
+        for name in INSTRUMENTED:  # Pillow would import its parsers with the first file of their format
             importlib.import_module(name)
         target = importlib.import_module(f"{__package__}.{args.target}").target
     from tests.fuzz.seeds import MAX_BYTES, seeds

@@ -1,16 +1,16 @@
-"""Any bytes are a picture, or refused with one of the handler's own errors."""
+"""Fuzz target `image`: any bytes are an image, or are refused with a request error."""
 
 from handler.errors import RequestError
 from handler.image import decode_image
 
-MAX_PIXELS = 1_000_000  # small, so that a run tries many files and not few large ones
+MAX_PIXELS = 1_000_000  # small, so that a run tries many files instead of few large ones
 
 
 def target(data: bytes) -> None:
-    """Decodes a file whole, and down to what is enough.
+    """Decode a file, in full and reduced.
 
     Raises:
-        Exception: any but `RequestError` is a crash.
+        Exception: Any but `RequestError` is a crash.
     """
     sizes = []
     for min_side in (None, 64):
@@ -25,4 +25,4 @@ def target(data: bytes) -> None:
         assert 0 < image.width * image.height <= MAX_PIXELS
         sizes.append(image.size)
     if None not in sizes:
-        assert min(sizes[1]) >= min(64, *sizes[0])  # still enough
+        assert min(sizes[1]) >= min(64, *sizes[0])  # not reduced below the minimum

@@ -1,4 +1,4 @@
-"""Any row that TorchServe can hand over is read: pictures with their options, or the handler's own errors."""
+"""Fuzz target `request`: any row from TorchServe is parsed into images with options, or into request errors."""
 
 import json
 
@@ -43,20 +43,20 @@ TEXTS = [
 
 
 def target(data: bytes) -> None:
-    """Builds a row of the bytes, reads it, and answers it.
+    """Build a row from the bytes, parse it, and format the response.
 
     Raises:
-        Exception: any at all is a crash.
+        Exception: Any is a crash.
     """
     source = FuzzedDataProvider(data)
     content_type, explain = source.PickValueInList(TYPES), source.PickValueInList([False, True])
-    way = source.ConsumeIntInRange(0, 2)
-    if way == 0:  # a body as it came, read as TorchServe reads it
+    kind_of_row = source.ConsumeIntInRange(0, 2)
+    if kind_of_row == 0:  # a body, parsed as TorchServe parses it
         body = bytearray(source.ConsumeBytes(source.remaining_bytes()))
         row = {"body": as_torchserve_reads(body, content_type)}
-    elif way == 1:
+    elif kind_of_row == 1:
         row = {"body": value(source)}
-    else:  # a form's or gRPC's fields
+    else:  # fields of a form or of gRPC
         row = {name(source): field(source) for _ in range(source.ConsumeIntInRange(0, 6))}
     request = parse_request(row, content_type, CONTEXT, explain=explain)
     assert request.images
@@ -74,13 +74,13 @@ def target(data: bytes) -> None:
 
 
 def name(source: FuzzedDataProvider) -> str:
-    """A field's: mostly one that means something."""
+    """Return a field name: a known one in nine of ten cases."""
     known = source.ConsumeIntInRange(0, 9)
     return source.PickValueInList(NAMES) if known else source.ConsumeUnicode(source.ConsumeIntInRange(0, 60))
 
 
 def text(source: FuzzedDataProvider) -> str:
-    """One that means something, or any, lone surrogates among them."""
+    """Return a known text, or any, including lone surrogates."""
     return (
         source.PickValueInList(TEXTS)
         if source.ConsumeBool()
@@ -89,7 +89,7 @@ def text(source: FuzzedDataProvider) -> str:
 
 
 def field(source: FuzzedDataProvider) -> object:
-    """A form field's value: bytes, a text, or JSON's value where the part said so."""
+    """Return the value of a form field: bytes, a text, or a JSON value."""
     kind = source.ConsumeIntInRange(0, 3)
     if kind == 0:
         return bytearray(source.ConsumeBytes(source.ConsumeIntInRange(0, 60)))
@@ -100,7 +100,7 @@ def field(source: FuzzedDataProvider) -> object:
 
 
 def value(source: FuzzedDataProvider, depth: int = 0) -> object:
-    """Any value that JSON has."""
+    """Return any JSON value."""
     kind = source.ConsumeIntInRange(0, 7 if depth < 4 else 5)
     if kind == 0:
         return source.PickValueInList([None, True, False])

@@ -270,7 +270,10 @@ def test_mistakes_in_scoring_get_one_sentence(arguments, message):
         (["nic-lite2-flickr8k", "samples", "--epochs=-1"], "epochs are at least 0"),
         (["nic-lite2-flickr8k", "samples", "--epochs=0"], "Without epochs of cross-entropy it takes decoder_weights"),
         (["nic-lite2-flickr8k", "samples", "--decoding.beam_size=0"], "beam_size must be at least 1, not 0"),
-        (["nic-lite2-flickr8k", "samples", "--decoder.dropout=1"], "dropout must be a number from 0 to below 1, not 1."),
+        (
+            ["nic-lite2-flickr8k", "samples", "--decoder.dropout=1"],
+            "dropout must be a number from 0 to below 1, not 1.",
+        ),
         (["--epochs=3", "nic-lite2-flickr8k", "samples"], "The preset comes first"),
         (
             ["nic-lite2-flickr8k", "samples", "--precision=fp8"],
