@@ -23,7 +23,7 @@ from tests.helpers.servers import kill
 PHOTO = PHOTOS[0].read_bytes()
 
 
-# What clients meet
+# Requests of clients
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ PHOTO = PHOTOS[0].read_bytes()
     ["/predictions/captioner", "/predictions/captioner/1.0", "/explanations/captioner", "/v1/models/captioner:predict"],
 )
 def test_request_with_a_token_is_answered(container, address):
-    answer = container.http.post(container.url + address, data=PHOTO, timeout=60)
-    assert answer.status_code == 200
-    assert "caption" in answer.text
+    response = container.http.post(container.url + address, data=PHOTO, timeout=60)
+    assert response.status_code == 200
+    assert "caption" in response.text
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -41,12 +41,12 @@ def test_request_with_a_token_is_answered(container, address):
     "header", [None, "Bearer wrong", f"Bearer {TOKEN}x", f"Bearer {TOKEN.upper()}", f"Basic {TOKEN}", TOKEN]
 )
 def test_request_without_a_valid_token_is_unauthorized(container, method, header):
-    answer = container.http.request(
+    response = container.http.request(
         method, f"{container.url}/predictions/captioner", data=PHOTO, headers={"Authorization": header}, timeout=60
     )
-    assert answer.status_code == 401
-    assert answer.json()["type"] == "Unauthorized"
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert response.status_code == 401
+    assert response.json()["type"] == "Unauthorized"
+    assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_gateway_refuses_the_tokens_of_torchserve(container):
@@ -81,26 +81,26 @@ def test_gateway_refuses_the_tokens_of_torchserve(container):
 def test_gateway_refuses_all_paths_but_those_of_captioning(container, method, address):
     request = requests.Request(method, container.url, headers=bearer(TOKEN)).prepare()
     request.url = container.url + address  # as it stands: requests would tidy it up
-    answer = container.http.send(request, timeout=60)
-    assert answer.status_code in (400, 404), answer.text
-    assert answer.headers["Server"] == "nginx"
+    response = container.http.send(request, timeout=60)
+    assert response.status_code in (400, 404), response.text
+    assert response.headers["Server"] == "nginx"
 
 
 def test_body_over_the_limit_is_too_large(container):
-    answer = container.http.post(f"{container.url}/predictions/captioner", data=b"x" * 41943041, timeout=60)
-    assert answer.status_code == 413
-    assert answer.json() == {"code": 413, "type": "TooLarge", "message": "A request may have 41943040 bytes."}
+    response = container.http.post(f"{container.url}/predictions/captioner", data=b"x" * 41943041, timeout=60)
+    assert response.status_code == 413
+    assert response.json() == {"code": 413, "type": "TooLarge", "message": "A request may have 41943040 bytes."}
 
 
 def test_large_bodies_at_once_leave_room_for_small_images(container):
-    """What would fill the JVM's memory is refused; the JVM lives, and small pictures have their room all the while."""
+    """Bodies that would fill the memory of the JVM are refused; the JVM survives, and small images are captioned."""
     statuses: list[int] = []
     large = b"\xff\xd8" + bytes(39_000_000)
 
     def ask() -> None:
-        answer = container.http.post(f"{container.url}/predictions/captioner", data=large, timeout=120)
-        statuses.append(answer.status_code)
-        assert answer.status_code != 503 or answer.headers["Retry-After"] == "1"
+        response = container.http.post(f"{container.url}/predictions/captioner", data=large, timeout=120)
+        statuses.append(response.status_code)
+        assert response.status_code != 503 or response.headers["Retry-After"] == "1"
 
     jvm = container.processes("ModelServer")
     threads = [threading.Thread(target=ask) for _ in range(40)]
@@ -124,19 +124,19 @@ def test_response_headers_repeat_nothing_of_the_request(container):
         "User-Agent",
         "X-Amzn-SageMaker-Custom-Attributes",
     ]
-    answer = post_image(container, headers=dict.fromkeys(names, "mark") | {"Content-Type": "mark/mark"})
+    response = post_image(container, headers=dict.fromkeys(names, "mark") | {"Content-Type": "mark/mark"})
     refusal = container.http.get(container.url + "/mark", headers=dict.fromkeys(names, "mark"), timeout=60)
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert refusal.status_code == 404
-    for one in (answer, refusal):
+    for one in (response, refusal):
         assert "mark" not in str(one.headers)
         assert one.headers["Strict-Transport-Security"]
 
 
 def test_internal_headers_of_a_client_are_dropped(container):
-    """`describe` and `explain` are headers that TorchServe itself sets; of a client's they are dropped."""
-    answer = post_image(container, headers={"describe": "True", "explain": "True"})
-    assert set(answer.json()) == {"caption", "captions", "model", "request_id"}
+    """TorchServe sets the headers `describe` and `explain` itself; those of a client are dropped."""
+    response = post_image(container, headers={"describe": "True", "explain": "True"})
+    assert set(response.json()) == {"caption", "captions", "model", "request_id"}
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
@@ -158,8 +158,8 @@ def test_grpc_needs_a_token(container):
     certificate = (container.tls / "tls.crt").read_bytes()
     with grpc.secure_channel(container.address, grpc.ssl_channel_credentials(certificate)) as channel:
         stub = services.InferenceAPIsServiceStub(channel)
-        answer = stub.Predictions(asked, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=60)
-        assert b'"caption"' in answer.prediction
+        response = stub.Predictions(asked, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=60)
+        assert b'"caption"' in response.prediction
         for metadata in ([], [("authorization", "Bearer wrong")]):
             with pytest.raises(grpc.RpcError) as refused:
                 stub.Predictions(asked, metadata=metadata, timeout=60)
@@ -204,7 +204,7 @@ def new_certificate_serves(container: Sandbox) -> bool:
 
 
 def test_documented_command_gets_a_caption(container):
-    """docs/production.md's, with the sandbox's address."""
+    """The command of docs/production.md, with the address of the sandbox."""
     [command] = re.findall(r"^curl .+$", (ROOT / "docs" / "production.md").read_text(), re.MULTILINE)
     command = command.replace("tls/tls.crt", str(container.tls / "tls.crt")).replace(
         "127.0.0.1:8443", container.address
@@ -214,7 +214,7 @@ def test_documented_command_gets_a_caption(container):
     assert '"caption"' in done.stdout, done.stderr
 
 
-# What somebody meets who is inside already
+# Attacks from inside
 
 
 @pytest.mark.parametrize(
@@ -264,23 +264,23 @@ def test_processes_have_no_root_no_capabilities_and_write_to_tmp_alone(container
 
 
 def test_registration_that_is_on_fetches_no_url(tmp_path, store):
-    """`allowed_urls` is empty: no URL matches, and what is none is a file of the model store."""
+    """`allowed_urls` is empty: no URL matches, and any other name is a file of the model store."""
     template = ROOT / "deploy" / "container" / "config.properties"
     server = isolated_server(tmp_path, store, tmp_path, template, enable_model_api="true")
     listener = socket.create_server(("127.0.0.1", 0))
     outside = f"127.0.0.1:{listener.getsockname()[1]}"
-    wishes = [
+    targets = [
         f"http://{outside}/evil.mar",
         f"HTTP://{outside}/evil.mar",
         f"ftp://{outside}/evil.mar",
         "s3://evil/evil.mar",
     ]
-    wishes += ["file:///etc/passwd", "file:/etc/passwd", "/etc/passwd", "../../etc/passwd", "..%2f..%2fetc/passwd"]
+    targets += ["file:///etc/passwd", "file:/etc/passwd", "/etc/passwd", "../../etc/passwd", "..%2f..%2fetc/passwd"]
     try:
         server.start()
         for kind in ("models", "workflows"):
-            for wish in wishes:
-                url = f"{server.management}/{kind}?url={wish}"
+            for target in targets:
+                url = f"{server.management}/{kind}?url={target}"
                 assert requests.post(url, headers=server.authorization("management"), timeout=60).status_code == 404, (
                     url
                 )

@@ -27,7 +27,7 @@ def test_killed_worker_is_not_ready_and_is_replaced(container):
 
 
 def test_haproxy_in_front_follows_readiness(container, tmp_path):
-    """As docs/scaling.md has it: over TLS, ready by what the gateway says of itself, tokens the container's."""
+    """As in docs/scaling.md: over TLS, readiness from the gateway, tokens checked by the container."""
     require_program("haproxy", "haproxy")
     addresses = {"CAPTIONER_ONE_REST": container.address, "CAPTIONER_ONE_GRPC": container.address}
     addresses |= {"CAPTIONER_ONE_MANAGEMENT": container.inside.rpartition(":")[2], "CAPTIONER_READY": "/ready"}
@@ -52,7 +52,7 @@ def test_haproxy_in_front_follows_readiness(container, tmp_path):
 
 
 def test_slow_client_takes_no_places_of_another_token(container):
-    """One token with more requests than it has places for, none of which comes to its end: another is answered."""
+    """A token uses all its places with uploads that never end; another token is answered."""
     other = "another-token-of-32-letters-or-more"
     container.set_tokens(TOKEN, other)
     eventually(lambda: post_image(container, headers=bearer(other)).status_code == 200)
@@ -74,7 +74,7 @@ def test_slow_client_takes_no_places_of_another_token(container):
 
 
 def test_sigterm_under_load_loses_no_request(tmp_path, store):
-    """Clients go on until `/ready` sends them elsewhere; one of them is still sending when the door closes."""
+    """Clients go on until `/ready` fails; one is still uploading when the gateway stops accepting."""
     with sandbox(tmp_path, store) as container:
         statuses: list[int] = []
         load = [threading.Thread(target=ask_while_ready, args=(container, statuses)) for _ in range(4)]
@@ -90,7 +90,7 @@ def test_sigterm_under_load_loses_no_request(tmp_path, store):
             container.terminate()
             for thread in load:
                 thread.join()
-            eventually(lambda: container.get_inside("/live") == 0)  # nobody else is let in
+            eventually(lambda: container.get_inside("/live") == 0)  # no new connections
             slow.sendall(PHOTO[1000:])
             assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
         assert container.process.wait(60) == 0
@@ -104,7 +104,7 @@ def ask_while_ready(container: Sandbox, statuses: list[int]) -> None:
 
 
 def test_killed_jvm_ends_the_container_without_tls(tmp_path, store):
-    """As KServe runs it, with plain HTTP and tokens; and what happens when TorchServe is killed."""
+    """As KServe runs it, with plain HTTP and tokens."""
     with sandbox(tmp_path, store, "--tls", "off") as container:
         container.url = container.url.replace("https", "http")
         assert post_image(container).status_code == 200

@@ -1,4 +1,4 @@
-"""The running endpoint: captions, errors, neighbours in a batch, and whose code the worker runs."""
+"""The running endpoint: captions, errors, batches, and the code that the worker runs."""
 
 import base64
 import io
@@ -26,10 +26,10 @@ def ask(endpoint, **arguments):
 
 
 def test_raw_body_gives_the_caption_of_the_model(endpoint, served):
-    answer = ask(endpoint, data=IMAGE)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
+    response = ask(endpoint, data=IMAGE)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
     assert body.keys() == {"caption", "captions", "model", "request_id"}
     [[expected]] = served.caption([IMAGE])
     assert body["caption"] == expected.text
@@ -38,7 +38,7 @@ def test_raw_body_gives_the_caption_of_the_model(endpoint, served):
     assert found["score"] == pytest.approx(expected.score, abs=1e-4)
     assert found["token_logprobs"] == pytest.approx(expected.token_logprobs, abs=1e-3)
     assert body["model"] == {"name": "captioner", "version": "1.0", "digest": served.config.digest}
-    assert body["request_id"] == answer.headers["x-request-id"]
+    assert body["request_id"] == response.headers["x-request-id"]
 
 
 def test_put_and_typed_body_give_the_same_caption(endpoint):
@@ -62,21 +62,21 @@ def test_form_with_options_gives_captions_and_attention(endpoint, served):
 
 def test_json_with_base64_gives_captions(endpoint):
     body = {"image": base64.b64encode(IMAGE).decode(), "beam_size": 2, "num_captions": 2}
-    answer = ask(endpoint, json=body)
-    assert answer.status_code == 200
-    assert len(answer.json()["captions"]) == 2
+    response = ask(endpoint, json=body)
+    assert response.status_code == 200
+    assert len(response.json()["captions"]) == 2
 
 
 ERRORS = {
-    "no picture": ({"data": b"hello, no picture"}, 422, "InvalidImage"),
-    "a truncated picture": ({"data": IMAGE[:2000]}, 422, "InvalidImage"),
+    "no image": ({"data": b"hello, no image"}, 422, "InvalidImage"),
+    "a truncated image": ({"data": IMAGE[:2000]}, 422, "InvalidImage"),
     "nothing": ({"data": b"", "headers": {"Content-Type": "image/jpeg"}}, 400, "EmptyBody"),
     "text": ({"data": "hello", "headers": {"Content-Type": "text/plain"}}, 415, "UnsupportedMedia"),
     "malformed JSON": ({"data": "{", "headers": {"Content-Type": "application/json"}}, 400, "MalformedJSON"),
-    "a form without a picture": ({"data": {"beam_size": "3"}}, 400, "EmptyBody"),
+    "a form without an image": ({"data": {"beam_size": "3"}}, 400, "EmptyBody"),
     "an unknown option": ({"files": {"image": IMAGE}, "data": {"beams": "3"}}, 400, "UnknownOption"),
     "an option out of range": ({"files": {"image": IMAGE}, "data": {"beam_size": "0"}}, 400, "OptionOutOfRange"),
-    # CR and LF in a caller's text must not reach a header or a reason phrase: they would end the worker.
+    # CR and LF in a text of the client must not reach a header or a reason phrase: they would end the worker.
     "line breaks in an option": ({"files": {"image": IMAGE}, "data": {"a\r\nb": "1\r\n2"}}, 400, "UnknownOption"),
 }
 
@@ -84,37 +84,37 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_bad_request_gives_its_error(endpoint, name):
     request, code, kind = ERRORS[name]
-    answer = ask(endpoint, **request)
-    assert answer.status_code == code
-    body = answer.json()
+    response = ask(endpoint, **request)
+    assert response.status_code == code
+    body = response.json()
     assert body.keys() == {"code", "type", "message", "request_id"}
     assert (body["code"], body["type"]) == (code, kind)
     assert body["message"].endswith(".")
-    assert "Traceback" not in answer.text
+    assert "Traceback" not in response.text
     assert ask(endpoint, data=IMAGE).status_code == 200
 
 
 def test_image_over_the_pixel_limit_is_refused(endpoint):
-    answer = ask(endpoint, data=encoded(Image.new("1", (10_000, 6_000)), "PNG"))
-    assert answer.status_code == 413
-    assert answer.json()["type"] == "TooManyPixels"
-    assert "10000 × 6000" in answer.json()["message"]
+    response = ask(endpoint, data=encoded(Image.new("1", (10_000, 6_000)), "PNG"))
+    assert response.status_code == 413
+    assert response.json()["type"] == "TooManyPixels"
+    assert "10000 × 6000" in response.json()["message"]
 
 
 def test_image_that_is_expensive_to_decode_is_refused_quickly(endpoint):
-    """They are small to send, within the cap on pixels, and would take a minute or gigabytes to decode or resize."""
+    """Files that are small, below the pixel limit, and take a minute or gigabytes to decode or resize."""
     wide = encoded(Image.new("1", (49_000_000, 1)), "PNG")
     jpeg = encoded(Image.new("RGB", (7000, 7000)), "JPEG", progressive=True)
     last = jpeg.rindex(b"\xff\xda")
     scans = jpeg[:last] + jpeg[last:-2] * 200 + jpeg[-2:]
     for data, code, kind in ((wide, 413, "TooManyPixels"), (scans, 422, "InvalidImage")):
-        answer = ask(endpoint, data=data)
-        assert (answer.status_code, answer.json()["type"]) == (code, kind)
-        assert answer.elapsed.total_seconds() < 10
+        response = ask(endpoint, data=data)
+        assert (response.status_code, response.json()["type"]) == (code, kind)
+        assert response.elapsed.total_seconds() < 10
 
 
 def test_corrupted_image_leaves_its_batch_unchanged(endpoint, served):
-    """Sent at once, so that TorchServe batches them: each gets what it would have got alone."""
+    """Images sent at the same time, which TorchServe batches, get the responses that they get alone."""
     bodies = [photo.read_bytes() for photo in PHOTOS]
     expected = [captions[0].text for captions in served.caption(bodies)]
     requests_at_once = []
@@ -122,15 +122,15 @@ def test_corrupted_image_leaves_its_batch_unchanged(endpoint, served):
         requests_at_once += [(body, 200, caption), (body[:500], 422, None), (b"x", 422, None)]
     with ThreadPoolExecutor(len(requests_at_once)) as pool:
         for _ in range(3):
-            answers = list(pool.map(lambda item: ask(endpoint, data=item[0]), requests_at_once))
-            for answer, (_, code, caption) in zip(answers, requests_at_once, strict=True):
-                assert answer.status_code == code
-                assert answer.json().get("caption") == caption
+            responses = list(pool.map(lambda item: ask(endpoint, data=item[0]), requests_at_once))
+            for response, (_, code, caption) in zip(responses, requests_at_once, strict=True):
+                assert response.status_code == code
+                assert response.json().get("caption") == caption
 
 
 def test_concurrent_requests_kill_no_worker(server, endpoint):
     with ThreadPoolExecutor(24) as pool:
-        assert all(answer.ok for answer in pool.map(lambda _: ask(endpoint, data=IMAGE), range(48)))
+        assert all(response.ok for response in pool.map(lambda _: ask(endpoint, data=IMAGE), range(48)))
     log = (server.logs / "ts_log.log").read_text()
     assert "worker process died" not in log
     [model] = requests.get(f"{server.management}/models/captioner", timeout=60).json()
@@ -139,7 +139,7 @@ def test_concurrent_requests_kill_no_worker(server, endpoint):
 
 
 def test_worker_runs_the_code_of_the_archive(server):
-    """The worker says where its package lies: in TorchServe's unpacked archive, below the server's private folder."""
+    """The worker logs the path of its package: in the unpacked archive, below the private directory of the server."""
     lines = (server.logs / "model_log.log").read_text().splitlines()
     [line] = [line for line in lines if "code from" in line]
     assert f"code from {server.folder}/models/" in line
@@ -154,7 +154,7 @@ def test_grpc_gives_the_captions_of_rest(grpc_client, endpoint):
 
 
 def test_grpc_error_is_in_the_body(grpc_client):
-    body = json.loads(grpc_client("Predictions", image=b"no picture").prediction)
+    body = json.loads(grpc_client("Predictions", image=b"no image").prediction)
     assert (body["code"], body["type"]) == (422, "InvalidImage")
 
 

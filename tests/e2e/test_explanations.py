@@ -1,4 +1,4 @@
-"""`/explanations` of a running endpoint: raw, as a form, in lists, as a picture, and in one batch with captions."""
+"""`/explanations` of a running endpoint: raw, as a form, in lists, as a figure, and in one batch with captions."""
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
@@ -25,15 +25,15 @@ def test_raw_body_and_form_give_the_same_explanation(explanations, endpoint):
     document = requests.get(endpoint, headers={"Accept": "application/json"}, timeout=30).json()
     schema = {"$ref": "#/components/schemas/Explanations", "components": document["components"]}
     body = raw.json()
-    for answer in (body, form):
-        Draft202012Validator(schema).validate(answer)
+    for response in (body, form):
+        Draft202012Validator(schema).validate(response)
     assert raw.status_code == 200
     assert body["captions"][0]["words"] == form["captions"][0]["words"]
     plain = requests.post(endpoint, files={"image": IMAGE}, data={"attention": "true"}, timeout=60).json()
     assert body["caption"] == plain["caption"]
     for word, grid in zip(body["captions"][0]["words"], plain["captions"][0]["attention"], strict=True):
-        for row, its in zip(word["weights"], grid, strict=True):
-            assert row == pytest.approx(its, abs=1e-4)
+        for row, expected in zip(word["weights"], grid, strict=True):
+            assert row == pytest.approx(expected, abs=1e-4)
     with Image.open(PHOTOS[0]) as image:
         assert body["explanation"]["picture"] == {"width": image.width, "height": image.height}
 
@@ -52,22 +52,22 @@ def test_list_and_figure_of_explanations(explanations):
 
 
 def test_explanations_and_captions_in_one_batch_get_their_own_responses(explanations, endpoint):
-    """TorchServe puts both into one batch: each gets its own kind of answer."""
+    """TorchServe puts both into one batch, and each request gets its kind of response."""
 
     def ask(number: int) -> dict:
         url = explanations if number % 2 else endpoint
         return requests.post(url, data=PHOTOS[number % len(PHOTOS)].read_bytes(), timeout=120).json()
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(24)))
-    for number, answer in enumerate(answers):
-        assert ("explanation" in answer) == bool(number % 2)
-    for one, other in zip(answers, answers[7:], strict=False):  # the same photo, asked for in the other way
+        responses = list(pool.map(ask, range(24)))
+    for number, response in enumerate(responses):
+        assert ("explanation" in response) == bool(number % 2)
+    for one, other in zip(responses, responses[7:], strict=False):  # the same photo in the other kind of request
         assert one["caption"] == other["caption"]
 
 
 def test_bad_request_gives_the_errors_of_captions(explanations):
-    bad = requests.post(explanations, data=b"no picture", headers={"Content-Type": "image/jpeg"}, timeout=60)
+    bad = requests.post(explanations, data=b"no image", headers={"Content-Type": "image/jpeg"}, timeout=60)
     assert (bad.status_code, bad.json()["type"]) == (422, "InvalidImage")
     odd = requests.post(explanations, files={"image": IMAGE}, data={"method": "magic"}, timeout=60)
     assert (odd.status_code, odd.json()["message"]) == (

@@ -1,4 +1,4 @@
-"""A run through a real server that is killed with `kill -9` in its midst, and one whose harness is."""
+"""Evaluation runs through a server that is killed with SIGKILL, and runs that are killed themselves."""
 
 import json
 import os
@@ -54,14 +54,14 @@ def test_run_through_a_killed_server_has_the_same_captions(mortal, split, undist
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run" / "requests.jsonl", COUNT // 4)
     assert mortal.ready()
-    began = time.perf_counter()
+    start = time.perf_counter()
     for victim in mortal.processes():
         if is_jvm(victim) == (whose == "the server's Java"):
             os.kill(victim.pid, signal.SIGKILL)
     eventually(lambda: not mortal.ready(), RECOVERY_TIMEOUT)
     if whose == "the server's Java":
         mortal.start()
-    seconds = wait_for_service(mortal, began)
+    seconds = wait_for_service(mortal, start)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     content = json.loads((tmp_path / "run" / "scores.json").read_text())
@@ -80,4 +80,4 @@ def test_run_killed_repeatedly_resumes_without_asking_twice(mortal, split, undis
     subprocess.run(eval_command(mortal, split, tmp_path, "run"), cwd=ROOT, check=True, capture_output=True)
     assert captions(tmp_path, "run") == undisturbed
     answered = [json.loads(line).get("image_id") for line in log.read_text().splitlines()]
-    assert sorted(image for image in answered if image is not None) == list(range(COUNT))  # none twice
+    assert sorted(image for image in answered if image is not None) == list(range(COUNT))  # each once

@@ -1,4 +1,4 @@
-"""The alerts by promtool; and alerts and dashboard by a real Prometheus that reads a real TorchServe and HAProxy."""
+"""Alerts and dashboard: promtool, and a Prometheus that scrapes a real TorchServe and HAProxy."""
 
 import json
 import re
@@ -13,9 +13,11 @@ import yaml
 from deploy.haproxy.proxy import Proxy
 from deploy.testing import free_ports
 from eval.client import Client
+from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.commands import require_program
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
+from tests.helpers.servers import running_server
 
 MONITORING = ROOT / "deploy" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
@@ -27,24 +29,32 @@ KEYWORDS = {"and", "or", "unless"}
 
 
 def selectors(expression: str) -> set[str]:
-    """The metrics of a PromQL expression with their label matchers."""
+    """Return the metrics of a PromQL expression with their label matchers."""
     expression = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)", "", expression)
     found = re.findall(r"(?<![\w$\"])([a-zA-Z_]\w*)\b(\{[^}]*\})?(\s*\()?", expression)
     return {name + matchers for name, matchers, call in found if not call and name not in KEYWORDS}
 
 
 @pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A tiny model; a server of its own, because load or errors of other tests would raise alerts."""
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(folder, write_tiny_bundle(folder / "bundle")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def ask(server, tmp_path_factory):
-    """Asks a real Prometheus, with the project's configuration but for addresses and pace, after a little traffic."""
+    """Query a Prometheus with the project's configuration, but other addresses and interval, after a request."""
     require_program("haproxy", "haproxy")
     program = require_program("prometheus", "prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     proxy = Proxy({"one": server}, folder / "haproxy.log")
     [port] = free_ports(1)
     text = (MONITORING / "prometheus.yml").read_text()
-    for documented, its in (("127.0.0.1:8082", server.metrics), ("127.0.0.1:8404", proxy.metrics), ("15s", "1s")):
+    for documented, actual in (("127.0.0.1:8082", server.metrics), ("127.0.0.1:8404", proxy.metrics), ("15s", "1s")):
         assert documented in text
-        text = text.replace(documented, its.removeprefix("http://"))
+        text = text.replace(documented, actual.removeprefix("http://"))
     (folder / "prometheus.yml").write_text(text)
     shutil.copy(MONITORING / "alerts.yml", folder)
     url = f"http://127.0.0.1:{port}/api/v1"
@@ -53,14 +63,14 @@ def ask(server, tmp_path_factory):
     process = None
 
     def ask(path: str, **parameters: str) -> dict:
-        answer = requests.get(f"{url}/{path}", params=parameters, timeout=30).json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
+        response = requests.get(f"{url}/{path}", params=parameters, timeout=30).json()
+        assert response["status"] == "success", response
+        return response["data"]
 
     def answers() -> bool:
         try:
             return bool(ask("query", query="up == 1 and on() count(up == 1) == 2")["result"])
-        except requests.RequestException:  # it does not listen yet, or says in no JSON that it still starts
+        except requests.RequestException:  # it does not listen yet, or has not started: no JSON
             return False
 
     try:
@@ -107,7 +117,7 @@ def test_healthy_server_raises_no_alert(ask):
         return {rule["name"]: rule["state"] for rule in rules}
 
     assert states().keys() == set(NAMES)
-    # There is no server two. What came up before the first reading goes again.
+    # There is no server two. Alerts from before the first scrape resolve.
     eventually(lambda: {name for name, state in states().items() if state != "inactive"} == {"CaptionerServerDown"})
 
 

@@ -1,4 +1,4 @@
-"""A server and a harness that run out of room: in the queue, on the disk, in memory."""
+"""A server and an evaluation run with too little room: in the queue, on the disk, in memory."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ from tests.helpers.servers import running_server
 MB = 2**20
 COUNT = 60
 ENTRY = Path(service.__file__)
-APPETITE = 40 * MB  # bytes that the encoder of the cramped server takes for each picture
+APPETITE = 40 * MB  # bytes that the encoder of the cramped server allocates for each image
 HUNGRY = f"""
 
 def _eat(self, pixels, encode=Captioner.encode):
@@ -41,7 +41,7 @@ Captioner.encode = _eat
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int):
-    """A disk of so many megabytes at a folder."""
+    """Mount a disk of some megabytes at a directory."""
     lacking = pytest.fail if os.environ.get("CI") else pytest.skip
     if os.getuid() != 0:
         lacking("needs root, to mount a small disk")
@@ -56,7 +56,7 @@ def small_disk(folder: Path, megabytes: int):
 
 @pytest.fixture(scope="module")
 def cramped(tmp_path_factory):
-    """A server with room for four requests that wait and 16 MB of logs; its encoder takes 40 MB for a picture."""
+    """A server with a queue of four requests and 16 MB for logs, whose encoder allocates 40 MB for each image."""
     folder = tmp_path_factory.mktemp("cramped")
     entry = folder / "entry.py"
     entry.write_text(ENTRY.read_text() + HUNGRY)
@@ -70,7 +70,7 @@ def cramped(tmp_path_factory):
 
 @contextmanager
 def filled(disk: Path, left: int = 0):
-    """Fills a disk but for so many bytes, and makes room again."""
+    """Fill a disk but for `left` bytes, and free it again."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         free = os.statvfs(disk)
@@ -86,7 +86,7 @@ def filled(disk: Path, left: int = 0):
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_full_queue_refuses_clients_until_they_succeed_later(cramped, protocol):
-    """Who is refused asks again after a pause, until there is a caption."""
+    """A refused client retries after a pause until it gets a caption."""
     with under_load(cramped, f"a full queue, {protocol}", callers=16, protocol=protocol) as traffic:
         traffic.wait(requests=40)
     assert set(traffic.errors) == {"Busy 503"}
@@ -96,13 +96,13 @@ def test_full_queue_refuses_clients_until_they_succeed_later(cramped, protocol):
 
 
 def test_full_disk_for_logs_stops_logging_alone(cramped):
-    """It goes on without a log, and with one when there is room again."""
+    """The server goes on without a log, and logs again when there is room."""
     log = cramped.logs / "model_log.log"
     with under_load(cramped, "the disk for logs full") as traffic:
         with filled(cramped.logs):
             size = log.stat().st_size
             traffic.wait(requests=40)
-            assert log.stat().st_size < size + 4096  # a page that it had begun
+            assert log.stat().st_size < size + 4096  # a page that was not full
             assert answers(cramped)
             assert cramped.ready()
         traffic.wait(requests=20)
@@ -118,8 +118,8 @@ def disk(tmp_path_factory):
 def test_full_disk_for_results_ends_a_run_that_resumes(cramped, tmp_path, disk):
     split = write_split(tmp_path / "data", COUNT)
     with Client(cramped.inference) as client:
-        pictures = (tmp_path / "data" / "many").glob("*.jpg")
-        expected = {int(path.stem): client.caption(path.read_bytes())["caption"] for path in pictures}
+        images = (tmp_path / "data" / "many").glob("*.jpg")
+        expected = {int(path.stem): client.caption(path.read_bytes())["caption"] for path in images}
     command, log = eval_command(cramped, split, disk, "run"), disk / "run" / "requests.jsonl"
     with filled(disk, left=4096):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -127,16 +127,18 @@ def test_full_disk_for_results_ends_a_run_that_resumes(cramped, tmp_path, disk):
     sentence = f"{disk / 'run'} can't be written (No space left on device): make room. "
     assert done.stderr.splitlines()[-1] == sentence + "The same command goes on where it stopped."
     assert "Traceback" not in done.stderr
-    before, began = log.read_text().count('"caption"'), time.perf_counter()
+    before, start = log.read_text().count('"caption"'), time.perf_counter()
     assert 0 < before < COUNT
     again = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     eventually(lambda: log.read_text().count('"caption"') > before, RECOVERY_TIMEOUT)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     _, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     captions = json.loads((disk / "run" / "captions.json").read_text())
     asked = Counter(json.loads(line).get("image_id") for line in log.read_text().splitlines())
-    assert all(asked[image] == 1 for image in expected)  # what was written before the disk was full is not asked again
+    assert all(
+        asked[image] == 1 for image in expected
+    )  # images written before the disk was full are not requested again
     wrong = sum(one["caption"] != expected[one["image_id"]] for one in captions)
     report("the disk for results full", COUNT, COUNT - len(captions), wrong, seconds)
 
@@ -146,8 +148,8 @@ def test_full_disk_for_results_ends_a_run_that_resumes(cramped, tmp_path, disk):
 
 @pytest.fixture(params=[150])
 def hungry(cramped, request):
-    """The server, while its worker can have some megabytes more than it has."""
-    several(cramped, list(IMAGES.values()) * 2)  # what it allocates once, it has
+    """The server, while its worker can allocate only some more megabytes."""
+    several(cramped, list(IMAGES.values()) * 2)  # memory that it allocates once, it keeps
     process = worker(cramped)
     before = process.rlimit(psutil.RLIMIT_AS)
     process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + request.param * MB, before[1]))
@@ -155,37 +157,37 @@ def hungry(cramped, request):
     process.rlimit(psutil.RLIMIT_AS, before)
 
 
-def several(server, pictures) -> list[dict]:
-    encoded = [base64.b64encode(picture).decode() for picture in pictures]
-    answer = requests.post(
+def several(server, images) -> list[dict]:
+    encoded = [base64.b64encode(image).decode() for image in images]
+    response = requests.post(
         f"{server.inference}/predictions/captioner", json={"images": encoded}, timeout=RECOVERY_TIMEOUT
     )
-    assert answer.status_code == 200, answer.text
-    return answer.json()["predictions"]
+    assert response.status_code == 200, response.text
+    return response.json()["predictions"]
 
 
 def test_batch_beyond_the_memory_is_split(hungry):
-    """PyTorch itself finds no memory, for all the pictures together."""
-    pictures = list(IMAGES.values())
+    """PyTorch itself finds no memory for all the images together."""
+    images = list(IMAGES.values())
     with Client(hungry.inference) as client:
-        alone = [client.caption(picture)["caption"] for picture in pictures]
-    began = time.perf_counter()
-    together = several(hungry, pictures * 2)
+        alone = [client.caption(image)["caption"] for image in images]
+    start = time.perf_counter()
+    together = several(hungry, images * 2)
     wrong = sum(one.get("caption") != expected for one, expected in zip(together, alone * 2, strict=True))
-    lost, seconds = sum("code" in one for one in together), time.perf_counter() - began
+    lost, seconds = sum("code" in one for one in together), time.perf_counter() - start
     report("a batch beyond the memory", len(together), lost, wrong, seconds)
     log = (hungry.logs / "model_log.log").read_text()
     assert "DefaultCPUAllocator: can't allocate memory" in log
     assert f"{len(together)} images could not be captioned together." in log
 
 
-@pytest.mark.parametrize("hungry", [90], indirect=True)  # the picture takes 147
+@pytest.mark.parametrize("hungry", [90], indirect=True)  # the image takes 147
 def test_image_beyond_the_memory_is_refused_alone(hungry):
-    """It is told so, its neighbours have their captions, and so have other callers in the same batches."""
+    """The image is refused; its neighbours and the other clients of the same batches get their captions."""
     stream = BytesIO()
     Image.new("RGB", (7000, 7000)).save(stream, "PNG", compress_level=1)
     before = worker(hungry).pid
-    with under_load(hungry, "a picture beyond the memory", callers=2) as traffic:  # few enough for the queue
+    with under_load(hungry, "an image beyond the memory", callers=2) as traffic:  # few enough for the queue
         found = several(hungry, [PHOTOS[0].read_bytes(), stream.getvalue(), PHOTOS[1].read_bytes()])
         assert [one.get("type", "caption") for one in found] == ["caption", "OutOfMemory", "caption"]
         alone = requests.post(

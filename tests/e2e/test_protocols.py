@@ -1,4 +1,4 @@
-"""Every way to ask a running endpoint: they agree, mix in one batch, harm no neighbour, and are as documented."""
+"""Every protocol of a running endpoint: equal captions, mixed batches, errors, metrics, and the OpenAPI document."""
 
 import base64
 import json
@@ -45,12 +45,12 @@ def document(endpoint):
     return requests.get(endpoint, headers={"Accept": "application/json"}, timeout=30).json()
 
 
-def tensor(*pictures: str) -> dict:
-    return {"name": "image", "datatype": "BYTES", "shape": [len(pictures)], "data": list(pictures)}
+def tensor(*images: str) -> dict:
+    return {"name": "image", "datatype": "BYTES", "shape": [len(images)], "data": list(images)}
 
 
 def events(response: requests.Response) -> list[tuple[str, dict]]:
-    """A stream's events by name."""
+    """Return the events of a stream as (name, data)."""
     parts = [part.split("\n") for part in response.text.strip().split("\n\n")]
     assert all(name.startswith("event: ") and data.startswith("data: ") for name, data in parts)
     return [(name[7:], json.loads(data[6:])) for name, data in parts]
@@ -85,36 +85,36 @@ def test_caption_and_score_over_every_protocol_are_equal(server, endpoint, rest,
         "grpc": grpc.caption(IMAGE, **OPTIONS),
         "grpc stream": list(grpc.stream(IMAGE, **OPTIONS))[-1],
     }
-    for way, answer in found.items():
-        assert [c["tokens"] for c in answer["captions"]] == [c["tokens"] for c in form["captions"]], way
-        for left, right in zip(answer["captions"], form["captions"], strict=True):
+    for way, response in found.items():
+        assert [c["tokens"] for c in response["captions"]] == [c["tokens"] for c in form["captions"]], way
+        for left, right in zip(response["captions"], form["captions"], strict=True):
             assert left["score"] == pytest.approx(right["score"], abs=1e-4)
     assert [token["token"] for _, token in tokens] == form["captions"][0]["tokens"]
     assert rest.caption(IMAGE)["caption"] == grpc.caption(IMAGE)["caption"]  # the raw body
-    # As the document says.
-    for path, answer in (
+    # The responses match the OpenAPI document.
+    for path, response in (
         ("/predictions/captioner", form),
         ("/predictions/captioner", several),
         ("/v1/models/captioner:predict", v1),
         ("/v2/models/captioner/infer", v2),
     ):
         schema = document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
-        Draft202012Validator(schema | {"components": document["components"]}).validate(answer)
+        Draft202012Validator(schema | {"components": document["components"]}).validate(response)
 
 
 def test_list_with_bad_images_gives_captions_and_errors_in_order(endpoint, grpc_client, served):
-    """In one request, over REST and gRPC: five captions in their order, three errors that say what is wrong."""
+    """One request, over REST and gRPC, with five valid images and three bad ones."""
     stream = BytesIO()
     Image.new("1", (10_000, 6_000)).save(stream, "PNG")
     good = IMAGES[:5]
     expected = [captions[0].text for captions in served.caption(good)]
-    pictures = [good[0], b"no picture", good[1], good[2], stream.getvalue(), good[3], good[4][:900], good[4]]
-    body = {"images": [base64.b64encode(picture).decode() for picture in pictures]}
+    images = [good[0], b"no image", good[1], good[2], stream.getvalue(), good[3], good[4][:900], good[4]]
+    body = {"images": [base64.b64encode(image).decode() for image in images]}
     over_rest = requests.post(endpoint, json=body, timeout=60)
     over_grpc = json.loads(grpc_client("Predictions", images=json.dumps(body["images"]).encode()).prediction)
     assert over_rest.status_code == 200
-    for answer in (over_rest.json(), over_grpc):
-        found = answer["predictions"]
+    for response in (over_rest.json(), over_grpc):
+        found = response["predictions"]
         assert [one["caption"] for one in found if "caption" in one] == expected
         assert [(place, one["code"], one["type"]) for place, one in enumerate(found) if "code" in one] == [
             (1, 422, "InvalidImage"), (4, 413, "TooManyPixels"), (6, 422, "InvalidImage"),
@@ -168,16 +168,16 @@ def test_stream_arrives_in_parts_beside_plain_requests(endpoint, rest):
 
 
 def test_stream_of_a_bad_image_is_a_plain_error(endpoint, grpc):
-    answer = requests.post(endpoint, files={"image": b"no picture"}, data={"stream": "true"}, timeout=60)
-    assert (answer.status_code, answer.json()["type"]) == (422, "InvalidImage")
+    response = requests.post(endpoint, files={"image": b"no image"}, data={"stream": "true"}, timeout=60)
+    assert (response.status_code, response.json()["type"]) == (422, "InvalidImage")
     with pytest.raises(EndpointError) as caught:
-        list(grpc.stream(b"no picture"))
+        list(grpc.stream(b"no image"))
     assert (caught.value.code, caught.value.type) == (422, "InvalidImage")
 
 
 @pytest.fixture(autouse=True)
 def same_workers(server, server_with_streaming):
-    """No worker ends for anything that is done here."""
+    """No worker ends during a test of this file."""
 
     def workers():
         return {process.pid for one in (server, server_with_streaming) for process in one.processes()}
@@ -189,7 +189,7 @@ def same_workers(server, server_with_streaming):
 
 
 def test_grpc_streaming_that_is_off_answers_once(server, grpc_client, rest):
-    """Either could end a worker: a stream that never says it is over, and parts sent to who waits for one message."""
+    """Either could end a worker: a stream without an end, or parts sent to a client that waits for one message."""
     expected = rest.caption(IMAGE)["caption"]
     for fields in ({"image": IMAGE}, {"image": IMAGE, "stream": b"true"}):
         messages = list(grpc_client("StreamPredictions", **fields))
@@ -216,11 +216,11 @@ def test_grpc_streaming_that_is_on_sends_a_message_for_each_token(server_with_st
         assert last["caption"] == expected["caption"]
         assert list(rest.stream(IMAGE, beam_size=1))[:-1] == tokens
         with pytest.raises(EndpointError, match="not an image in a known format"):
-            list(grpc.stream(b"no picture"))
+            list(grpc.stream(b"no image"))
 
 
 def metrics(server) -> dict[str, float]:
-    """The handler's metrics, as Prometheus reads them."""
+    """Return the metrics of the handler as Prometheus reads them."""
     text = requests.get(f"{server.metrics}/metrics", timeout=10).text
     rows = [line.rpartition(" ") for line in text.splitlines() if line.startswith("captioner_")]
     return {re.sub('Hostname="[^"]*",', "", name): float(value) for name, _, value in rows}
@@ -228,10 +228,10 @@ def metrics(server) -> dict[str, float]:
 
 @contextmanager
 def grows(server, **expected: dict[str, int]) -> Iterator[None]:
-    """Within it the counts of metrics grow as expected, by name and label.
+    """Assert that metrics grow by the expected counts within a block, by name and label.
 
-    TorchServe learns of them from what its worker prints, a little after the answers: those of what came before have
-    to be in when it begins, and those of what is asked within it are waited for.
+    TorchServe reads them from the output of its worker, shortly after the responses: metrics of earlier requests have
+    to be settled before the block, and those of the block are waited for.
     """
     names = {
         f'captioner_{name}{{ModelName="captioner",{label}}}': count
@@ -252,7 +252,7 @@ def grows(server, **expected: dict[str, int]) -> Iterator[None]:
 
 
 def logged(server, text: str) -> str:
-    """The line of the worker's log that holds a text, once it is there."""
+    """Wait for the line of the worker log that contains a text, and return it."""
 
     def lines() -> list[str]:
         return [line for line in (server.logs / "model_log.log").read_text().splitlines() if text in line]
@@ -267,10 +267,12 @@ def test_repeated_request_is_a_cache_hit_and_captions_are_logged(server_with_str
         Client(server_with_streaming.inference) as rest,
         grows(server_with_streaming, cache_lookups_total={'Result="hit",': 2, 'Result="miss",': 1}),
     ):
-        answers = [rest.caption(IMAGES[2], beam_size=2) for _ in range(3)]
-    assert len({answer["request_id"] for answer in answers}) == 3
-    assert answers[0]["captions"] == answers[1]["captions"]
-    assert json.loads(logged(server_with_streaming, answers[0]["request_id"]))["captions"] == [answers[0]["caption"]]
+        responses = [rest.caption(IMAGES[2], beam_size=2) for _ in range(3)]
+    assert len({response["request_id"] for response in responses}) == 3
+    assert responses[0]["captions"] == responses[1]["captions"]
+    assert json.loads(logged(server_with_streaming, responses[0]["request_id"]))["captions"] == [
+        responses[0]["caption"]
+    ]
 
 
 def test_metrics_of_a_batch_count_its_images_and_stages(server_with_streaming):
@@ -297,7 +299,7 @@ def test_log_has_a_line_for_each_request_and_no_caption_by_default(server, endpo
 
 
 def test_openapi_document_holds_for_generated_requests(server_with_streaming, tmp_path):
-    """Schemathesis makes requests from it, good and bad, and holds each answer against it."""
+    """Schemathesis generates valid and invalid requests from the document, and checks each response against it."""
     page = f"{server_with_streaming.inference}/predictions/captioner"
     document = requests.get(page, headers={"Accept": "application/json"}, timeout=30)
     (tmp_path / "openapi.json").write_bytes(document.content)
@@ -307,15 +309,11 @@ def test_openapi_document_holds_for_generated_requests(server_with_streaming, tm
         "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
         "response_schema_conformance,negative_data_rejection"
     )
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "schemathesis.cli", "--config-file", settings, "run",
-            tmp_path / "openapi.json", "--url", server_with_streaming.inference, "--checks", checks, "--max-examples", "50",
-            "--seed", "1", "--workers", "1", "--exclude-method", "PUT", "--suppress-health-check", "all",
-            "--continue-on-failure", "--no-color",
-        ],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", settings, "run", tmp_path / "openapi.json"]
+    command += ["--url", server_with_streaming.inference, "--checks", checks, "--exclude-method", "PUT"]
+    command += ["--max-examples", "50", "--seed", "1", "--workers", "4", "--suppress-health-check", "all"]
+    command += ["--continue-on-failure", "--no-color"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     [counted] = [line for line in done.stdout.splitlines() if "generated" in line and "passed" in line]
     assert int(counted.split()[0].replace(",", "")) >= 1000, counted

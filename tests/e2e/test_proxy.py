@@ -1,4 +1,4 @@
-"""HAProxy as haproxy.cfg has it before a real TorchServe: what goes through, over REST and gRPC, and what does not."""
+"""HAProxy with haproxy.cfg in front of a real TorchServe, over REST and gRPC."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ PHOTO = PHOTOS[0].read_bytes()
 
 @pytest.fixture(scope="module")
 def proxy(server, tmp_path_factory):
-    """Before one server; where the other should be is nothing."""
+    """HAProxy in front of one server; the other one is down."""
     require_program("haproxy", "haproxy")
     proxy = Proxy({"one": server}, tmp_path_factory.mktemp("proxy") / "haproxy.log")
     try:
@@ -34,11 +34,11 @@ def proxy(server, tmp_path_factory):
 
 
 def test_proxy_gives_the_same_captions_over_both_protocols(server, proxy):
-    answers = []
+    responses = []
     for endpoint, protocol in ((server.inference, "rest"), (proxy.rest, "rest"), (proxy.grpc, "grpc")):
         with Client(endpoint, protocol=protocol, retries=0) as client:
-            answers.append(client.caption(PHOTO)["captions"][0]["tokens"])
-    assert answers[0] == answers[1] == answers[2]
+            responses.append(client.caption(PHOTO)["captions"][0]["tokens"])
+    assert responses[0] == responses[1] == responses[2]
 
 
 def test_image_larger_than_the_proxy_buffer_gets_its_caption(proxy):
@@ -60,8 +60,8 @@ def test_stream_passes_through_the_proxy(proxy):
 
 def test_refused_request_is_not_retried(proxy):
     before = proxy.statistics("BACKEND")["wretr"]
-    answer = requests.post(f"{proxy.rest}/predictions/captioner", data=b"no picture", timeout=60)
-    assert (answer.status_code, answer.json()["type"]) == (422, "InvalidImage")
+    response = requests.post(f"{proxy.rest}/predictions/captioner", data=b"no image", timeout=60)
+    assert (response.status_code, response.json()["type"]) == (422, "InvalidImage")
     assert proxy.statistics("BACKEND")["wretr"] == before
 
 
@@ -82,8 +82,8 @@ def test_proxy_passes_paths_of_captioning_alone(proxy, path, status):
 
 def test_body_over_the_limit_does_not_reach_the_server(proxy):
     before = proxy.statistics("one")["stot"]
-    answer = requests.post(f"{proxy.rest}/predictions/captioner", data=bytes(41_943_041), timeout=60)
-    assert (answer.status_code, answer.json()["type"]) == (413, "TooLarge")
+    response = requests.post(f"{proxy.rest}/predictions/captioner", data=bytes(41_943_041), timeout=60)
+    assert (response.status_code, response.json()["type"]) == (413, "TooLarge")
     assert proxy.statistics("one")["stot"] == before
 
 
@@ -91,13 +91,13 @@ def test_proxy_without_a_ready_server_is_busy(proxy):
     proxy.drain("one")
     try:
         health = requests.get(f"{proxy.rest}/health", timeout=60)
-        answer = requests.post(f"{proxy.rest}/predictions/captioner", data=PHOTO, timeout=60)
+        response = requests.post(f"{proxy.rest}/predictions/captioner", data=PHOTO, timeout=60)
         with Client(proxy.grpc, protocol="grpc", retries=0) as client, pytest.raises(EndpointError) as refused:
             client.caption(PHOTO)
     finally:
         proxy.admit("one")
     assert health.status_code == 503
-    assert (answer.status_code, answer.json()["type"]) == (503, "Busy")
+    assert (response.status_code, response.json()["type"]) == (503, "Busy")
     assert refused.value.type == "Unreachable"
 
 
@@ -121,7 +121,7 @@ def test_proxy_with_tokens_refuses_others(server, tmp_path):
 
 
 def test_proxy_with_a_certificate_serves_tls(server, tmp_path):
-    """A certificate in CAPTIONER_REST, as its comment shows it."""
+    """A certificate in CAPTIONER_REST, as in the comment of the file."""
     openssl = require_program("openssl", "openssl")
     require_program("haproxy", "haproxy")
     pem = tmp_path / "captioner.pem"
@@ -135,8 +135,8 @@ def test_proxy_with_a_certificate_serves_tls(server, tmp_path):
     try:
         proxy.start()
         url = f"https://127.0.0.1:{port}/predictions/captioner"
-        answer = requests.post(url, data=PHOTO, verify=str(tmp_path / "certificate"), timeout=60)
-        assert answer.json()["caption"]
+        response = requests.post(url, data=PHOTO, verify=str(tmp_path / "certificate"), timeout=60)
+        assert response.json()["caption"]
     finally:
         proxy.stop()
 
@@ -147,8 +147,8 @@ def test_documented_commands_are_accepted_by_haproxy(proxy):
     assert len(orders) == 7
     assert set(re.findall(r"server (\w+)/", "".join(orders))) == set(BACKENDS)
     for order in orders:
-        answer = proxy.order(order)
-        assert order.startswith("set ") or answer.startswith("# pxname,svname")
+        response = proxy.order(order)
+        assert order.startswith("set ") or response.startswith("# pxname,svname")
     assert proxy.statistics("two")["weight"] == "10"
 
 
@@ -158,7 +158,7 @@ def test_unknown_server_in_a_command_is_an_error(proxy):
 
 
 def test_configuration_without_variables_is_valid(tmp_path):
-    """Without any of its variables set, as its first line shows it."""
+    """No variable is set, as in the first line of the file."""
     program = require_program("haproxy", "haproxy")
     done = subprocess.run([program, "-c", "-f", "deploy/haproxy/haproxy.cfg"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

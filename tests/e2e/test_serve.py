@@ -1,4 +1,4 @@
-"""`deploy.serve` and the literal torchserve command: starting, starting again, stopping, and what goes wrong."""
+"""`deploy.serve` and the torchserve command: starting, restarting, stopping, and errors."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from tests.helpers.servers import kill, packed
 
 @pytest.fixture
 def store(tmp_path) -> Path:
-    """A model store with an archive of a tiny bundle, which starts fast."""
+    """A model store with the archive of a tiny bundle."""
     packed(write_tiny_bundle(tmp_path / "bundle"), tmp_path / "model_store")
     return tmp_path / "model_store"
 
@@ -158,7 +158,7 @@ def test_start_with_a_corrupted_archive_is_an_error(stopped):
 
 @pytest.mark.parametrize("part", ["vocabulary.txt", "model.safetensors"])
 def test_start_with_a_changed_bundle_shows_the_reason(stopped, tmp_path, part):
-    """A bundle changed after packing: one sentence, the log's last lines with the reason, and nothing left running."""
+    """A bundle changed after packing: one sentence, the last lines of the log, and no process left."""
     damaged = tmp_path / "damaged.mar"
     with zipfile.ZipFile(stopped.archive) as whole, zipfile.ZipFile(damaged, "w") as target:
         for name in whole.namelist():
@@ -223,5 +223,5 @@ def test_torchserve_command_of_the_readme_serves_the_archive(stopped, tmp_path):
     )
     eventually(stopped.ready, seconds=120, pause=0.5)
     photo = (ROOT / "samples" / "photos" / "cat.jpg").read_bytes()
-    answer = requests.post(f"{stopped.inference}/predictions/captioner", data=photo, timeout=60)
-    assert answer.json()["caption"]
+    response = requests.post(f"{stopped.inference}/predictions/captioner", data=photo, timeout=60)
+    assert response.json()["caption"]

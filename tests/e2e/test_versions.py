@@ -1,4 +1,4 @@
-"""Two versions of the model side by side in one TorchServe, asked and exchanged as docs/versions.md says."""
+"""Two versions of the model in one TorchServe, with the commands of docs/versions.md."""
 
 import json
 import subprocess
@@ -34,13 +34,13 @@ def both(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def captions(both) -> dict[str, str]:
-    """What each version says of the picture."""
+    """The caption of each version for the photo."""
     found = {}
     for version in ("1.0", "2.0"):
         with Client(f"{both.inference}/predictions/captioner/{version}") as client:
-            answer = client.caption(PHOTO)
-        assert answer["model"]["version"] == version
-        found[version] = answer["caption"]
+            response = client.caption(PHOTO)
+        assert response["model"]["version"] == version
+        found[version] = response["caption"]
     assert found["1.0"] != found["2.0"]
     return found
 
@@ -63,8 +63,8 @@ def test_version_in_a_request_answers_over_every_protocol(both, captions, versio
         stub = services.InferenceAPIsServiceStub(channel)
         request = messages.PredictionsRequest(model_name="captioner", model_version=version, input={"image": PHOTO})
         predicted = json.loads(stub.Predictions(request, timeout=60).prediction)
-    for answer in (explained, predicted):
-        assert (answer["model"]["version"], answer["caption"]) == (version, captions[version])
+    for response in (explained, predicted):
+        assert (response["model"]["version"], response["caption"]) == (version, captions[version])
 
 
 def test_unknown_version_is_not_found(both):
@@ -79,7 +79,7 @@ def test_management_api_registers_and_removes_no_version(both):
 
 
 def test_documented_commands_exchange_the_default_version(both):
-    """The default is exchanged and back."""
+    """The default version is changed, and changed back."""
     code = "".join(code for language, code in code_blocks("docs/versions.md", "Side by side") if language == "sh")
     commands = [line for line in code.splitlines() if line.startswith("curl ")]
     assert len(commands) == 5
