@@ -1,9 +1,5 @@
 """Every adversarial image and request through the parser and the decoder, within limits of time and memory."""
 
-import re
-import subprocess
-import sys
-
 import pytest
 
 from handler.captioner import Captioner
@@ -98,20 +94,6 @@ def test_adversarial_images_do_not_change_the_captions_of_their_batch(endpoint):
     for first in range(0, len(small), 18):  # a third of them
         results = captions(valid, *(case.make() for case in small[first : first + 6]), valid)
         assert results[0] == results[-1] == expected != ""
-
-
-@pytest.mark.parametrize("target", ["image", "request"])
-def test_fuzzer_runs_and_finds_nothing(target, tmp_path):
-    """It starts, reaches the parsers and finds nothing in a few inputs from a fixed seed."""
-    command = [sys.executable, "-m", "tests.fuzz", target, "--runs", "600", "--seed", "1", "--corpus", tmp_path]
-    # libFuzzer measures the peak memory of the process that starts it, so a shell starts it.
-    command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "stat::number_of_executed_units" in done.stderr
-    assert "Instrumenting PIL.GifImagePlugin" in done.stderr
-    new = re.search(r"stat::new_units_added:\s+(\d+)", done.stderr)
-    assert int(new[1]) > 0, "no input reached new code"
 
 
 @pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
