@@ -1,14 +1,11 @@
 """The report in a real browser: Debian's chromium, the page opened from disk."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.helpers.paths import ROOT
 
@@ -34,18 +31,6 @@ def runs(server, tmp_path_factory):
         "--report", results / "comparison.html",
     )  # fmt: skip
     return results
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not chromium:
-        missing = "needs Debian's chromium on PATH"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
