@@ -1,4 +1,4 @@
-"""The report in a real browser: Debian's chromium, the page opened from disk."""
+"""The HTML report in a browser, opened from disk, and the runs behind it."""
 
 import json
 import re
@@ -14,7 +14,7 @@ PHONE = {"width": 360, "height": 740}
 
 @pytest.fixture(scope="module")
 def runs(server, tmp_path_factory):
-    """A run over REST, one over gRPC with other options, and their comparison."""
+    """A run over REST, one over gRPC, one with shorter captions, and a comparison."""
     results = tmp_path_factory.mktemp("results")
 
     def call(module, *arguments):
@@ -26,31 +26,29 @@ def runs(server, tmp_path_factory):
     call("eval.run", *common, "--run", "rest", "--endpoint", server.inference)
     call("eval.run", *common, "--run", "grpc", "--endpoint", server.grpc, "--protocol", "grpc", "--no-meteor")
     call("eval.run", *common, "--run", "short", "--endpoint", server.inference, "max_length=4")
-    call(
-        "eval.compare", results / "rest", results / "short", "samples", "photos",
-        "--report", results / "comparison.html",
-    )  # fmt: skip
+    report = ["--report", results / "comparison.html"]
+    call("eval.compare", results / "rest", results / "short", "samples", "photos", *report)
     return results
 
 
 @pytest.fixture
-def opened(browser):
-    """Opens a page of a size; what it complains of or asks for elsewhere fails the test."""
-    contexts = []
+def open_report(browser):
+    """Open a report. Errors of its script and requests for anything but the file fail the test."""
+    contexts, errors, urls = [], [], []
 
     def open_page(path, **settings):
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: pytest.fail(str(error)))
-        page.on("console", lambda message: pytest.fail(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
-        asked = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: urls.append(request.url))
         page.goto(path.as_uri())
-        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
         return page
 
     yield open_page
+    assert errors == []
+    assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
     for context in contexts:
         context.close()
 
@@ -61,8 +59,8 @@ def test_run_over_rest_and_grpc_gives_equal_captions(runs):
     assert len(captions[0]) == 7
 
 
-def test_run_report_shows_scores_and_images(runs, opened):
-    page = opened(runs / "rest" / "report.html")
+def test_run_report_shows_scores_and_images(runs, open_report):
+    page = open_report(runs / "rest" / "report.html")
     content = json.loads((runs / "rest" / "scores.json").read_text())
     assert page.title() == "rest"
     assert page.locator("#signature").inner_text() == content["signature"]
@@ -91,8 +89,8 @@ def test_run_report_shows_scores_and_images(runs, opened):
     assert page.locator("#images > li").count() == 0
 
 
-def test_comparison_report_shows_differences_and_images(runs, opened):
-    page = opened(runs / "comparison.html")
+def test_comparison_report_shows_differences_and_images(runs, open_report):
+    page = open_report(runs / "comparison.html")
     assert page.title() == "rest and short"
     assert page.locator("#scores tbody tr").count() == 7
     page.select_option("#order", "largest loss first")
@@ -106,15 +104,15 @@ def test_comparison_report_shows_differences_and_images(runs, opened):
 
 @pytest.mark.parametrize("name", ["rest/report.html", "comparison.html"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_phone_layout_fits_the_screen(runs, opened, name, scheme):
-    page = opened(runs / name, viewport=PHONE, color_scheme=scheme)
+def test_phone_layout_fits_the_screen(runs, open_report, name, scheme):
+    page = open_report(runs / name, viewport=PHONE, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-def test_caption_with_markup_stays_text(runs, opened, tmp_path):
-    """A caption that would end the script's element or start another one."""
+def test_caption_with_markup_stays_text(runs, open_report, tmp_path):
+    """The caption would end the script element or start another one."""
     from eval.coco import read_split
     from eval.metrics import compute_metrics
     from eval.report import write_run
@@ -129,7 +127,7 @@ def test_caption_with_markup_stays_text(runs, opened, tmp_path):
     content = json.loads((runs / "rest" / "scores.json").read_text())
     log = {image.id: {"at": 1.0, "seconds": 0.1} for image in images}
     write_run(tmp_path / "evil.html", "evil </title>", content, images, captions, measured, log)
-    page = opened(tmp_path / "evil.html")
+    page = open_report(tmp_path / "evil.html")
     assert page.title() == "evil </title>"
     page.fill("#search", "</script>")
     assert page.locator("#images .caption").inner_text() == evil

@@ -8,7 +8,7 @@ export class UserError extends Error {
   }
 }
 
-/** The address of this page, which captions what is posted to it; explanations have the same path elsewhere. */
+/** POST to the address of this page returns captions; the same path below /explanations explains them, too. */
 const captionsUrl = location.origin + location.pathname;
 const explanationsUrl = captionsUrl.replace(/\/predictions\/([^/]+(?:\/[^/]+)?\/?)$/, "/explanations/$1");
 
