@@ -31,7 +31,7 @@ function createRow(tag, cells) {
 
 function fillScoreTable(titles, rows) {
   byId("scores").append(
-    createElement("thead", {}, createRow("th", titles)),
+    createElement("thead", {}, createRow("th", [...titles, createElement("td", { class: "bar" })])),
     createElement("tbody", {}, ...rows.map((cells) => createRow("td", cells))),
   );
 }
@@ -55,7 +55,7 @@ function showRunScores() {
     const label = `${name} ${percent(score)}, 95 % interval from ${low} to ${high}`;
     return [name, percent(score), `${low} – ${high}`, createIntervalCell(intervals[name], score, [0, max], label)];
   });
-  fillScoreTable(["metric", "score", "95 % interval", ""], rows);
+  fillScoreTable(["metric", "score", "95 % interval"], rows);
 }
 
 function showDifferences() {
@@ -73,7 +73,7 @@ function showDifferences() {
       createIntervalCell(interval, difference, [-max, max], label),
     ];
   });
-  fillScoreTable(["metric", ...data.names, "difference", "95 % interval", "p", ""], rows);
+  fillScoreTable(["metric", ...data.names, "difference", "95 % interval", "p"], rows);
 }
 
 function trendClass(change) {
