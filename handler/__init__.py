@@ -1,4 +1,4 @@
-"""captioner: a picture in, a sentence out. `Captioner.load("pretrained").caption(["photo.jpg"])`."""
+"""captioner: image captioning. `Captioner.load("pretrained").caption(["photo.jpg"])[0][0].text` is a sentence."""
 
 from handler.captioner import Caption, Captioner
 from handler.errors import BundleError, RequestError
