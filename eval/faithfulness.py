@@ -15,7 +15,7 @@ from tqdm import tqdm
 from eval.coco import CaptionedImage, read_split
 from handler.captioner import Captioner
 from handler.errors import BundleError
-from training.data.feature_cache import read_pixels
+from training.data.image_loading import load_image
 
 DRAWS = 4  # random choices of cells for each picture
 RESAMPLES, SEED = 1000, 1
@@ -61,7 +61,7 @@ def falls(
     generator = torch.Generator().manual_seed(SEED)
     fallen = []
     for image in tqdm(images, desc=method, unit="picture"):
-        pixels = read_pixels(image, captioner.config.preprocessing)
+        pixels = load_image(image, captioner.config.preprocessing)
         best = captioner.explain(image.path, method=method)[0]
         words, rows, columns = best.attributions.shape
         cells = rows * columns

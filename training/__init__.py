@@ -1,1 +1,1 @@
-"""Data, the models' training, and packing the archive. `make train`, `make archive`."""
+"""Data, training and export of captioning models. `make train` runs it."""

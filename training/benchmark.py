@@ -1,4 +1,4 @@
-"""Measures how many images a training learns from a second, by batch size and number of processes, side by side.
+"""Measure training throughput by batch size and number of processes, in images per second.
 
 python -m training.benchmark transformer-lite2-flickr8k ../shared/data/flickr8k --batch-sizes 16 32 64 --processes 1 2
 """
@@ -12,80 +12,73 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-WARM = 5  # steps that are not counted
-DEADLINE = 3600.0  # s, grids that have to be computed first included
+from handler.cli import cli_errors
+
+WARMUP_STEPS = 5  # not counted
+TIMEOUT = 3600.0  # seconds, including the computation of cached features
 
 
-def measure(command: list[str], run: Path, steps: int) -> list[float]:
-    """Starts a training, and stops it after `steps` counted steps; the seconds of each, waiting for its batch included.
+def measure_steps(command: Sequence[str], run: Path, steps: int, processes: int) -> list[float]:
+    """Run a training until `steps` counted steps are logged, then stop it.
+
+    Args:
+        command: Command of the training.
+        run: Directory of the run, in a temporary directory.
+        steps: Steps to count, after the warm-up.
+        processes: Processes that share the CPUs.
+
+    Returns:
+        Seconds of each counted step, including the wait for its batch.
 
     Raises:
-        RuntimeError: the training ended before that; the message is its own.
+        RuntimeError: If the training ends early; the message has the end of its output.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // _processes(command)))}
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     with (run.parent / "stderr").open("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
         try:
-            deadline = time.monotonic() + DEADLINE
-            while len(seconds := _seconds(run)) < WARM + steps:
+            deadline = time.monotonic() + TIMEOUT
+            while len(seconds := _logged_seconds(run)) < WARMUP_STEPS + steps:
                 if process.poll() is not None or time.monotonic() > deadline:
                     errors.seek(0)
-                    raise RuntimeError(f"The training ended before {WARM + steps} steps: {errors.read()[-500:]}")
+                    raise RuntimeError(f"The training ended before step {WARMUP_STEPS + steps}: {errors.read()[-500:]}")
                 time.sleep(0.5)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
-    return seconds[WARM : WARM + steps]
+    return seconds[WARMUP_STEPS : WARMUP_STEPS + steps]
 
 
-def _processes(command: list[str]) -> int:
-    return next((int(word.rsplit("=", 1)[1]) for word in command if word.startswith("--nproc_per_node=")), 1)
-
-
-def _seconds(run: Path) -> list[float]:
-    """Each step's seconds, as far as the log is written."""
+def _logged_seconds(run: Path) -> list[float]:
+    """Seconds of each step in the log so far."""
     log = run / "metrics.jsonl"
     lines = log.read_text().split("\n")[:-1] if log.exists() else []
     return [line["seconds"] for line in map(json.loads, lines) if "epoch" not in line]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures training's images a second.")
-    parser.add_argument("preset", help="a file of training/configs, without its ending")
-    parser.add_argument("data", help="the folder in COCO's layout")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64], help="images a step")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1], help="of torchrun, on this machine")
-    parser.add_argument("--steps", type=int, default=20, help="that are counted")
-    arguments, settings = parser.parse_known_args()
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Measure training throughput. Other options go to training.train.")
+    parser.add_argument("preset", help="name of a file in training/configs, without its suffix")
+    parser.add_argument("data", help="directory in the COCO layout")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64], help="images per step")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1], help="numbers of processes on this machine")
+    parser.add_argument("--steps", type=int, default=20, help="steps to count")
+    args, settings = parser.parse_known_args()
     print("| processes | images a step | seconds a step | images a second |\n|---|---|---|---|", flush=True)
-    for processes, size in itertools.product(arguments.processes, arguments.batch_sizes):
-        with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            launcher = (
-                []
-                if processes == 1
-                else ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-            )
-            command = [
-                sys.executable,
-                "-m",
-                *launcher,
-                "training.train",
-                arguments.preset,
-                arguments.data,
-                f"--into={run}",
-            ]
-            try:
-                taken = measure(
-                    [*command, f"--batch_size={size}", "--checkpoint_every=5", *settings], run, arguments.steps
-                )
-            except RuntimeError as error:
-                sys.exit(str(error))
-            seconds = median(taken)
-            print(f"| {processes} | {size} | {seconds:.2f} | {size / seconds:.0f} |", flush=True)
+    for processes, batch_size in itertools.product(args.processes, args.batch_sizes):
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        with tempfile.TemporaryDirectory() as directory, cli_errors(RuntimeError):
+            run = Path(directory) / "run"
+            command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "training.train"]
+            options = [f"--output-dir={run}", f"--batch_size={batch_size}", "--checkpoint_every=5", *settings]
+            steps = measure_steps([*command, args.preset, args.data, *options], run, args.steps, processes)
+            seconds = median(steps)
+            print(f"| {processes} | {batch_size} | {seconds:.2f} | {batch_size / seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,84 +1,154 @@
-"""What cross-entropy training minimises."""
+"""Losses of cross-entropy and of self-critical training.
 
-from typing import NamedTuple
+Letters for shapes: B images, K captions per image, S sampled captions per image, T tokens, N tokens without padding,
+V vocabulary size.
+"""
 
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
 
 from handler.modeling import TeacherForcingOutput
+from handler.modeling.vocabulary import Vocabulary
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class Counts(NamedTuple):
-    """What the sums are divided by: of the whole step, over all processes."""
+class Normalizers(NamedTuple):
+    """Divisors of the sums: counts of the whole step, over all processes."""
 
     tokens: float
     captions: float
 
 
 def cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, counts: Counts, label_smoothing: float = 0.0
+    logits: torch.Tensor, targets: torch.Tensor, counts: Normalizers, label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy a token.
+    """Compute cross-entropy per token, in nats.
 
     Args:
         logits: (N, V).
-        targets: (N,).
-        counts: of the whole step.
-        label_smoothing: share of a target's probability spread evenly over the vocabulary, 0 to below 1.
+        targets: (N,) token ids.
+        counts: Counts of the whole step.
+        label_smoothing: Share of the target probability spread evenly over the vocabulary, in [0, 1).
 
     Returns:
-        What is to be minimised, and each token's log-probability (N,), in nats, without a gradient.
+        The loss, and the log-probability of each target (N,), detached.
     """
     logprobs = logits.float().log_softmax(-1)
-    of_target = logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
-    loss = -of_target.sum() / counts.tokens
+    target_logprobs = logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    loss = -target_logprobs.sum() / counts.tokens
     if label_smoothing:
         uniform = -logprobs.mean(-1).sum() / counts.tokens
         loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-    return loss, of_target.detach()
+    return loss, target_logprobs.detach()
 
 
-def doubly_stochastic(attention: torch.Tensor, present: torch.Tensor, counts: Counts) -> torch.Tensor:
-    """Xu et al. 2015, eq. 14: the mean over captions and cells of (1 - attention summed over a caption's tokens)^2.
+def doubly_stochastic(attention: torch.Tensor, mask: torch.Tensor, counts: Normalizers) -> torch.Tensor:
+    """Compute the mean over captions and cells of (1 - attention summed over tokens)² (Xu et al. 2015, eq. 14).
 
     Args:
         attention: (B, K, T, cells).
-        present: (B, K, T), whether there is a token.
-        counts: of the whole step.
+        mask: (B, K, T), True at tokens, False at padding.
+        counts: Counts of the whole step.
     """
-    looked = (attention.float() * present.unsqueeze(-1)).sum(2)  # (B, K, cells)
-    there = present.any(2)  # (B, K): an image may have fewer captions than K
-    return (1 - looked).square().mean(-1)[there].sum() / counts.captions
+    attention_sum = (attention.float() * mask.unsqueeze(-1)).sum(2)  # (B, K, cells)
+    has_caption = mask.any(2)  # (B, K): an image may have fewer than K captions
+    return (1 - attention_sum).square().mean(-1)[has_caption].sum() / counts.captions
 
 
 def hard_attention(
-    forced: TeacherForcingOutput,
-    present: torch.Tensor,
+    output: TeacherForcingOutput,
+    mask: torch.Tensor,
     logprobs: torch.Tensor,
     baseline: float,
     weights: tuple[float, float],
-    counts: Counts,
+    counts: Normalizers,
 ) -> torch.Tensor:
-    """The part of Xu et al. 2015, eq. 12, that teaches where to look: REINFORCE on the sampled cells, and the entropy.
+    """Compute the attention terms of Xu et al. 2015, eq. 12: REINFORCE on the sampled cells, and the entropy.
 
     Args:
-        forced: of a decoder that samples its cells.
-        present: (B, K, T), whether there is a token.
-        logprobs: (N,), each token's log-probability: the reward is its sum over a caption, log p(y | s, a).
-        baseline: moving average of the reward over earlier steps.
-        weights: of REINFORCE, and of the attention's entropy, which is to stay large: lambda_r and lambda_e.
-        counts: of the whole step.
+        output: Output of a decoder with sampled attention.
+        mask: (B, K, T), True at tokens, False at padding.
+        logprobs: (N,) log-probability of each token. The reward is their sum over a caption, log p(y | s, a).
+        baseline: Moving average of the reward over earlier steps.
+        weights: Weights of REINFORCE and of the attention entropy, which is maximized: lambda_r and lambda_e.
+        counts: Counts of the whole step.
+
+    Raises:
+        ValueError: If the decoder sampled no attention.
     """
-    attention = forced.attention.float().clamp(min=1e-8)
-    sampled = present & (forced.sampled_cells >= 0)  # (B, K, T)
-    chosen = attention.gather(-1, forced.sampled_cells.clamp(min=0).unsqueeze(-1)).squeeze(-1).log()
-    reward = caption_sums(logprobs, present) - baseline  # (B, K)
-    reinforce = (reward.unsqueeze(2) * chosen * sampled).sum()
-    spread = (-(attention * attention.log()).sum(-1) * present).sum()
-    return -(weights[0] * reinforce + weights[1] * spread) / counts.tokens
+    if output.attention is None or output.sampled_cells is None:
+        raise ValueError("The decoder sampled no attention.")
+    attention = output.attention.float().clamp(min=1e-8)
+    sampled = mask & (output.sampled_cells >= 0)  # (B, K, T)
+    sampled_logprobs = attention.gather(-1, output.sampled_cells.clamp(min=0).unsqueeze(-1)).squeeze(-1).log()
+    reward = caption_sums(logprobs, mask) - baseline  # (B, K)
+    reinforce = (reward.unsqueeze(2) * sampled_logprobs * sampled).sum()
+    entropy = (-(attention * attention.log()).sum(-1) * mask).sum()
+    return -(weights[0] * reinforce + weights[1] * entropy) / counts.tokens
 
 
-def caption_sums(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Values of tokens (N,) → their sums over each caption (B, K); `present` (B, K, T) says which tokens those are."""
-    spread = values.new_zeros(present.shape)
-    spread[present] = values
-    return spread.sum(2)
+def caption_sums(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum token values (N,) over each caption.
+
+    Args:
+        values: (N,) in the order of the True elements of `mask`.
+        mask: (B, K, T), True at tokens.
+
+    Returns:
+        (B, K).
+    """
+    padded = values.new_zeros(mask.shape)
+    padded[mask] = values
+    return padded.sum(2)
+
+
+def log_policy(logits: torch.Tensor, vocabulary: Vocabulary, temperature: float) -> torch.Tensor:
+    """Convert logits (…, V) to log-probabilities of the policy, which never emits `<pad>`, `<start>` or `<unk>`."""
+    banned = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=logits.device)
+    return (logits.float() / temperature).index_fill(-1, banned, float("-inf")).log_softmax(-1)
+
+
+def advantages(rewards: Array, greedy: Array | None) -> Array:
+    """Subtract the baseline from the rewards of sampled captions.
+
+    Args:
+        rewards: (B, S).
+        greedy: (B,) rewards of greedily decoded captions; None: the baseline is the mean of the other S - 1 samples.
+
+    Returns:
+        (B, S).
+    """
+    if greedy is not None:
+        return rewards - greedy[:, None]
+    samples = rewards.shape[1]
+    result: Array = (rewards - rewards.mean(1, keepdims=True)) * (samples / (samples - 1))
+    return result
+
+
+def self_critical_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    advantage: torch.Tensor,
+    mask: torch.Tensor,
+    vocabulary: Vocabulary,
+    *,
+    temperature: float,
+    tokens: float,
+) -> torch.Tensor:
+    """Compute REINFORCE per token (Rennie et al. 2017, eq. 8).
+
+    Args:
+        logits: (N, V) of the sampled captions.
+        targets: (N,) sampled token ids.
+        advantage: (B, S), see `advantages`.
+        mask: (B, S, T), True at tokens, False at padding.
+        vocabulary: Vocabulary of the decoder.
+        temperature: Temperature of the sampling.
+        tokens: Sampled tokens of the whole step, over all processes.
+    """
+    logprobs = log_policy(logits, vocabulary, temperature).gather(1, targets.unsqueeze(1)).squeeze(1)
+    weight = advantage.unsqueeze(2).expand(mask.shape)[mask]
+    return -(weight * logprobs).sum() / tokens

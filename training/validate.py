@@ -1,4 +1,4 @@
-"""Scores a bundle on a split, from the pictures, in this process.
+"""Score a bundle on a split, from the images, in this process.
 
 python -m training.validate pretrained ../shared/data/flickr8k val
 python -m training.validate pretrained ../shared/data/flickr8k val --captions captions.json
@@ -6,9 +6,7 @@ python -m training.validate pretrained ../shared/data/flickr8k val --captions ca
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +19,31 @@ from eval.endings import bad_endings
 from eval.meteor import Meteor
 from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
-from handler.errors import BundleError
+from handler.cli import add_generation_options, cli_errors, generation_config
+from handler.files import atomic_write_text
 from handler.generation import GenerationConfig
-from handler.serving.options import RANGES
-from training.data.feature_cache import read_batch
+from training.data.image_loading import load_images
 
-BATCH = 50
+BATCH_SIZE = 50
 
 
 def default_device() -> torch.device:
-    """Where a bundle is scored: a GPU, where there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def qualified_split(data: Path, split: str) -> str:
+    """Return the name of a split in signatures: `<name of the data directory>/<split>`."""
+    return f"{(data / split).resolve().parent.name}/{Path(split).name}"
+
+
 def describe_decoding(options: GenerationConfig) -> str:
-    """The decoding options as a signature names them."""
-    way = f"beam:{options.beam_size}"
+    """Format decoding options for a signature."""
+    search = f"beam:{options.beam_size}"
     if options.do_sample:
-        way = f"temperature:{options.temperature}|top_p:{options.top_p}|seed:{options.seed}"
+        search = f"temperature:{options.temperature}|top_p:{options.top_p}|seed:{options.seed}"
     return (
-        f"{way}|lp:{options.length_penalty}|length:{options.min_length}-{options.max_length}"
+        f"{search}|lp:{options.length_penalty}|length:{options.min_length}-{options.max_length}"
         f"|ngram:{options.no_repeat_ngram}"
     )
 
@@ -50,32 +53,32 @@ def validate_bundle(
     images: Sequence[CaptionedImage],
     split: str,
     options: GenerationConfig | None = None,
-    grids: np.ndarray | None = None,
+    features: np.ndarray[Any, Any] | None = None,
     meteor: Meteor | None = None,
 ) -> tuple[dict[str, Any], dict[int, str]]:
-    """Captions a split's pictures with a bundle and scores the captions.
+    """Caption the images of a split with a bundle, and score the captions.
 
     Args:
-        captioner: the bundle, loaded.
-        images: the split.
-        split: its name in the signature.
-        options: of decoding; left out, the bundle's own.
-        grids: (images, cells, channels) of the bundle's encoder, where they are known; else the pictures are read.
-        meteor: one that runs already, which saves ten seconds.
+        captioner: The loaded bundle.
+        images: The split.
+        split: Name of the split in the signature.
+        options: Decoding options; default: those of the bundle.
+        features: Encoder features (images, cells, channels); default: computed from the images.
+        meteor: A running METEOR, which saves ten seconds.
 
     Returns:
-        `{"split", "n", "scores", "bad_endings", "signature"}`, and the captions by image id.
+        `{"split", "n", "scores", "bad_endings", "signature"}`, and the captions by image ID.
     """
     options = options or captioner.config.decoding
     captions: dict[int, str] = {}
-    for first in tqdm(range(0, len(images), BATCH), desc=f"captioning {split}", unit="batch"):
-        batch = images[first : first + BATCH]
-        if grids is None:
-            grid = captioner.encode(read_batch(batch, captioner.config.preprocessing))
+    for first in tqdm(range(0, len(images), BATCH_SIZE), desc=f"captioning {split}", unit="batch"):
+        batch = images[first : first + BATCH_SIZE]
+        if features is None:
+            grid = captioner.encode(load_images(batch, captioner.config.preprocessing))
         else:
-            grid = torch.from_numpy(np.float32(grids[first : first + BATCH])).to(captioner.device)
-        for image, found in zip(batch, captioner.caption_features(grid, [options] * len(batch)), strict=True):
-            captions[image.id] = found[0].text
+            grid = torch.from_numpy(np.float32(features[first : first + BATCH_SIZE])).to(captioner.device)
+        for image, best in zip(batch, captioner.caption_features(grid, [options] * len(batch)), strict=True):
+            captions[image.id] = best[0].text
     references = {image.id: image.captions for image in images}
     scores = score_captions(references, captions, meteor=meteor or True)
     decoding = f"{describe_decoding(options)}|{captioner.config.digest[:19]}"
@@ -90,29 +93,23 @@ def validate_bundle(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Scores a bundle on a split, in this process.")
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("data", type=Path, help="the folder in COCO's layout")
-    parser.add_argument("split", help="such as val")
-    for name, (low, _) in RANGES.items():
-        if name != "num_captions":
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(low), help="left out, the bundle's own")
-    parser.add_argument("--captions", type=Path, help="write the captions there, in COCO's results format")
-    arguments = parser.parse_args()
-    asked = {name: getattr(arguments, name, None) for name in RANGES}
-    try:
-        captioner = Captioner.load(arguments.bundle, default_device())
-        options = replace(
-            captioner.config.decoding, **{name: value for name, value in asked.items() if value is not None}
-        )
-        images = read_split(arguments.data, arguments.split)
-        split = f"{arguments.data.resolve().name}/{arguments.split}"
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Score a bundle on a split, in this process.")
+    parser.add_argument("bundle", type=Path, help="directory of the bundle")
+    parser.add_argument("data", type=Path, help="directory in the COCO layout")
+    parser.add_argument("split", help="e.g. val")
+    parser.add_argument("--captions", type=Path, help="write the captions to this file, in the COCO results format")
+    add_generation_options(parser, exclude=["num_captions"])  # the best caption is scored
+    args = parser.parse_args()
+    with cli_errors(ValueError):
+        captioner = Captioner.load(args.bundle, default_device())
+        options = generation_config(args, captioner.config.decoding)
+        images = read_split(args.data, args.split)
+        split = f"{args.data.resolve().name}/{args.split}"
         result, captions = validate_bundle(captioner, images, split, options)
-    except (BundleError, FileNotFoundError, ValueError) as error:
-        sys.exit(str(error))
-    if arguments.captions:
-        results = [{"image_id": index, "caption": caption} for index, caption in captions.items()]
-        arguments.captions.write_text(json.dumps(results, indent=1))
+        if args.captions:
+            results = [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
+            atomic_write_text(args.captions, json.dumps(results, indent=1))
     print(json.dumps(result, indent=2))
 
 

@@ -9,7 +9,7 @@ from eval.coco import read_split
 from handler import Captioner
 from handler.modeling.vocabulary import SPECIAL, build_vocabulary, tokenize
 from tests.helpers.paths import ROOT
-from training.config import load_config, preset
+from training.config import load_config, preset_path
 from training.validate import validate_bundle
 
 pytestmark = pytest.mark.slow
@@ -74,8 +74,9 @@ def test_bundle_is_small_enough_for_git():
 
 
 def test_settings_are_those_of_the_preset(pretrained):
-    config, training = load_config(preset(PRESET)), pretrained.config.card["training"]
-    for name in ("encoder", "encoder_weights", "train_splits", "min_count", "epochs", "learning_rate", "ema"):
+    config, training = load_config(preset_path(PRESET)), pretrained.config.card["training"]
+    for name in ("encoder", "encoder_weights", "train_splits", "min_count", "epochs", "learning_rate"):
         assert training[name] == getattr(config, name), name
+    assert training["ema"] == config.ema_decay
     assert pretrained.config.decoder == config.decoder
     assert pretrained.config.card["data"] == config.card["data"]

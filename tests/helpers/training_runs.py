@@ -6,7 +6,7 @@ from pathlib import Path
 
 PHOTO_SPLITS = ["--train_splits=[photos]", "--val_splits=[photos]"]
 SMALL = [
-    *("--min_count=1", "--batch_size=2", "--preprocessing.size=64", "--serving_size=96", "--cached_views=2"),
+    *("--min_count=1", "--batch_size=2", "--preprocessing.size=64", "--serving_size=96", "--num_cached_views=2"),
     *("--decoder.embed_dim=32", "--decoder.hidden_dim=32", "--decoder.attention_dim=8", "--label_smoothing=0"),
     *("--checkpoint_every=3", "--decoding.beam_size=2", "--precision=32-true", "--accelerator=cpu"),
 ]
@@ -14,7 +14,7 @@ SMALL = [
 
 def train_command(run: Path, *settings: str) -> list[str]:
     """Return the command of a training; the feature cache is a directory beside the run."""
-    folders = [f"--into={run}", f"--features={run.parent / 'features'}"]
+    folders = [f"--output-dir={run}", f"--feature-cache={run.parent / 'features'}"]
     preset = ["soft_attention-lite2-flickr8k", "samples"]
     return [sys.executable, "-m", "training.train", *preset, *folders, *PHOTO_SPLITS, *SMALL, *settings]
 

@@ -1,1 +1,1 @@
-"""From pictures and captions to batches: download, COCO's layout, views, cached grids."""
+"""Data: COCO download and layout, augmentation, feature cache, batches."""

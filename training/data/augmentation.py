@@ -1,4 +1,4 @@
-"""Random views of a picture, so that a small training split goes further: mirrored, and cropped."""
+"""Random augmentation of training images: horizontal flip and crop."""
 
 import math
 from dataclasses import dataclass
@@ -9,44 +9,50 @@ from PIL import Image, ImageOps
 from eval.coco import CaptionedImage
 from handler.modeling.vocabulary import tokenize
 
-SIDED = {"left", "right"}
+DIRECTIONAL_WORDS = {"left", "right"}
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training varies a picture.
+    """Settings of the random views of an image.
 
     Attributes:
-        mirror: half of the views are mirrored, but those of pictures whose captions say "left" or "right".
-        min_area: least share of the picture that a random crop keeps, above 0 to 1; 1 never crops.
+        horizontal_flip: Flip with probability 0.5, unless a caption of the image mentions left or right.
+        min_crop_area: Minimum share of the image area that a random crop keeps, in (0, 1]; 1 never crops.
     """
 
-    mirror: bool = True
-    min_area: float = 1.0
+    horizontal_flip: bool = True
+    min_crop_area: float = 1.0
 
-    def __post_init__(self):
-        if not 0 < self.min_area <= 1:
-            raise ValueError(f"min_area is above 0 and at most 1, not {self.min_area}.")
+    def __post_init__(self) -> None:
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"min_crop_area must be above 0 and at most 1, not {self.min_crop_area}.")
 
-    def view(self, picture: Image.Image, image: CaptionedImage, draw: np.random.Generator) -> Image.Image:
-        """A random view of an RGB picture; `image` says which captions have to stay true of it."""
-        if self.min_area < 1:
-            picture = picture.crop(self._box(*picture.size, draw))
-        if draw.random() < 0.5 and self.mirror and not mentions_direction(image):
-            picture = ImageOps.mirror(picture)
-        return picture
+    def apply(self, image: Image.Image, captioned: CaptionedImage, rng: np.random.Generator) -> Image.Image:
+        """Return a random view of an RGB image.
 
-    def _box(self, width: int, height: int, draw: np.random.Generator) -> tuple[int, int, int, int]:
-        """A rectangle of at least `min_area`, its sides' proportion to the picture's from 3:4 to 4:3."""
-        area, stretch = draw.uniform(self.min_area, 1), math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
-        wide, high = (
-            max(1, round(side * min(1, part)))
-            for side, part in ((width, math.sqrt(area) * stretch), (height, math.sqrt(area) / stretch))
+        Args:
+            image: The decoded image.
+            captioned: Its captions, which have to stay true.
+            rng: Source of all randomness.
+        """
+        if self.min_crop_area < 1:
+            image = image.crop(self._sample_box(*image.size, rng))
+        if rng.random() < 0.5 and self.horizontal_flip and not mentions_direction(captioned):
+            image = ImageOps.mirror(image)
+        return image
+
+    def _sample_box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Sample a crop of at least `min_crop_area`, its aspect ratio 3:4 to 4:3 of that of the image."""
+        area, stretch = rng.uniform(self.min_crop_area, 1), math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
+        crop_width, crop_height = (
+            max(1, round(side * min(1, share)))
+            for side, share in ((width, math.sqrt(area) * stretch), (height, math.sqrt(area) / stretch))
         )
-        left, top = int(draw.integers(width - wide + 1)), int(draw.integers(height - high + 1))
-        return left, top, left + wide, top + high
+        left, top = int(rng.integers(width - crop_width + 1)), int(rng.integers(height - crop_height + 1))
+        return left, top, left + crop_width, top + crop_height
 
 
 def mentions_direction(image: CaptionedImage) -> bool:
-    """Whether a caption speaks of left or right: in the mirror it would be wrong."""
-    return any(SIDED & set(tokenize(caption)) for caption in image.captions)
+    """Return True if a caption mentions left or right, which a flip would make wrong."""
+    return any(DIRECTIONAL_WORDS & set(tokenize(caption)) for caption in image.captions)

@@ -1,11 +1,12 @@
-"""A step's pictures and captions, in an order that the step's number decides.
+"""Training batches: images or cached features with captions, in an order determined by the step number.
 
-Nothing here keeps a state: the same seed and step give the same batch, so that a run goes on exactly where it stopped,
-with however many processes.
+The data set is stateless: the same seed and step give the same batch with any number of processes, so a run resumes
+at the exact step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,133 +15,152 @@ from eval.coco import CaptionedImage
 from handler.modeling.vocabulary import Vocabulary, tokenize
 from handler.preprocessing import Preprocessing
 from training.data.augmentation import Augmentation
-from training.data.feature_cache import read_pixels
+from training.data.image_loading import load_image
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B images with K captions each, padded with `<pad>` to T; a caption that an image lacks is padding alone."""
+class CaptionBatch:
+    """B images with K captions each, padded to T tokens; a missing caption is padding only."""
 
-    pictures: torch.Tensor  # float16 grid (B, cells, C), or uint8 pixels (B, 3, size, size)
-    inputs: torch.Tensor  # (B, K, T): `<start>`, then the words; an image's longest caption first
-    targets: torch.Tensor  # (B, K, T): the words, then `<end>`
-    images: list[int]  # places in the training split
+    images: torch.Tensor  # float16 features (B, cells, C), or uint8 pixels (B, 3, size, size)
+    inputs: torch.Tensor  # (B, K, T): `<start>`, then the tokens; the longest caption of an image first
+    targets: torch.Tensor  # (B, K, T): the tokens, then `<end>`
+    indices: list[int]  # of the images in the training split
 
-    def pin_memory(self) -> "Batch":
-        """The same in memory that a GPU copies from by itself; PyTorch's loader calls it."""
-        return Batch(*(part.pin_memory() for part in (self.pictures, self.inputs, self.targets)), self.images)
+    def to(self, device: torch.device) -> "CaptionBatch":
+        """Return the batch on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def pin_memory(self) -> "CaptionBatch":
+        """Return the batch in page-locked memory; the PyTorch data loader calls this."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> "CaptionBatch":
+        return CaptionBatch(fn(self.images), fn(self.inputs), fn(self.targets), self.indices)
+
+
+class ImageSource(Protocol):
+    """Pixels or features of training images."""
+
+    def __call__(self, indices: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+        """Return the images at `indices` of the split, in the random view of this epoch and seed."""
 
 
 class CachedFeatures:
-    """Pictures as a frozen encoder's cached grids.
+    """Images as cached features of a frozen encoder.
 
     Args:
-        views: of each view its parts, float16 (images, cells, C), which together hold the split; a step takes any view.
+        views: For each view its parts, each float16 (images, cells, C), which together hold the split. A step takes a
+            random view of each image.
     """
 
-    def __init__(self, views: Sequence[Sequence[np.ndarray]]):
+    def __init__(self, views: Sequence[Sequence[np.ndarray[Any, Any]]]) -> None:
         self.views = views
-        self.places = [(part, row) for part, grids in enumerate(views[0]) for row in range(len(grids))]
+        self.rows = [(part, row) for part, features in enumerate(views[0]) for row in range(len(features))]
 
-    def __call__(self, images: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
-        grids = []
-        for image in images:
-            view = np.random.default_rng([seed, epoch, image]).integers(len(self.views))
-            part, row = self.places[image]
-            grids.append(self.views[view][part][row])
-        return torch.from_numpy(np.stack(grids))
+    def __call__(self, indices: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+        """Return features (B, cells, C)."""
+        features = []
+        for index in indices:
+            view = int(np.random.default_rng([seed, epoch, index]).integers(len(self.views)))
+            part, row = self.rows[index]
+            features.append(self.views[view][part][row])
+        return torch.from_numpy(np.stack(features))
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures read from their files, another random view each time."""
+class ImageFiles:
+    """Images read from their files, in another random view each epoch."""
 
     images: Sequence[CaptionedImage]
     preprocessing: Preprocessing
     augmentation: Augmentation
 
-    def __call__(self, images: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+    def __call__(self, indices: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+        """Return uint8 pixels (B, 3, size, size)."""
         return torch.stack(
-            [read_pixels(self.images[i], self.preprocessing, self.augmentation, [seed, epoch, i]) for i in images]
+            [load_image(self.images[i], self.preprocessing, self.augmentation, [seed, epoch, i]) for i in indices]
         )
 
 
-class CaptionDataset(torch.utils.data.Dataset):
-    """The training split, cut into batches anew each epoch; what is left over when cutting joins in other epochs.
+class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
+    """The training split as batches, shuffled anew each epoch. An incomplete last batch is dropped.
 
     Args:
-        images: the split.
-        pictures: (places in the split, epoch, seed) → their grids or pixels.
-        vocabulary: words it lacks become `<unk>`.
-        batch_size: images a step, over all processes.
-        captions_per_image: captions of an image in a batch, drawn anew each time where it has more.
-        max_words: longer captions are cut, and then do not learn an end.
-        seed: of order, drawing and views.
-        rank: of the processes, this one.
-        processes: that share a step.
+        images: The split.
+        source: Loads the pixels or features of the images.
+        vocabulary: Unknown words become `<unk>`.
+        batch_size: Images per step, over all processes.
+        captions_per_image: Captions per image in a batch, sampled anew each epoch if an image has more.
+        max_length: Maximum length of a caption in tokens. A truncated caption has no `<end>`.
+        seed: Seed of order, sampling and augmentation.
+        rank: Rank of this process.
+        world_size: Number of processes that share a step.
 
     Raises:
-        ValueError: a process would be left without a picture, or a picture has no caption with a word in it.
+        ValueError: If a process would get no image, or an image has no caption with a word.
     """
 
     def __init__(
         self,
         images: Sequence[CaptionedImage],
-        pictures: CachedFeatures | Pictures,
+        source: ImageSource,
         vocabulary: Vocabulary,
         *,
         batch_size: int,
         captions_per_image: int,
-        max_words: int,
+        max_length: int,
         seed: int,
         rank: int = 0,
-        processes: int = 1,
-    ):
-        self.pictures, self.vocabulary = pictures, vocabulary
+        world_size: int = 1,
+    ) -> None:
+        self.source, self.vocabulary = source, vocabulary
         self.batch_size, self.captions_per_image, self.seed = min(batch_size, len(images)), captions_per_image, seed
-        self.rank, self.processes = rank, processes
-        if self.batch_size < processes:
-            raise ValueError(f"A step has {self.batch_size} images, too few for {processes} processes.")
+        self.rank, self.world_size = rank, world_size
+        if self.batch_size < world_size:
+            raise ValueError(f"A step has {self.batch_size} images, too few for {world_size} processes.")
         words = [[tokenize(text) for text in image.captions] for image in images]
-        self.captions = [[self._ids(caption, max_words) for caption in some if caption] for some in words]
+        self.captions = [[self._encode(caption, max_length) for caption in some if caption] for some in words]
         if not all(self.captions):
-            first = images[self.captions.index([])].id
-            raise ValueError(f"The image {first} has no caption with a word in it: take it out of the split.")
+            image_id = images[self.captions.index([])].id
+            raise ValueError(f"The image {image_id} has no caption with a word: remove it from the split.")
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Return the steps per epoch."""
         return len(self.captions) // self.batch_size
 
-    def __getitem__(self, step: int) -> Batch:
-        """This process's share of a step, counted over all epochs from 0."""
-        epoch, place = divmod(step, len(self))
+    def __getitem__(self, step: int) -> CaptionBatch:
+        """Return the share of this process in a step, counted over all epochs from 0."""
+        epoch, index = divmod(step, len(self))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.captions))
-        whole = order[place * self.batch_size : (place + 1) * self.batch_size]
-        chosen = whole[self.rank :: self.processes].tolist()
-        captions = [self._draw(self.captions[i], np.random.default_rng([self.seed, epoch, i, 1])) for i in chosen]
+        batch_indices = order[index * self.batch_size : (index + 1) * self.batch_size]
+        indices = batch_indices[self.rank :: self.world_size].tolist()
+        captions = [
+            self._sample_captions(self.captions[i], np.random.default_rng([self.seed, epoch, i, 1])) for i in indices
+        ]
         inputs, targets = collate_captions(captions, self.captions_per_image, self.vocabulary)
-        return Batch(self.pictures(chosen, epoch, self.seed), inputs, targets, chosen)
+        return CaptionBatch(self.source(indices, epoch, self.seed), inputs, targets, indices)
 
-    def _ids(self, words: list[str], max_words: int) -> list[int]:
-        """Words → ids, ended with `<end>` unless cut."""
-        ids = self.vocabulary.encode(words[:max_words])
-        return ids if len(words) > max_words else [*ids, self.vocabulary.eos_id]
+    def _encode(self, words: list[str], max_length: int) -> list[int]:
+        """Encode words as ids, with `<end>` unless truncated."""
+        ids = self.vocabulary.encode(words[:max_length])
+        return ids if len(words) > max_length else [*ids, self.vocabulary.eos_id]
 
-    def _draw(self, captions: list[list[int]], draw: np.random.Generator) -> list[list[int]]:
+    def _sample_captions(self, captions: list[list[int]], rng: np.random.Generator) -> list[list[int]]:
         if len(captions) > self.captions_per_image:
-            captions = [captions[i] for i in draw.choice(len(captions), self.captions_per_image, replace=False)]
+            captions = [captions[i] for i in rng.choice(len(captions), self.captions_per_image, replace=False)]
         return sorted(captions, key=len, reverse=True)
 
 
 def collate_captions(
     captions: Sequence[Sequence[Sequence[int]]], width: int, vocabulary: Vocabulary
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Captions' ids for B images, at most `width` = K of each → inputs and targets (B, K, T), as in `Batch`."""
-    longest = max(len(ids) for some in captions for ids in some)
+    """Pad caption ids of B images, at most `width` = K each, to inputs and targets (B, K, T) of a `CaptionBatch`."""
+    longest = max(len(ids) for image_captions in captions for ids in image_captions)
     inputs = torch.full((len(captions), width, longest), vocabulary.pad_id)
     targets = inputs.clone()
-    for row, some in enumerate(captions):
-        for column, ids in enumerate(some):
+    for row, image_captions in enumerate(captions):
+        for column, ids in enumerate(image_captions):
             targets[row, column, : len(ids)] = torch.tensor(ids)
             inputs[row, column, : len(ids)] = torch.tensor([vocabulary.bos_id, *ids[:-1]])
     return inputs, targets

@@ -1,8 +1,6 @@
-"""Unpacks a zip that came from elsewhere: wanted files only, each whole, none outside the folder, none without end."""
+"""Unpack an untrusted zip: only matching files, none outside the directory, not more than a size limit."""
 
 import fnmatch
-import os
-import shutil
 import stat
 import zipfile
 import zlib
@@ -10,79 +8,55 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-CHUNK = 1 << 20  # bytes held in memory
 
-
-def unpack(archive: Path, pattern: str, folder: Path, limit: int) -> dict[str, int]:
-    """Writes an archive's wanted files under a folder; those that are there with the right size are left as they are.
-
-    Each is written under another name first: what has its own name is whole, and a kill in between costs one file.
+def unpack(archive: Path, pattern: str, directory: Path, max_bytes: int) -> dict[str, int]:
+    """Write the matching files of a zip; files that exist with the right size are skipped.
 
     Args:
-        archive: a zip.
-        pattern: which files are wanted, such as `val2017/*.jpg`.
-        folder: what the archive's names are relative to.
-        limit: bytes that the wanted files may have together, unpacked.
+        archive: The zip.
+        pattern: Glob pattern of the files to write, e.g. `val2017/*.jpg`.
+        directory: Directory that the names in the zip are relative to.
+        max_bytes: Maximum unpacked size of the matching files.
 
     Returns:
-        Path below the folder → bytes, of all that are wanted.
+        Size in bytes of each matching file, by its name in the zip.
 
     Raises:
-        ValueError: it is no zip or a damaged one, a name in it leads out of the folder, what is wanted is a link or
-            another thing that is no file, is larger than the limit, or is not in it. Names and sizes are checked
-            before anything is written.
-        OSError: it can't be written.
+        ValueError: If the zip is damaged, a name leads out of the directory, or the matching files are none, not
+            regular, or larger than `max_bytes`. Names and sizes are checked before the first file is written.
+        OSError: If a file cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) as source:
-            members = _wanted(source, pattern, limit)
-            total = sum(member.file_size for member in members)
-            with tqdm(total=total, desc=f"unpacking {archive.name}", unit="B", unit_scale=True, disable=None) as bar:
-                for member in members:
-                    if not has_size(folder / member.filename, member.file_size):
-                        _write(source, member, folder / member.filename)
-                    bar.update(member.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, or not deflate
-        raise ValueError(f"{archive} can't be unpacked: {error}.") from error
+            members = _select(source, pattern, max_bytes)
+            for member in tqdm(members, desc=f"unpacking {archive.name}", unit="file", disable=None):
+                if not has_size(directory / member.filename, member.file_size):
+                    source.extract(member, directory)  # checks the CRC, and reads no more than the declared size
+                    if not has_size(directory / member.filename, member.file_size):
+                        raise zipfile.BadZipFile(f"'{member.filename}' is shorter than declared")
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise ValueError(f"{archive} cannot be unpacked: {error}.") from error
     return {member.filename: member.file_size for member in members}
 
 
 def has_size(path: Path, size: int) -> bool:
-    """Whether a file is there with so many bytes."""
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == size
+    """Return True if `path` is a regular file of `size` bytes."""
+    return path.is_file() and path.stat().st_size == size
 
 
-def _wanted(source: zipfile.ZipFile, pattern: str, limit: int) -> list[zipfile.ZipInfo]:
-    """The files to write, all checked."""
-    wanted = []
-    for member in source.infolist():
-        name = member.filename
+def _select(source: zipfile.ZipFile, pattern: str, max_bytes: int) -> list[zipfile.ZipInfo]:
+    """Return the files to write, after all checks."""
+    for name in source.namelist():
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-            raise ValueError(f"{source.filename} holds '{name}', which leads out of the folder.")
-        if member.is_dir() or not fnmatch.fnmatchcase(name, pattern):
-            continue
-        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):  # 0: packed where files have no such type
-            raise ValueError(f"{source.filename} holds '{name}', which is a link or another thing that is no file.")
-        wanted.append(member)
-    if not wanted:
+            raise ValueError(f"{source.filename} holds '{name}', which leads out of the directory.")
+    members = [
+        member for member in source.infolist() if not member.is_dir() and fnmatch.fnmatchcase(member.filename, pattern)
+    ]
+    for member in members:
+        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):  # 0: the zip stores no file type
+            raise ValueError(f"{source.filename} holds '{member.filename}', which is not a regular file.")
+    if not members:
         raise ValueError(f"{source.filename} holds no {pattern}.")
-    if (total := sum(member.file_size for member in wanted)) > limit:
-        raise ValueError(f"{source.filename} would unpack to {total:,} bytes, and {limit:,} are the most it may.")
-    return wanted
-
-
-def _write(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(".unpacking")  # one name for all, so that a kill leaves one such file at most
-    try:
-        with source.open(member) as packed, partial.open("wb") as file:
-            shutil.copyfileobj(packed, file, CHUNK)  # zipfile gives no more than the declared size, and checks the CRC
-        if not has_size(partial, member.file_size):
-            raise zipfile.BadZipFile(f"'{member.filename}' is shorter than declared")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    if (total := sum(member.file_size for member in members)) > max_bytes:
+        raise ValueError(f"{source.filename} would unpack to {total:,} bytes; the limit is {max_bytes:,}.")
+    return members

@@ -1,5 +1,8 @@
-"""Rewards of self-critical training."""
+"""Rewards of self-critical training: CIDEr-D, BLEU-4, METEOR and their weighted sum."""
 
-from training.rewards.combined import CombinedReward, build_reward
+from training.rewards.bleu import SentenceBleu
+from training.rewards.cider_d import CiderD
+from training.rewards.combined import CombinedReward, Reward, build_reward
+from training.rewards.meteor import SentenceMeteor
 
-__all__ = ["CombinedReward", "build_reward"]
+__all__ = ["CiderD", "CombinedReward", "Reward", "SentenceBleu", "SentenceMeteor", "build_reward"]

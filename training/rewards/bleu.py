@@ -1,66 +1,67 @@
-"""BLEU-4 of single captions (Papineni et al. 2002), smoothed for those that share no four words with a reference."""
+"""BLEU-4 of single captions (Papineni et al. 2002), smoothed for captions without a common 4-gram."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-LONGEST = 4  # words in the longest n-gram
+MAX_N = 4  # tokens in the longest n-gram
+
+Ngrams = Counter[tuple[int, ...]]
 
 
 class SentenceBleu:
-    """BLEU-4 of token ids, each caption by itself.
+    """BLEU-4 of token ids, for each caption separately.
 
-    Above single words a match and a word are added to both counts (Lin and Och 2004, https://aclanthology.org/C04-1072).
-    The brevity penalty compares with the reference whose length is nearest, the shorter one of two.
+    For n > 1, one is added to matches and counts (Lin and Och 2004, https://aclanthology.org/C04-1072). The brevity
+    penalty uses the reference of the nearest length, the shorter one in a tie.
 
     Args:
-        references: for each image its reference captions as token ids. An `<end>` counts as a word where it stands.
+        references: Reference captions of each image as token ids. `<end>` counts as a token if present.
     """
 
-    def __init__(self, references: Sequence[Sequence[Sequence[int]]]):
+    def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
         self.references = references
 
-    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> np.ndarray:
-        """The BLEU-4 of each caption against the references of its image.
+    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Score each caption against the references of its image.
 
         Args:
-            images: each caption's image, counted from 0 in the order of the references.
-            captions: token ids; an empty caption scores 0.
+            images: Index of the image of each caption, in the order of the references.
+            captions: Token ids; an empty caption scores 0.
 
         Returns:
-            (captions,), float64, 0 to 1.
+            (captions,), 0 to 1.
         """
-        most = {image: self._most(image) for image in set(images)}
-        return np.array(
-            [self._one(image, caption, most[image]) for image, caption in zip(images, captions, strict=True)]
-        )
+        max_counts = {image: self._max_reference_counts(image) for image in set(images)}
+        pairs = zip(images, captions, strict=True)
+        return np.array([self._score_caption(image, caption, max_counts[image]) for image, caption in pairs])
 
-    def _most(self, image: int) -> Counter:
-        """How often each n-gram stands in the reference that has it most often."""
-        most: Counter = Counter()
+    def _max_reference_counts(self, image: int) -> Ngrams:
+        """Return the maximum count of each n-gram in one reference."""
+        counts: Ngrams = Counter()
         for reference in self.references[image]:
-            most |= _ngrams(reference)
-        return most
+            counts |= _ngrams(reference)
+        return counts
 
-    def _one(self, image: int, caption: Sequence[int], most: Counter) -> float:
-        grams = _ngrams(caption)
-        matches, counts = [0] * LONGEST, [0] * LONGEST
-        for gram, count in grams.items():
+    def _score_caption(self, image: int, caption: Sequence[int], max_counts: Ngrams) -> float:
+        matches, counts = [0] * MAX_N, [0] * MAX_N
+        for gram, count in _ngrams(caption).items():
             counts[len(gram) - 1] += count
-            matches[len(gram) - 1] += min(count, most[gram])
+            matches[len(gram) - 1] += min(count, max_counts[gram])
         if not matches[0]:
             return 0.0
         precisions = [matches[0] / counts[0]]
         precisions += [(match + 1) / (count + 1) for match, count in zip(matches[1:], counts[1:], strict=True)]
-        nearest = min((abs(len(text) - len(caption)), len(text)) for text in self.references[image])[1]
+        nearest = min((abs(len(reference) - len(caption)), len(reference)) for reference in self.references[image])[1]
         brevity = min(1.0, math.exp(1 - nearest / len(caption)))
-        return brevity * math.prod(precisions) ** (1 / LONGEST)
+        return float(brevity * math.prod(precisions) ** (1 / MAX_N))
 
 
-def _ngrams(caption: Sequence[int]) -> Counter:
-    """All n-grams of 1 to `LONGEST` words."""
+def _ngrams(caption: Sequence[int]) -> Ngrams:
+    """Count all n-grams of 1 to `MAX_N` tokens."""
     return Counter(
-        tuple(caption[start : start + n]) for n in range(1, LONGEST + 1) for start in range(len(caption) - n + 1)
+        tuple(caption[start : start + n]) for n in range(1, MAX_N + 1) for start in range(len(caption) - n + 1)
     )

@@ -1,7 +1,7 @@
-"""What self-critical training rewards a caption for: one score a file, each called alike, and their mixture."""
+"""Weighted sum of rewards (Liu et al. 2017, https://arxiv.org/abs/1612.00370)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -10,46 +10,55 @@ from training.rewards.bleu import SentenceBleu
 from training.rewards.cider_d import CiderD
 from training.rewards.meteor import SentenceMeteor
 
+Array = np.ndarray[Any, np.dtype[np.float64]]
 Captions = Sequence[Sequence[int]]
 
 
 class Reward(Protocol):
     """A score of captions against the references of their images."""
 
-    def score(self, images: Sequence[int], captions: Captions) -> np.ndarray:
-        """Images, counted from 0 in the order of the references, and a caption's ids for each → (captions,)."""
+    def score(self, images: Sequence[int], captions: Captions) -> Array:
+        """Score captions.
+
+        Args:
+            images: Index of the image of each caption, in the order of the references.
+            captions: Token ids of each caption.
+
+        Returns:
+            (captions,).
+        """
 
 
 class CombinedReward:
-    """The weighted sum of rewards (Liu et al. 2017, https://arxiv.org/abs/1612.00370).
+    """Weighted sum of rewards.
 
-    CIDEr-D alone asks for the few words that tell an image from others, and captions get short; METEOR counts what of a
-    reference is missing.
+    CIDEr-D alone rewards the few words that distinguish an image, so captions get short. METEOR also rewards recall.
 
     Args:
-        parts: weights and rewards, by their names.
+        parts: Weight and reward by name.
     """
 
-    def __init__(self, **parts: tuple[float, Reward]):
+    def __init__(self, **parts: tuple[float, Reward]) -> None:
         self.parts = parts
 
-    def score(self, images: Sequence[int], captions: Captions) -> dict[str, np.ndarray]:
-        """Each reward's scores, by its name; see `Reward`."""
+    def score(self, images: Sequence[int], captions: Captions) -> dict[str, Array]:
+        """Return the scores of each reward by name; see `Reward.score`."""
         return {name: reward.score(images, captions) for name, (_, reward) in self.parts.items()}
 
-    def total(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The weighted sum of what `score` gives."""
-        return sum(self.parts[name][0] * score for name, score in scores.items())
+    def total(self, scores: Mapping[str, Array]) -> Array:
+        """Return the weighted sum of the result of `score`."""
+        weighted = [self.parts[name][0] * score for name, score in scores.items()]
+        return np.asarray(sum(weighted))
 
 
 def build_reward(references: Sequence[Captions], vocabulary: Vocabulary, bleu: float, meteor: float) -> CombinedReward:
-    """CIDEr-D, and beside it the others where they weigh anything.
+    """Create the reward of CIDEr-D, and of BLEU-4 and METEOR if their weight is not 0.
 
     Args:
-        references: for each image its reference captions as token ids, `<end>` where they end.
-        vocabulary: the ids'.
-        bleu: weight of BLEU-4.
-        meteor: weight of METEOR.
+        references: Reference captions of each image as token ids, with `<end>` unless truncated.
+        vocabulary: Vocabulary of the ids.
+        bleu: Weight of BLEU-4.
+        meteor: Weight of METEOR.
     """
     parts: dict[str, tuple[float, Reward]] = {"cider_d": (1.0, CiderD(references))}
     if bleu:

@@ -1,9 +1,10 @@
-"""METEOR of single captions, by the jar that scores: it knows stems, synonyms and paraphrases."""
+"""METEOR of single captions, by the Java program that also scores splits. It knows stems, synonyms and paraphrases."""
 
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -11,77 +12,81 @@ from eval.meteor import Meteor, MeteorError
 from handler.modeling.vocabulary import Vocabulary
 from handler.parallel import available_cpus
 
-MOST_JARS = 4  # more of them would wait for the samples
+MAX_PROCESSES = 4  # more would wait for the samples
+CPUS_PER_PROCESS = 4
+
+Pair = tuple[int, str]  # index of an image, caption
 
 
 class SentenceMeteor:
-    """METEOR of token ids, each caption by itself.
+    """METEOR of token ids, for each caption separately.
 
-    The jars start with the first caption; one takes 3 ms a caption on a core of its own, and 1.2 GB. There is one for
-    each four cores, shared by the processes of a machine; on fewer cores a process has one. What was sampled twice of
-    an image is scored once.
+    The Java processes start with the first caption. A process needs 3 ms per caption on a free CPU, and 1.2 GB. There
+    is one per four CPUs, shared by the training processes of a machine, and at least one per training process. A
+    caption that was sampled twice for an image is scored once.
 
     Args:
-        references: for each image its reference captions as token ids; `<end>` is left out.
-        vocabulary: the ids'.
+        references: Reference captions of each image as token ids; `<end>` is ignored.
+        vocabulary: Vocabulary of the ids.
 
     Raises:
-        MeteorError: the jar does not start.
+        MeteorError: If METEOR does not start.
     """
 
-    def __init__(self, references: Sequence[Sequence[Sequence[int]]], vocabulary: Vocabulary):
+    def __init__(self, references: Sequence[Sequence[Sequence[int]]], vocabulary: Vocabulary) -> None:
         self.references, self.vocabulary = references, vocabulary
-        count = available_cpus() // (4 * int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        self._jars = [_Jar() for _ in range(max(1, min(MOST_JARS, count)))]
-        self._threads = ThreadPoolExecutor(len(self._jars), thread_name_prefix="meteor")
-        with Meteor() as jar:  # what is amiss is told now, not after hours of cross-entropy
-            jar.score({0: ["a"]}, {0: "a"})
+        count = available_cpus() // (CPUS_PER_PROCESS * int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self._processes = [_MeteorProcess() for _ in range(max(1, min(MAX_PROCESSES, count)))]
+        self._threads = ThreadPoolExecutor(len(self._processes), thread_name_prefix="meteor")
+        with Meteor() as meteor:  # report a missing Java now, not after hours of cross-entropy
+            meteor.score({0: ["a"]}, {0: "a"})
 
-    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> np.ndarray:
-        """The METEOR of each caption against the references of its image.
+    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Score each caption against the references of its image.
 
         Args:
-            images: each caption's image, counted from 0 in the order of the references.
-            captions: token ids; an empty caption scores 0.
+            images: Index of the image of each caption, in the order of the references.
+            captions: Token ids; an empty caption scores 0.
 
         Returns:
-            (captions,), float64, 0 to 1.
+            (captions,), 0 to 1.
 
         Raises:
-            MeteorError: a jar ended twice.
+            MeteorError: If a process ends twice.
         """
         if not len(captions):
             return np.zeros(0)
         texts = {image: [self._text(ids) for ids in self.references[image]] for image in set(images)}
-        asked = [(image, self._text(ids)) for image, ids in zip(images, captions, strict=True)]
-        distinct = list(dict.fromkeys(asked))
-        shares = [distinct[place :: len(self._jars)] for place in range(len(self._jars))]
-        wanted = [[texts[image] for image, _ in share] for share in shares]
-        said = [[text for _, text in share] for share in shares]
-        scores: dict[tuple[int, str], float] = {}
-        for share, found in zip(shares, self._threads.map(_Jar.score, self._jars, wanted, said), strict=True):
-            scores |= dict(zip(share, found, strict=True))
-        return np.array([scores[pair] for pair in asked])
+        pairs = [(image, self._text(ids)) for image, ids in zip(images, captions, strict=True)]
+        distinct = list(dict.fromkeys(pairs))
+        shares = [distinct[index :: len(self._processes)] for index in range(len(self._processes))]
+        references = [[texts[image] for image, _ in share] for share in shares]
+        hypotheses = [[text for _, text in share] for share in shares]
+        results = self._threads.map(_MeteorProcess.score, self._processes, references, hypotheses)
+        scores: dict[Pair, float] = {}
+        for share, share_scores in zip(shares, results, strict=True):
+            scores |= dict(zip(share, share_scores, strict=True))
+        return np.array([scores[pair] for pair in pairs])
 
     def _text(self, ids: Sequence[int]) -> str:
         return " ".join(self.vocabulary.decode(i for i in ids if i != self.vocabulary.eos_id))
 
 
-class _Jar:
-    """METEOR, started when it is first asked, and once a call anew where it has ended."""
+class _MeteorProcess:
+    """METEOR, started at the first call, and restarted once per call if it has ended."""
 
     def __init__(self) -> None:
         self.meteor: Meteor | None = None
 
     def score(self, references: Sequence[Sequence[str]], captions: Sequence[str]) -> list[float]:
-        """Each caption's score against its references."""
+        """Score each caption against its references."""
         if not captions:
             return []
-        wanted, said = dict(enumerate(references)), dict(enumerate(captions))
+        references_by_id, captions_by_id = dict(enumerate(references)), dict(enumerate(captions))
         try:
             self.meteor = self.meteor or Meteor()
-            return self.meteor.score(wanted, said)[1]
+            return self.meteor.score(references_by_id, captions_by_id)[1]
         except MeteorError as error:
-            print(f"{error} It is started anew.", file=sys.stderr)
+            print(f"{error} Restarting it.", file=sys.stderr)
             self.meteor = Meteor()
-            return self.meteor.score(wanted, said)[1]
+            return self.meteor.score(references_by_id, captions_by_id)[1]

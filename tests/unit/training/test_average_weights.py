@@ -1,4 +1,4 @@
-"""The mean of several bundles' weights."""
+"""The average of the weights of several bundles."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.helpers.bundles import write_tiny_bundle
 from training.average_weights import average_bundles
 
 
-def test_weights_are_the_mean(tmp_path):
+def test_average_bundles_weights_are_the_mean(tmp_path):
     folders = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3)]
     average_bundles(folders, tmp_path / "mean")
     parts = [load_bundle(folder)[1] for folder in folders]
@@ -23,13 +23,13 @@ def test_weights_are_the_mean(tmp_path):
     assert config.card["mean_of"] == [load_bundle(folder)[0].digest for folder in folders]
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_average_bundles_other_architecture_or_one_bundle_is_refused(tmp_path):
     one, other = (write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2))
     content = json.loads((other / "captioner.json").read_text())
     content["decoder"]["attention_dim"] = 99
     (other / "captioner.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="2 has another decoder than "):
         average_bundles([one, other], tmp_path / "mean")
-    with pytest.raises(ValueError, match="A mean takes two bundles or more"):
+    with pytest.raises(ValueError, match="An average needs at least two bundles"):
         average_bundles([one], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()

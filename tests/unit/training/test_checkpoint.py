@@ -1,10 +1,10 @@
-"""Checkpoints are whole or the old ones, and give back what they were given."""
+"""Checkpoints are written atomically and restore the exact state."""
 
 import pytest
 import torch
 from torch import nn
 
-from training.checkpoint import fill, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from training.checkpoint import copy_into, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
 
 
 def stepped():
@@ -15,7 +15,7 @@ def stepped():
     return model, optimizer
 
 
-def test_what_was_saved_comes_back(tmp_path):
+def test_save_checkpoint_is_restored_exactly(tmp_path):
     model, optimizer = stepped()
     path = tmp_path / "checkpoint.safetensors"
     parts = {"model": dict(model.named_parameters()), "optimizer": optimizer_state(optimizer)}
@@ -23,7 +23,7 @@ def test_what_was_saved_comes_back(tmp_path):
     other = nn.Linear(2, 2)
     restored = torch.optim.AdamW(other.parameters())
     saved, progress = load_checkpoint(path)
-    fill(dict(other.named_parameters()), saved["model"])
+    copy_into(dict(other.named_parameters()), saved["model"])
     load_optimizer_state(restored, saved["optimizer"])
     assert progress == {"step": 7.0, "best": 0.1 + 0.2}  # to the last bit
     assert torch.equal(other.weight, model.weight)
@@ -32,7 +32,7 @@ def test_what_was_saved_comes_back(tmp_path):
         assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_write_that_breaks_off_leaves_the_old_one(tmp_path, monkeypatch):
+def test_save_checkpoint_failed_write_leaves_the_previous_one(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(path, {"model": {"x": torch.ones(2)}}, {"step": 7})
 
@@ -48,37 +48,36 @@ def test_a_write_that_breaks_off_leaves_the_old_one(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_another_models_is_refused():
+def test_copy_into_other_names_or_shapes_are_refused():
     with pytest.raises(ValueError, match="of another model: a, b, c differ"):
-        fill({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(3), "c": torch.ones(1)})
+        copy_into({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(3), "c": torch.ones(1)})
 
 
-def test_an_optimizer_of_channels_last_weights_goes_on_as_if_never_saved(tmp_path):
-    """A fused step reads weights and moments in the order they lie in memory: it has to be the same order."""
-
-    def begun(steps):
+def test_load_optimizer_state_channels_last_weights_continue_identically(tmp_path):
+    # A fused step reads weights and moments in memory order, so both need the same layout.
+    def start(steps):
         torch.manual_seed(0)
         model = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
         return model, optimizer, steps
 
-    def go_on(model, optimizer, steps):
+    def train(model, optimizer, steps):
         for step in steps:
             torch.manual_seed(step)
             optimizer.zero_grad()
             model(torch.randn(2, 8, 5, 5)).square().mean().backward()
             optimizer.step()
 
-    whole = begun(range(6))
-    go_on(*whole)
-    first = begun(range(3))
-    go_on(*first)
+    uninterrupted = start(range(6))
+    train(*uninterrupted)
+    first = start(range(3))
+    train(*first)
     path = tmp_path / "checkpoint.safetensors"
     parts = {"model": dict(first[0].named_parameters()), "optimizer": optimizer_state(first[1])}
     save_checkpoint(path, parts, {"step": 3})
-    second = begun(range(3, 6))
+    second = start(range(3, 6))
     saved, _ = load_checkpoint(path)
-    fill(dict(second[0].named_parameters()), saved["model"])
+    copy_into(dict(second[0].named_parameters()), saved["model"])
     load_optimizer_state(second[1], saved["optimizer"])
-    go_on(*second)
-    torch.testing.assert_close(second[0].weight, whole[0].weight, rtol=0, atol=0)
+    train(*second)
+    torch.testing.assert_close(second[0].weight, uninterrupted[0].weight, rtol=0, atol=0)

@@ -20,9 +20,9 @@ SETTINGS = [
     "--decoder.dropout=0",
     "--learning_rate=0.003",
     "--warmup_steps=3",
-    "--finetune_from=blocks.6",
+    "--unfreeze_from=blocks.6",
     "--encoder_learning_rate=0.0001",
-    "--ema=0.5",
+    "--ema_decay=0.5",
 ]
 STEPS = 6  # seven pictures, four a step
 

@@ -1,4 +1,4 @@
-"""What a training can start from."""
+"""Weights that a training can start from."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def bundle(tmp_path_factory):
     return write_tiny_bundle(tmp_path_factory.mktemp("weights") / "bundle", "top_down", seed=3)
 
 
-def test_an_encoder_from_a_bundle_and_from_files(bundle, tmp_path):
+def test_load_encoder_weights_from_bundle_and_files(bundle, tmp_path):
     _, weights, _ = load_bundle(bundle)
     first = Encoder("test_efficientnet")
     load_encoder_weights(first, str(bundle))
@@ -32,8 +32,8 @@ def test_an_encoder_from_a_bundle_and_from_files(bundle, tmp_path):
         assert all(torch.equal(tensor, state[key]) for key, tensor in other.backbone.state_dict().items())
 
 
-def test_weights_that_do_not_fit_are_named(bundle, tmp_path):
-    with pytest.raises(ValueError, match=r"are not resnet10t's: conv1\.0\.weight"):
+def test_load_encoder_weights_mismatch_is_named(bundle, tmp_path):
+    with pytest.raises(ValueError, match=r"do not fit resnet10t: conv1\.0\.weight"):
         load_encoder_weights(Encoder("resnet10t"), str(bundle))
     with pytest.raises(ValueError, match="no encoder weights 'nowhere'"):
         load_encoder_weights(Encoder("test_efficientnet"), "nowhere")
@@ -43,13 +43,13 @@ def test_weights_that_do_not_fit_are_named(bundle, tmp_path):
         load_encoder_weights(Encoder("test_efficientnet"), str(tmp_path))
 
 
-def test_a_pickle_of_more_than_tensors_is_refused(tmp_path):
+def test_load_encoder_weights_pickle_of_code_is_refused(tmp_path):
     torch.save({"conv_stem.weight": print}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"evil\.pth can't be read as weights"):
+    with pytest.raises(ValueError, match=r"evil\.pth cannot be read as weights"):
         load_encoder_weights(Encoder("test_efficientnet"), str(tmp_path / "evil.pth"))
 
 
-def test_a_decoder_from_a_bundle_matches_words_by_name(bundle):
+def test_load_decoder_matches_tokens_by_name(bundle):
     config, weights, known = load_bundle(bundle)
     vocabulary = build_vocabulary(["a green zebra runs", "the zebra"], 1)
     torch.manual_seed(0)
@@ -57,15 +57,18 @@ def test_a_decoder_from_a_bundle_matches_words_by_name(bundle):
     fresh = decoder.embedding.weight.clone()
     load_decoder(decoder, vocabulary, bundle)
     for name in ("embedding.weight", "embedding.output_weight", "embedding.output_bias"):
-        ours, theirs = decoder.state_dict()[name], weights[f"decoder.{name}"]
+        actual, expected = decoder.state_dict()[name], weights[f"decoder.{name}"]
         for token in ("<start>", "<end>", "<unk>", "green", "runs", "the"):
-            assert torch.equal(ours[vocabulary.tokens.index(token)], theirs[known.tokens.index(token)]), (name, token)
+            assert torch.equal(actual[vocabulary.tokens.index(token)], expected[known.tokens.index(token)]), (
+                name,
+                token,
+            )
     zebra = vocabulary.tokens.index("zebra")
     assert torch.equal(decoder.embedding.weight[zebra], fresh[zebra])
     assert torch.equal(decoder.input_proj[0].weight, weights["decoder.input_proj.0.weight"])
 
 
-def test_a_decoder_of_other_sizes_is_named(bundle):
+def test_load_decoder_of_other_sizes_is_refused(bundle):
     vocabulary = Vocabulary(load_bundle(bundle)[2].tokens)
     decoder = build_decoder(TopDownConfig(embed_dim=8, hidden_dim=16), len(vocabulary), 256)
     with pytest.raises(ValueError, match=r"another decoder: embedding\.weight differs"):

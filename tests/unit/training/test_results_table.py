@@ -1,11 +1,9 @@
-"""The table of runs: a row for each decoder, phase and beam; seeds together."""
+"""The table of runs: a row per decoder, phase and beam size."""
 
 import json
-import subprocess
-import sys
 
-from tests.helpers.paths import ROOT
-from training.results_table import markdown
+from tests.helpers.commands import run_module_in_process
+from training.results_table import format_table
 
 SCORES = {"Bleu_1": 0.6, "Bleu_2": 0.45, "Bleu_3": 0.3, "Bleu_4": 0.2, "METEOR": 0.21, "ROUGE_L": 0.47}
 
@@ -18,8 +16,8 @@ def result(decoder, phase, beam, seed, cider, minutes=10.0):
     }  # fmt: skip
 
 
-def test_rows_are_sorted_and_seeds_are_taken_together():
-    text = markdown([
+def test_format_table_rows_are_sorted_and_seeds_share_a_row():
+    text = format_table([
         result("nic", "self_critical", 5, 1, 0.5),
         result("nic", "cross_entropy", 5, 1, 0.44),
         result("nic", "cross_entropy", 1, 2, 0.41, minutes=12.0),
@@ -38,10 +36,9 @@ def test_rows_are_sorted_and_seeds_are_taken_together():
     assert {row.count("|") for row in rows} == {head.count("|")}
 
 
-def test_results_that_were_kept_are_a_table(tmp_path):
+def test_results_table_prints_saved_results(tmp_path):
     for seed, cider in ((1, 0.40), (2, 0.44)):
         (tmp_path / f"nic-{seed}.json").write_text(json.dumps([result("nic", "cross_entropy", 5, seed, cider)]))
-    command = [sys.executable, "-m", "training.results_table", "nowhere", *map(str, sorted(tmp_path.glob("*.json")))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "| 42.0 ± 2.8 | 0.5 % | 1, 2 |" in done.stdout  # deviations -2 and 2: the variance is 8
+    code, stdout, errors = run_module_in_process("training.results_table", "nowhere", *sorted(tmp_path.glob("*.json")))
+    assert code == 0, errors
+    assert "| 42.0 ± 2.8 | 0.5 % | 1, 2 |" in stdout  # deviations -2 and 2: the variance is 8
