@@ -71,7 +71,7 @@ batch: .venv/batch.stamp # caption all IMAGES into Parquet files in OUTPUT; run 
 	$(BIN)/python -m deploy.batch "$(IMAGES)" "$(OUTPUT)" --model "$(MODEL)" $(if $(OPTIONS),--options $(OPTIONS)) $(ARGS)
 
 demo: .venv/serve.stamp .venv/eval.stamp # two servers behind HAProxy under load: a crash, a canary, a rolling upgrade
-	$(BIN)/python -m deploy.demo --bundle "$(MODEL)" $(ARGS)
+	$(BIN)/python -m deploy.demo --model "$(MODEL)" $(ARGS)
 
 soak: .venv/serve.stamp .venv/eval.stamp # keep a server of MODEL under mixed load for MINUTES (30) and report losses and growth
 	$(BIN)/python -m deploy.soak --model "$(MODEL)" $(if $(MINUTES),--minutes "$(MINUTES)") $(ARGS)

@@ -1,1 +1,1 @@
-"""Running the endpoint: `make serve`, `make stop`."""
+"""Packing, serving, measuring and running the endpoint. Start with `make serve` and `make stop`."""

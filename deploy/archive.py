@@ -1,4 +1,4 @@
-"""Packs a bundle and the handler into an archive for TorchServe, byte for byte the same each time.
+"""Pack a bundle and the handler into a TorchServe archive, byte-identical on every build.
 
 python -m deploy.archive pretrained
 python -m deploy.archive runs/transformer-lite2-flickr8k/bundle --version 2.0 --output model_store/captioner-2.0.mar
@@ -25,63 +25,64 @@ from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, load_bundle, verify_bund
 from handler.errors import BundleError
 
 HANDLER = Path(__file__).parent.parent / "handler"
-ENTRY, SETTINGS = "captioner_service.py", "model-config.yaml"
-NAME, VERSION = "captioner", "1.0"
-VERSIONS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")  # they stand in URLs and in the names of workers
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can name
+HANDLER_FILE = "captioner_service.py"  # TorchServe entry point
+MODEL_CONFIG = "model-config.yaml"
+MODEL_NAME, DEFAULT_VERSION = "captioner", "1.0"
+VERSION_PATTERN = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")  # part of URLs and of worker names
+EPOCH = (1980, 1, 1, 0, 0, 0)  # earliest time that a zip entry can have
 
 
-def build_archive(bundle: Path, output: Path, version: str = VERSION) -> Path:
-    """Writes an archive.
+def build_archive(bundle: Path, output: Path, version: str = DEFAULT_VERSION) -> Path:
+    """Build a TorchServe archive.
 
-    In it: TorchServe's entry and settings at the root, the package `handler/`, and the bundle as `model/`, with its
-    encoder as OpenVINO takes it where that is installed, so that no worker has to convert it.
+    It holds the TorchServe entry point and `model-config.yaml` at the root, the package `handler/`, and the bundle as
+    `model/`. The encoder is also stored in OpenVINO format if OpenVINO is installed, so that workers need not convert.
 
     Args:
-        bundle: checked first.
-        output: a file that ends in `.mar`, or the folder for `captioner.mar`; made where it is missing.
-        version: what TorchServe and the answers call the model; numbers with points, such as 2.0.
+        bundle: Bundle directory; it is verified first.
+        output: A file that ends in `.mar`, or a directory for `captioner.mar`; created if missing.
+        version: Model version in URLs and responses: up to four numbers with dots, e.g. 2.0.
 
     Returns:
-        The archive's path.
+        Path of the archive.
 
     Raises:
-        BundleError: the bundle is incomplete or damaged.
-        ValueError: the version is none.
+        BundleError: If the bundle is incomplete or damaged.
+        ValueError: If the version has another format.
     """
-    if not VERSIONS.fullmatch(version):
-        raise ValueError(f"A version is numbers with points between, such as 2.0, not '{version}'.")
+    if not VERSION_PATTERN.fullmatch(version):
+        raise ValueError(f"A version consists of numbers with dots, e.g. 2.0, not '{version}'.")
     verify_bundle(bundle)
-    archive = output if output.suffix == ".mar" else output / f"{NAME}.mar"
+    archive = output if output.suffix == ".mar" else output / f"{MODEL_NAME}.mar"
     archive.parent.mkdir(parents=True, exist_ok=True)
-    # The packaging code empties $TMPDIR/<name> first; in a folder of our own, builds side by side can't meet.
-    with tempfile.TemporaryDirectory() as scratch, _tempdir(scratch):
+    # The packaging code empties $TMPDIR/<name> first; a separate directory keeps concurrent builds apart.
+    with tempfile.TemporaryDirectory() as scratch, _temp_dir(scratch):
         stage = Path(scratch, "stage")
-        unwanted = shutil.ignore_patterns("__pycache__", ENTRY, SETTINGS)
-        shutil.copytree(HANDLER, stage / "handler", ignore=unwanted)
+        ignore = shutil.ignore_patterns("__pycache__", HANDLER_FILE, MODEL_CONFIG)
+        shutil.copytree(HANDLER, stage / "handler", ignore=ignore)
         (stage / "model").mkdir()
         for name in (CONFIG, WEIGHTS, VOCABULARY):
             shutil.copy(bundle / name, stage / "model" / name)
         export_openvino(*load_bundle(bundle)[:2], stage / "model")
         generate_model_archive(
             ModelArchiverConfig(
-                model_name=NAME,
+                model_name=MODEL_NAME,
                 version=version,
-                handler=str(HANDLER / ENTRY),
-                config_file=str(HANDLER / SETTINGS),
+                handler=str(HANDLER / HANDLER_FILE),
+                config_file=str(HANDLER / MODEL_CONFIG),
                 extra_files=str(stage),
                 export_path=scratch,
             )
         )
-        partial = archive.with_name(f".{archive.stem}.{os.getpid()}.partial")
-        _rewrite(Path(scratch, f"{NAME}.mar"), partial)
-        os.replace(partial, archive)
+        partial = archive.with_name(f".{archive.stem}.{os.getpid()}.partial")  # concurrent builds may share a target
+        _normalize(Path(scratch, f"{MODEL_NAME}.mar"), partial)
+        partial.replace(archive)
     return archive
 
 
-def _rewrite(source: Path, target: Path) -> None:
-    """Copies a zip without what differs from build to build: order, times, permissions, compression, `createdOn`."""
-    with zipfile.ZipFile(source) as built, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as fixed:
+def _normalize(source: Path, target: Path) -> None:
+    """Copy a zip with fixed order, times, permissions, compression and `createdOn`."""
+    with zipfile.ZipFile(source) as built, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as normalized:
         for name in sorted(built.namelist()):
             content = built.read(name)
             if name == "MAR-INF/MANIFEST.json":
@@ -89,24 +90,25 @@ def _rewrite(source: Path, target: Path) -> None:
                 content = json.dumps(manifest, indent=2, sort_keys=True).encode()
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.external_attr = 0o644 << 16
-            fixed.writestr(entry, content)
+            normalized.writestr(entry, content)
 
 
 @contextmanager
-def _tempdir(folder: str) -> Iterator[None]:
-    """Has `tempfile` use a folder for a while."""
-    before, tempfile.tempdir = tempfile.tempdir, folder
+def _temp_dir(directory: str) -> Iterator[None]:
+    """Temporarily set the default directory of `tempfile`."""
+    previous, tempfile.tempdir = tempfile.tempdir, directory
     try:
         yield
     finally:
-        tempfile.tempdir = before
+        tempfile.tempdir = previous
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Packs a bundle into an archive for TorchServe.")
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("--version", default=VERSION, help="what the answers call it, such as 2.0")
-    parser.add_argument("--output", type=Path, default=Path("model_store"), help="the archive's folder, or a .mar file")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Pack a bundle into an archive for TorchServe.")
+    parser.add_argument("bundle", type=Path, help="bundle directory")
+    parser.add_argument("--version", default=DEFAULT_VERSION, help="model version in responses, e.g. 2.0")
+    parser.add_argument("--output", type=Path, default=Path("model_store"), help="directory or .mar file")
     arguments = parser.parse_args()
     try:
         archive = build_archive(arguments.bundle, arguments.output, arguments.version)

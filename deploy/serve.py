@@ -1,4 +1,4 @@
-"""Starts and stops the endpoint on this machine.
+"""Start or stop the endpoint on this machine.
 
 python -m deploy.serve start
 python -m deploy.serve stop
@@ -16,19 +16,19 @@ SAMPLE = ROOT / "samples" / "photos" / "photographer.jpg"
 
 
 def start(server: TorchServe) -> None:
-    """Starts the server, captions a sample through it, and prints how to go on."""
+    """Start the server, caption a sample image and print the addresses."""
     server.start()
-    answer = server.caption(SAMPLE)
+    response = server.caption(SAMPLE)
     sample = os.path.relpath(SAMPLE)
     print(
-        f"captioner {answer['model']['version']} is ready, model {answer['model']['digest'][:19]}\n\n"
-        f"  {sample}: {answer['caption']}\n\n"
+        f"captioner {response['model']['version']} is ready, model {response['model']['digest'][:19]}\n\n"
+        f"  {sample}: {response['caption']}\n\n"
         f"  inference   {server.inference}/predictions/{MODEL}\n"
         f"  management  {server.management}/models/{MODEL}\n"
         f"  metrics     {server.metrics}/metrics\n"
         f"  gRPC        {server.grpc} (inference), {server.grpc_management} (management)\n"
         f"  logs        {os.path.relpath(server.logs)}\n\n"
-        f"Caption a picture of yours:\n"
+        f"Caption an image of yours:\n"
         f"  curl -T {sample} {server.inference}/predictions/{MODEL}\n"
         f"Stop the server:\n"
         f"  make stop"
@@ -36,16 +36,19 @@ def start(server: TorchServe) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Starts and stops the endpoint on this machine.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Start or stop the endpoint on this machine.")
     parser.add_argument("action", choices=["start", "stop"])
-    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's properties")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe properties")
     arguments = parser.parse_args()
     try:
         server = TorchServe(arguments.config, ROOT, ROOT / "logs")
         if arguments.action == "start":
             start(server)
+        elif server.stop():
+            print("The server has stopped.")
         else:
-            print("The server has stopped." if server.stop() else "No server was running that 'make serve' started.")
+            print("No server was running that 'make serve' started.")
     except ServerError as error:
         sys.exit(str(error))
 

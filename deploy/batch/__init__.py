@@ -1,1 +1,1 @@
-"""Captions of millions of pictures, on Ray Data: `make bulk`."""
+"""Offline captioning of large image collections with Ray Data: `make batch`."""

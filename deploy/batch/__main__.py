@@ -1,7 +1,7 @@
-"""Captions all pictures of a folder or of Parquet files into Parquet; the same command again goes on where it stopped.
+"""Caption all images of a directory or of Parquet files into Parquet; the same command resumes a stopped job.
 
-python -m deploy.batch photos captions
-python -m deploy.batch photos captions --workers 2 --batch-size 16 --options beam_size=3
+python -m deploy.batch samples/photos captions
+python -m deploy.batch samples/photos captions --workers 2 --batch-size 16 --options beam_size=3
 python -m deploy.batch data.parquet captions --image-column image --keep id
 python -m deploy.batch s3://bucket/photos s3://bucket/captions --address auto --workers 16 --num-gpus 1
 """
@@ -16,139 +16,153 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from deploy.batch.ray_session import READER_CPUS, running_ray
+from deploy.batch.ray_session import READER_CPUS, ray_session
 from deploy.batch.results import COLUMNS, Results
-from deploy.batch.sources import Folder, ParquetFiles, Source
+from deploy.batch.sources import ImageFolder, ImageSource, ParquetFiles
 from deploy.batch.storage import BatchJobError
+from eval.files import parse_key_values
 from handler.backends import PRECISIONS
 from handler.bundle import load_bundle
 from handler.errors import BundleError, RequestError
 from handler.generation import GenerationConfig
-from handler.serving.options import parse_options
+from handler.serving.options import parse_options as parse_generation_options
 
 DEFAULT_BUNDLE = Path(__file__).parent.parent.parent / "pretrained"
+PROGRESS_SECONDS = 60  # from one progress line to the next
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.batch", description="Caption large image collections.")
+    add = parser.add_argument
+    add("images", help="directory of images, or Parquet: a path, s3://…, gs://…, hdfs://…")
+    add("output", help="output directory, a path or URI")
+    add("--model", type=Path, default=DEFAULT_BUNDLE, help="bundle directory (default: the shipped one)")
+    add("--image-column", help="Parquet column of the images: bytes, paths or URIs")
+    add("--keep", nargs="*", default=[], help="Parquet columns to copy to the output")
+    add("--options", nargs="*", default=[], metavar="NAME=VALUE", help="generation options, e.g. beam_size=3")
+    add("--precision", choices=PRECISIONS, default="fast", help="see docs/performance.md (default: fast)")
+    add("--batch-size", type=_positive_int, default=16, help="images captioned together (default: 16)")
+    add("--workers", type=_positive_int, help="number of workers (default: one per local CPU, else 1)")
+    add("--threads", type=_positive_int, help="CPUs per worker (default: an equal share of this machine)")
+    add("--num-gpus", type=float, default=0, help="GPUs per worker, e.g. 1 or 0.5 (default: 0)")
+    add("--rows-per-file", type=_positive_int, default=1000, help="minimum images per output file (default: 1000)")
+    add("--address", help="address of a Ray cluster (default: run on this machine only)")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m deploy.batch", description="Captions very many pictures.")
-    parser.add_argument("pictures", help="a folder of pictures, or Parquet: a path, s3://…, gs://…, hdfs://…")
-    parser.add_argument("output", help="the folder for the captions, alike")
-    parser.add_argument(
-        "--model", type=Path, default=DEFAULT_BUNDLE, help="a bundle's folder; left out, the shipped one"
-    )
-    parser.add_argument("--image-column", help="of Parquet files: the column of images' bytes, paths or URIs")
-    parser.add_argument("--keep", nargs="*", default=[], help="of Parquet files: columns that the captions have too")
-    parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="such as beam_size=3")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fast", help="see docs/performance.md")
-    parser.add_argument("--batch-size", type=_natural, default=16, help="pictures captioned together")
-    parser.add_argument("--workers", type=_natural, help="models at work; left out, one a CPU here, else one")
-    parser.add_argument("--threads", type=_natural, help="CPUs of each; left out, they share this machine's")
-    parser.add_argument("--num-gpus", type=float, default=0, help="GPUs of each, such as 1 or 0.5")
-    parser.add_argument("--rows-per-file", type=_natural, default=1000, help="pictures in a file of captions, at least")
-    parser.add_argument("--address", help="of a Ray cluster; left out, this machine works alone")
-    arguments = parser.parse_args()
+    """Run the command line."""
+    arguments = build_parser().parse_args()
     try:
         caption(arguments)
     except (BatchJobError, BundleError, RequestError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        print("Stopped; what is written stays. The same command goes on from there.", file=sys.stderr)
+        print("Stopped. Written results stay; the same command resumes the job.", file=sys.stderr)
         sys.exit(130)
 
 
 def caption(arguments: argparse.Namespace) -> None:
-    """The job that the command line asks for."""
+    """Run the job that the command line describes."""
     bundle = load_bundle(arguments.model)
-    options = chosen_options(arguments.options, bundle[0].decoding)
-    source = chosen_source(arguments)
-    places = {"pictures": _whole(arguments.pictures), "image_column": arguments.image_column, "keep": arguments.keep}
-    decided = {"model": bundle[0].digest, "precision": arguments.precision}
-    results = Results(_whole(arguments.output), places | asdict(options) | decided)
-    here = 1 if arguments.address else os.cpu_count() or 1
-    workers = arguments.workers or (1 if arguments.num_gpus else here)
-    threads = arguments.threads or (1 if arguments.num_gpus else max(1, here // workers))
-    # Room for a reader, where it is not one with a worker: Ray Data would wait for it for ever.
-    cpus = workers * threads + (READER_CPUS if arguments.num_gpus else threads)
-    with results.alone():
-        before = len(results.done())
-        print(f"{source.count} pictures, {before} of them written before.", flush=True)
-        if before < source.count:
-            with running_ray(arguments.address, cpus, results.uri):
-                from deploy.batch.job import Workers, run  # it imports Ray, which reads its settings then
+    options = parse_options(arguments.options, bundle[0].decoding)
+    source = open_source(arguments)
+    inputs = {"images": _absolute(arguments.images), "image_column": arguments.image_column, "keep": arguments.keep}
+    model = {"model": bundle[0].digest, "precision": arguments.precision}
+    results = Results(_absolute(arguments.output), inputs | asdict(options) | model)
+    local_cpus = 1 if arguments.address else os.cpu_count() or 1
+    count = arguments.workers or (1 if arguments.num_gpus else local_cpus)
+    threads = arguments.threads or (1 if arguments.num_gpus else max(1, local_cpus // count))
+    # One reader more than the workers need: if it does not run in a worker, Ray Data waits for its CPU for ever.
+    cpus = count * threads + (READER_CPUS if arguments.num_gpus else threads)
+    with results.lock():
+        num_done = len(results.load_done())
+        print(f"{source.count} images, {num_done} of them written before.", flush=True)
+        if num_done < source.count:
+            with ray_session(arguments.address, cpus, results.uri):
+                from deploy.batch.job import WorkerConfig, run  # imports Ray, which reads the environment then
 
-                work = source.left(results.done())  # asked again: a killed job's workers had a little time
-                crew = Workers(workers, threads, arguments.num_gpus, arguments.batch_size, arguments.precision)
-                with told_each_minute(results, source.count):
-                    run(source, work, results, bundle, options, crew, arguments.rows_per_file)
-            results.done()
+                results.repair()  # after the start of Ray, which leaves the workers of a killed job time to finish
+                pending = source.remaining(results.load_done())
+                workers = WorkerConfig(count, threads, arguments.num_gpus, arguments.batch_size, arguments.precision)
+                with log_progress(results, source.count):
+                    run(source, pending, results, bundle, options, workers, arguments.rows_per_file)
+        results.repair()
         outcomes = results.outcomes()
-    failed = ", ".join(f"{number} {name}" for name, number in outcomes.most_common() if name)
-    print(f"{outcomes[None]} have a caption{f', others an error: {failed}' if failed else ''}.")
+    errors = ", ".join(f"{number} {name}" for name, number in outcomes.most_common() if name)
+    print(f"{outcomes[None]} have a caption{f', others an error: {errors}' if errors else ''}.")
 
 
 @contextmanager
-def told_each_minute(results: Results, count: int) -> Iterator[None]:
-    """Says how many pictures are written, as long as it goes on and at its end."""
-    ended, began, before = threading.Event(), time.monotonic(), results.outcomes().total()
+def log_progress(results: Results, count: int) -> Iterator[None]:
+    """Print the number of written images once a minute and at the end of the block.
 
-    def tell() -> None:
-        while not ended.wait(60):
-            say()
-        say()
+    Args:
+        results: Output directory.
+        count: Number of all images.
+    """
+    finished, start, num_before = threading.Event(), time.monotonic(), results.outcomes().total()
 
-    def say() -> None:
-        written, seconds = results.outcomes().total(), time.monotonic() - began
-        speed = (written - before) / seconds
-        print(f"{written} of {count} written after {seconds:.0f} s, {speed:.1f} a second.", flush=True)
+    def log() -> None:
+        num_written, elapsed = results.outcomes().total(), time.monotonic() - start
+        rate = (num_written - num_before) / elapsed
+        print(f"{num_written} of {count} written after {elapsed:.0f} s, {rate:.1f} images/s.", flush=True)
 
-    teller = threading.Thread(target=tell)
-    teller.start()
+    def log_until_finished() -> None:
+        while not finished.wait(PROGRESS_SECONDS):
+            log()
+        log()
+
+    thread = threading.Thread(target=log_until_finished)
+    thread.start()
     try:
         yield
     finally:
-        ended.set()
-        teller.join()
+        finished.set()
+        thread.join()
 
 
-def chosen_options(texts: Sequence[str], defaults: GenerationConfig) -> GenerationConfig:
-    """`name=value` … → options.
+def parse_options(texts: Sequence[str], defaults: GenerationConfig) -> GenerationConfig:
+    """Parse generation options from `name=value` texts.
 
     Raises:
-        BatchJobError: a text without `=`, or an option that means nothing here.
-        RequestError: no option, or a value out of its range.
+        BatchJobError: If a text has no `=`, or an option cannot be used in a batch job.
+        RequestError: If an option is unknown or out of range.
     """
-    for text in texts:
-        if "=" not in text:
-            raise BatchJobError(f"An option is written name=value, not '{text}'.")
-    options = parse_options(dict(text.split("=", 1) for text in texts), defaults)
+    try:
+        values = parse_key_values(texts)
+    except ValueError as error:
+        raise BatchJobError(str(error)) from error
+    options = parse_generation_options(values, defaults)
     if options.attention:
-        raise BatchJobError("attention is not written: ask the endpoint for it.")
+        raise BatchJobError("attention is not written by a batch job: request it from the endpoint.")
     return options
 
 
-def chosen_source(arguments: argparse.Namespace) -> Source:
-    """Where the pictures come from.
+def open_source(arguments: argparse.Namespace) -> ImageSource:
+    """Open the images that the command line names.
 
     Raises:
-        BatchJobError: it is not there.
+        BatchJobError: If they are missing or arguments contradict each other.
     """
     if arguments.image_column:
         for name in set(arguments.keep) & set(COLUMNS):
-            raise BatchJobError(f"No column '{name}' can be kept: the captions have one of that name.")
-        return ParquetFiles(_whole(arguments.pictures), arguments.image_column, arguments.keep)
+            raise BatchJobError(f"Column '{name}' cannot be kept: the output has a column of that name.")
+        return ParquetFiles(_absolute(arguments.images), arguments.image_column, arguments.keep)
     if arguments.keep:
-        raise BatchJobError("--keep is for Parquet files: say with --image-column where their pictures are.")
-    return Folder(_whole(arguments.pictures))
+        raise BatchJobError("--keep is for Parquet files: name the column of the images, too: --image-column")
+    return ImageFolder(_absolute(arguments.images))
 
 
-def _whole(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.abspath(path)
+def _absolute(path: str) -> str:
+    return path.rstrip("/") if "://" in path else os.path.abspath(path)  # noqa: PTH100 - URIs and paths are both str
 
 
-def _natural(text: str) -> int:
+def _positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"is at least 1, not {number}")
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
 
 

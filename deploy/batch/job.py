@@ -1,4 +1,4 @@
-"""The job on Ray Data: read and decode, caption in actors, write, all at once; never are all pictures in memory."""
+"""Batch job on Ray Data: read and decode, caption in actors, write Parquet, as a stream with bounded memory."""
 
 import logging
 import tempfile
@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from deploy.batch.ray_session import READER_CPUS
 from deploy.batch.results import Results
-from deploy.batch.sources import Source
+from deploy.batch.sources import ImageSource
 from deploy.batch.storage import BatchJobError
 from handler.backends.openvino import DIRECTORY, export_openvino
 from handler.bundle import BundleConfig
@@ -28,21 +28,21 @@ from handler.modeling.vocabulary import Vocabulary
 from handler.oom import is_out_of_memory, retry_in_halves, to_request_error
 from handler.preprocessing import Preprocessing
 
-BLOCK_BYTES = 16 << 20  # of pixels that go from a reader to a worker at once, some 64 pictures
+BLOCK_BYTES = 16 << 20  # bytes of pixels that a reader passes to a worker at once, about 64 images
 ERROR = pa.schema([("error_type", pa.string()), ("error_message", pa.string())])
 CAPTION = pa.struct([("caption", pa.string()), ("score", pa.float64())])
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Who captions.
+class WorkerConfig:
+    """Resources and settings of the captioning actors.
 
     Attributes:
-        count: actors, each with a model of its own.
-        threads: CPUs of each.
-        gpus: GPUs of each; a share of one lets several use it.
-        batch_size: pictures captioned together.
-        precision: of `handler.backends.PRECISIONS`.
+        count: Number of actors, each with its own copy of the model.
+        threads: CPUs per actor.
+        gpus: GPUs per actor; a fraction lets several actors share one.
+        batch_size: Images captioned together.
+        precision: One of `handler.backends.PRECISIONS`.
     """
 
     count: int
@@ -53,41 +53,41 @@ class Workers:
 
 
 def run(
-    source: Source,
-    work: pa.Table,
+    source: ImageSource,
+    pending: pa.Table,
     results: Results,
     bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary],
     options: GenerationConfig,
-    workers: Workers,
+    workers: WorkerConfig,
     rows_per_file: int,
 ) -> None:
-    """Captions the pictures that the work stands for, and writes them; Ray is running.
+    """Caption the pending images and write the results. Ray must be running.
 
     Args:
-        source: where they come from.
-        work: of `source.left`.
-        results: where captions go.
-        bundle: of `load_bundle`.
-        options: for all pictures.
-        workers: who captions.
-        rows_per_file: pictures in a file of captions, at least; the last ones may have fewer.
+        source: Source of the images.
+        pending: Rows of `source.remaining`.
+        results: Output directory.
+        bundle: Return value of `load_bundle`.
+        options: Generation options for all images.
+        workers: Captioning actors.
+        rows_per_file: Minimum number of images in an output file; the last files may have fewer.
 
     Raises:
-        BatchJobError: a worker failed again and again, or nothing can be written.
+        BatchJobError: If a worker fails repeatedly or the output cannot be written.
     """
     context = DataContext.get_current()
     context.target_max_block_size, context.enable_progress_bars = BLOCK_BYTES, False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    size = max(1, min(rows_per_file, len(work) // (8 * workers.count)))
-    blocks = [work.slice(first, size) for first in range(0, len(work), size)]
+    size = max(1, min(rows_per_file, len(pending) // (8 * workers.count)))
+    blocks = [pending.slice(first, size) for first in range(0, len(pending), size)]
     captions = (
         ray.data.from_arrow(blocks)
         .map_batches(
-            read_pixels,
+            read_pixels,  # type: ignore[arg-type]  # Ray has no type for generators of tables
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"source": source, "preprocessing": bundle[0].preprocessing},
-            # Ray joins steps that ask for the same: on CPUs a worker reads its own pictures, beside a GPU others do.
+            # Ray fuses stages with equal resources: a CPU worker reads its own images; for GPUs there are readers.
             num_cpus=READER_CPUS if workers.gpus else workers.threads,
         )
         .map_batches(
@@ -97,9 +97,9 @@ def run(
             compute=ActorPoolStrategy(size=workers.count),
             num_cpus=workers.threads,
             num_gpus=workers.gpus,
-            # In a list, a reference stays one: the weights go once to each machine, and only this one has their folder.
+            # Inside a list, an object reference is passed on as it is, so the weights are sent to each node only once.
             fn_constructor_args=(
-                [ray.put((bundle, {} if workers.gpus else _converted(bundle)))],
+                [ray.put((bundle, {} if workers.gpus else _openvino_files(bundle)))],
                 options,
                 workers.threads,
                 "cuda" if workers.gpus else "cpu",
@@ -113,81 +113,89 @@ def run(
             filesystem=results.filesystem,
             min_rows_per_file=rows_per_file,
             concurrency=1,
-            ray_remote_args={"num_cpus": 0},  # a moment's work
+            ray_remote_args={"num_cpus": 0},  # writing takes little CPU time
         )
     except RayError as error:
-        raise BatchJobError(
-            f"{error}\nThe job broke off; what is written stays. The same command goes on there."
-        ) from error
+        raise BatchJobError(f"{error}\nThe job failed. Written results stay; the same command resumes it.") from error
 
 
-def _converted(bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary]) -> dict[str, bytes]:
-    """The files of the encoder as OpenVINO takes it: made once here, no worker needs seconds and timm for it."""
-    with tempfile.TemporaryDirectory() as folder:
-        export_openvino(*bundle[:2], Path(folder))
-        return {path.name: path.read_bytes() for path in Path(folder).glob(f"{DIRECTORY}/*")}
+def _openvino_files(bundle: tuple[BundleConfig, dict[str, torch.Tensor], Vocabulary]) -> dict[str, bytes]:
+    """Convert the encoder to OpenVINO once, so that workers need neither timm nor the seconds for it."""
+    with tempfile.TemporaryDirectory() as directory:
+        export_openvino(*bundle[:2], Path(directory))
+        return {path.name: path.read_bytes() for path in Path(directory).glob(f"{DIRECTORY}/*")}
 
 
-def read_pixels(work: pa.Table, source: Source, preprocessing: Preprocessing) -> Iterator[pa.Table]:
-    """Work → its pictures, ready for the encoder: `pixels`, (3, size, size) as bytes, or an error."""
-    for rows, images in source.read(work):
-        pixels = [_pixels(image, preprocessing) for image in images]
+def read_pixels(pending: pa.Table, source: ImageSource, preprocessing: Preprocessing) -> Iterator[pa.Table]:
+    """Read, decode and resize images.
+
+    Yields:
+        The rows of the source with `pixels`, (3, size, size) as bytes, or `error_type` and `error_message`.
+    """
+    for rows, images in source.read(pending):
+        pixels = [_to_pixels(image, preprocessing) for image in images]
         errors = [one if isinstance(one, RequestError) else None for one in pixels]
-        rows = rows.append_column(
-            "pixels", pa.array([one if isinstance(one, bytes) else None for one in pixels], pa.binary())
-        )
-        yield _with_errors(rows, errors)
+        data = [one if isinstance(one, bytes) else None for one in pixels]
+        yield _append_errors(rows.append_column("pixels", pa.array(data, pa.binary())), errors)
 
 
-def _pixels(image: bytes | RequestError, preprocessing: Preprocessing) -> bytes | RequestError:
+def _to_pixels(image: bytes | RequestError, preprocessing: Preprocessing) -> bytes | RequestError:
     if isinstance(image, RequestError):
         return image
     try:
-        return (
-            preprocessing.resize(decode_image(image, min_side=preprocessing.min_decode_side))
-            .contiguous()
-            .numpy()
-            .tobytes()
-        )
+        pixels = preprocessing.resize(decode_image(image, min_side=preprocessing.min_decode_side))
+        return pixels.contiguous().numpy().tobytes()
     except RequestError as error:
         return error
-    except Exception as error:  # one picture must not end a job of a million
+    except Exception as error:  # one image must not end a job with a million
         return InternalError(f"The image could not be decoded: {type(error).__name__}: {error}.")
 
 
-def _with_errors(rows: pa.Table, errors: list[RequestError | None]) -> pa.Table:
+def _append_errors(rows: pa.Table, errors: list[RequestError | None]) -> pa.Table:
     types = pa.array([error and error.type for error in errors], pa.string())
     messages = pa.array([error and str(error) for error in errors], pa.string())
     return rows.append_column("error_type", types).append_column("error_message", messages)
 
 
+def _to_row(caption: Caption) -> dict[str, str | float]:
+    return {"caption": caption.text, "score": caption.score}
+
+
 class CaptionPixels:
-    """The actor: what `read_pixels` gives → captions, or errors.
+    """Actor that captions the tables of `read_pixels`.
 
     Args:
-        bundle: holds one reference, to what `load_bundle` gives and the files of its encoder, converted.
-        options: for all pictures.
-        threads: of torch.
-        device: where the model runs.
-        precision: it computes in.
+        bundle: List of one object reference, to the return values of `load_bundle` and of `_openvino_files`.
+        options: Generation options for all images.
+        threads: Number of PyTorch threads.
+        device: Device to run on.
+        precision: One of `handler.backends.PRECISIONS`.
     """
 
-    def __init__(self, bundle: list[Any], options: GenerationConfig, threads: int, device: str, precision: str):
+    def __init__(self, bundle: list[Any], options: GenerationConfig, threads: int, device: str, precision: str) -> None:
         torch.set_num_threads(threads)
-        parts, converted = ray.get(bundle[0])
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, DIRECTORY).mkdir()
-            for name, content in converted.items():
-                Path(folder, DIRECTORY, name).write_bytes(content)
+        (config, weights, vocabulary), openvino_files = ray.get(bundle[0])
+        with tempfile.TemporaryDirectory() as directory:
+            openvino = Path(directory, DIRECTORY)
+            openvino.mkdir()
+            for name, content in openvino_files.items():
+                (openvino / name).write_bytes(content)
             self.captioner = Captioner(
-                *parts, device=device, backend="auto", precision=precision, directory=Path(folder)
+                config,
+                weights,
+                vocabulary,
+                device=device,
+                backend="auto",
+                precision=precision,
+                directory=Path(directory),
             )
         self.options = options
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        pixels = {row: one for row, one in enumerate(batch["pixels"].to_pylist()) if one is not None}
-        found, failed = self._caption(pixels)
-        captions = [found.get(row) for row in range(len(batch))]
+        """Replace `pixels` by captions; rows with an error have none."""
+        pixels = {row: data for row, data in enumerate(batch["pixels"].to_pylist()) if data is not None}
+        captioned, failed = self._caption(pixels)
+        captions = [captioned.get(row) for row in range(len(batch))]
         errors = {name: batch[name].to_pylist() for name in ERROR.names}
         for row, error in failed.items():
             errors["error_type"][row], errors["error_message"][row] = error.type, str(error)
@@ -195,16 +203,16 @@ class CaptionPixels:
         rows = rows.append_column("caption", pa.array([c and c[0].text for c in captions], pa.string()))
         rows = rows.append_column("score", pa.array([c and c[0].score for c in captions], pa.float64()))
         if self.options.num_captions > 1:
-            told = [c and [{"caption": one.text, "score": one.score} for one in c] for c in captions]
-            rows = rows.append_column("captions", pa.array(told, pa.list_(CAPTION)))
+            all_captions = [None if c is None else [_to_row(one) for one in c] for c in captions]
+            rows = rows.append_column("captions", pa.array(all_captions, pa.list_(CAPTION)))
         rows = rows.append_column("model", pa.array([self.captioner.config.digest] * len(rows), pa.string()))
         for name in ERROR.names:
             rows = rows.append_column(name, pa.array(errors[name], pa.string()))
         return rows
 
     def _caption(self, pixels: dict[int, bytes]) -> tuple[dict[int, list[Caption]], dict[int, RequestError]]:
-        """Rows' pixels → their captions, and errors where there is too little memory for one alone."""
-        found: dict[int, list[Caption]] = {}
+        """Return captions by row, and errors of rows that do not fit into memory on their own."""
+        captioned: dict[int, list[Caption]] = {}
         size = self.captioner.config.preprocessing.size
 
         def attempt(rows: Sequence[int]) -> RequestError | None:
@@ -213,9 +221,9 @@ class CaptionPixels:
                 captions = self.captioner.caption_pixels(torch.from_numpy(stacked), [self.options] * len(rows))
             except Exception as error:
                 if not is_out_of_memory(error):
-                    raise  # it would meet every picture
+                    raise  # it would affect every image
                 return to_request_error(error, "The image was not captioned")
-            found.update(zip(rows, captions, strict=True))
+            captioned.update(zip(rows, captions, strict=True))
             return None
 
-        return found, dict(retry_in_halves(list(pixels), attempt)) if pixels else {}
+        return captioned, dict(retry_in_halves(list(pixels), attempt)) if pixels else {}

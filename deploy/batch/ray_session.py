@@ -1,6 +1,7 @@
-"""Ray: a cluster's, or one of the job's own that nobody else can reach."""
+"""Ray sessions: connect to a cluster, or start a private local Ray for the duration of a job."""
 
 import hashlib
+import inspect
 import os
 import secrets
 import shutil
@@ -10,63 +11,74 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psutil
 
-from deploy.batch.storage import BatchJobError, in_a_line
-from deploy.ports import free_ports
+from deploy.batch.storage import BatchJobError, one_line
 
 ROOT = Path(__file__).parent.parent.parent
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-MARK = "CAPTIONER_BULK"  # which job a process belongs to, in its environment
-AGENT_PORTS = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-START_SECONDS = 60  # for Ray to start in: ten where nothing else runs; its own 30 are too few on a busy machine
-TRIES = 5
-READER_CPUS = 1  # of a task that reads and decodes beside GPUs
+JOB_ENV_VAR = "CAPTIONER_BATCH_JOB"  # set in every process of a local Ray; its value identifies the job
+DASHBOARD_AGENT_PORT = "dashboard_agent_listen_port"
+AGENT_PORTS = ("metrics_agent_port", "runtime_env_agent_port", DASHBOARD_AGENT_PORT)
+START_TIMEOUT = 180  # seconds per step of the start; an idle machine needs ten for all of them
+READER_CPUS = 1  # CPUs of a task that reads and decodes images for GPU workers
 
 
-def own_settings() -> dict[str, str]:
-    """The environment of a Ray of the job's own: on loopback, with a token of its own; Ray reads it when imported."""
+def local_ray_env() -> dict[str, str]:
+    """Return the environment variables of a local Ray: loopback only, a secret token, timeouts for a busy machine.
+
+    Ray reads them when it is imported.
+    """
     return {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what keeps it on loopback, on Linux too
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps Ray on loopback, also on Linux
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else it writes one into the home folder, for all to read
-        "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's core, which speaks of its own affairs
-        "RAY_raylet_start_wait_time_s": str(START_SECONDS),
-        "RAY_prestart_worker_first_driver": "0",  # processes that nobody may want, at a quarter of the start's time
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # otherwise Ray writes a token to the home directory
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_prestart_worker_first_driver": "0",  # idle workers would cost a quarter of the start-up time
+        # How long the processes of Ray wait for one another. Each of them imports Ray, which takes two seconds of CPU
+        # time, so that on a busy machine they are ready much later than Ray expects.
+        "RAY_gcs_server_port_wait_time_s": str(START_TIMEOUT),
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_TIMEOUT),
+        "RAY_raylet_start_wait_time_s": str(START_TIMEOUT),
+        "RAY_agent_register_timeout_ms": str(1000 * START_TIMEOUT),
+        "RAY_worker_register_timeout_seconds": str(START_TIMEOUT),
     }
 
 
 @contextmanager
-def running_ray(address: str | None, cpus: int, output: str) -> Iterator[None]:
-    """Connects to a cluster, or starts a Ray for as long as it is needed.
+def ray_session(address: str | None, cpus: int, output: str) -> Iterator[None]:
+    """Connect to a Ray cluster, or run a local Ray, while the block runs.
 
     Args:
-        address: the cluster's; None starts one here, with its files in a private folder.
-        cpus: that the job needs.
-        output: where the job writes, which tells it from others. Nobody else writes there.
+        address: Address of the cluster; None starts a local Ray in a private directory.
+        cpus: Number of CPUs that the job needs.
+        output: Output URI of the job, which identifies the job.
 
     Raises:
-        BatchJobError: there is no such cluster, it is too small, or Ray does not start.
+        BatchJobError: If the cluster does not respond or is too small, or the local Ray does not start.
     """
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"} | ({} if address else own_settings())
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"} | ({} if address else local_ray_env())
     import ray
 
     job = hashlib.sha256(output.encode()).hexdigest()[:8]
     try:
         try:
-            _connect(address) if address else _start(job, cpus)
-        except Exception as error:  # Ray's own are of any kind
-            raise BatchJobError(f"Ray does not {'answer' if address else 'start'}: {in_a_line(error)}.") from error
-        there = int(ray.cluster_resources().get("CPU", 0))
-        if there < cpus:
+            if address:
+                _connect(address)
+            else:
+                _start(job, cpus)
+        except Exception as error:  # Ray raises exceptions of any type
+            raise BatchJobError(f"Ray does not {'answer' if address else 'start'}: {one_line(error)}.") from error
+        available = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        if available < cpus:
             raise BatchJobError(
-                f"The job needs {cpus} CPUs and the cluster has {there}: take fewer workers or threads."
+                f"The job needs {cpus} CPUs and the cluster has {available}: use fewer workers or threads."
             )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own says nothing
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the handler of Ray exits without a message
         yield
     finally:
         ray.shutdown()
@@ -77,50 +89,82 @@ def running_ray(address: str | None, cpus: int, output: str) -> Iterator[None]:
 def _connect(address: str) -> None:
     import ray
 
-    if address != "auto" and "://" not in address:  # Ray itself would try for minutes
+    if address != "auto" and "://" not in address:  # fail at once: Ray would retry for minutes
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=10).close()
-    code = {"py_modules": [str(ROOT / "handler"), str(ROOT / "deploy")]}  # its machines need no checkout
+    code = {"py_modules": [str(ROOT / "handler"), str(ROOT / "deploy")]}  # the nodes of the cluster need no checkout
     ray.init(address, runtime_env=code, **QUIET)
 
 
 def _start(job: str, cpus: int) -> None:
-    os.environ[MARK] = job
-    for left in reversed(range(TRIES)):
-        remove_leftovers(job)  # of one that was killed, or of the last try
-        try:
-            return _start_once(Path(tempfile.mkdtemp(prefix=f"captioner-{job}-")), cpus)
-        except Exception:
-            if not left:
-                raise
-
-
-def _start_once(folder: Path, cpus: int) -> None:
     import ray
-    from ray._private import parameter
 
-    # Where Ray chooses these itself, it waits 15 seconds for its agents to say which, and gives up on a busy machine.
-    export, *others = free_ports(1 + len(AGENT_PORTS))
-    chosen = partial(parameter.RayParams, **dict(zip(AGENT_PORTS, others, strict=True)))
-    with patch.object(parameter, "RayParams", chosen):  # `init` has no such options
+    # Not at the top: this module is imported on the nodes of a cluster, too, which lack what `deploy.testing` imports.
+    from deploy.testing import free_ports
+
+    os.environ[JOB_ENV_VAR] = job
+    remove_leftovers(job)  # of a job that was killed
+    directory = Path(tempfile.mkdtemp(prefix=f"captioner-{job}-"))
+    metrics_export, *agents = free_ports(1 + len(AGENT_PORTS))
+    with _patched_ray(dict(zip(AGENT_PORTS, agents, strict=True))):
         ray.init(
             "local",
             num_cpus=max(cpus, os.cpu_count() or 1),
             include_dashboard=False,
-            _metrics_export_port=export,
-            _temp_dir=str(folder / "r"),  # below it: Ray opens its own to all; and short, as sockets' paths must be
-            _system_config={"enable_metrics_collection": False},  # its exporter would listen to all
+            _metrics_export_port=metrics_export,
+            _temp_dir=str(directory / "r"),  # below, as Ray makes it public; short, as socket paths are limited
+            _system_config={"enable_metrics_collection": False},  # the metrics exporter would listen on all interfaces
             **QUIET,
         )
 
 
+@contextmanager
+def _patched_ray(agent_ports: dict[str, int]) -> Iterator[None]:
+    """Start a local Ray without the waiting times and processes that it does not need, for which it has no options.
+
+    - Ports of the agents. The raylet starts two agents and needs their ports. Ports that it does not know it reads
+      from files that the agents write after they have imported Ray; if a file is missing after a fixed 15 seconds,
+      the raylet aborts, which happens on a busy machine. Fixed ports need no files. `ray.init` cannot set them, and
+      Ray 2.60 never passes that of the dashboard agent to the raylet.
+    - The autoscaler monitor, and the log monitor, which has nothing to do without `log_to_driver`. Each is a process
+      that imports Ray during the start.
+
+    Both are set through private names. Names that the installed version lacks are left alone: Ray then starts as it
+    does by default. tests/unit/deploy/batch/test_ray_session.py fails if the pinned version lacks one.
+
+    Args:
+        agent_ports: Port by name in `AGENT_PORTS`.
+    """
+    try:
+        parameter: Any = import_module("ray._private.parameter")
+        services: Any = import_module("ray._private.services")
+        ray_params, start_process = parameter.RayParams, services.start_ray_process
+        raylet = import_module("ray._private.ray_constants").PROCESS_TYPE_RAYLET
+    except (ImportError, AttributeError):
+        yield
+        return
+    supported = inspect.signature(ray_params).parameters
+    values = agent_ports | {"no_monitor": True, "include_log_monitor": False}
+    flags = [f"--{DASHBOARD_AGENT_PORT}={agent_ports[DASHBOARD_AGENT_PORT]}"]
+
+    def start_with_flags(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Ray's
+        return start_process(command + flags if process_type == raylet else command, process_type, *args, **kwargs)
+
+    parameter.RayParams = partial(ray_params, **{name: values[name] for name in values if name in supported})
+    services.start_ray_process = start_with_flags
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_ray_process = ray_params, start_process
+
+
 def remove_leftovers(job: str) -> None:
-    """Ends the processes of a job's Ray, some of which live on for minutes, and removes its folder."""
+    """Kill the processes of the local Ray of a job, some of which survive it for minutes, and remove its directory."""
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == job:
+            if process.pid != os.getpid() and process.environ().get(JOB_ENV_VAR) == job:
                 process.kill()
-        except psutil.Error:  # ended meanwhile, or another user's
+        except psutil.Error:  # it has ended, or belongs to another user
             continue
-    for folder in Path(tempfile.gettempdir()).glob(f"captioner-{job}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for directory in Path(tempfile.gettempdir()).glob(f"captioner-{job}-*"):
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,6 +1,5 @@
-"""The folder of captions: what they were made with and which are written, so that a job goes on where it stopped."""
+"""Output directory of a batch job: Parquet files and the settings they were made with, so that a job can resume."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,104 +15,108 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
-from deploy.batch.sources import PICTURE
-from deploy.batch.storage import THREADS, BatchJobError, in_a_line, locate
+from deploy.batch.sources import IMAGE_COLUMN
+from deploy.batch.storage import THREADS, BatchJobError, one_line, resolve_uri
+from handler.files import LockedError, exclusive_lock
 
-SETTINGS = "_settings.json"  # those who read a folder of Parquet files pass over names that begin so
-
-COLUMNS = ("picture", "caption", "score", "captions", "model", "error_type", "error_message")
+SETTINGS = "_settings.json"  # readers of Parquet directories skip names with a leading underscore
+COLUMNS = (IMAGE_COLUMN, "caption", "score", "captions", "model", "error_type", "error_message")
 
 
 class Results:
-    """A folder of Parquet files. One counts when it is whole, which its end says; nothing else need be kept.
+    """A directory of Parquet files. A file is valid if its footer is complete; there is no other bookkeeping.
 
     Args:
-        uri: a path or URI; made where it is missing.
-        settings: all that decides captions; a folder holds those of one setting alone.
+        uri: Path or URI; created if missing.
+        settings: Everything that determines the captions. A directory holds captions of one settings only.
 
     Raises:
-        BatchJobError: the folder can't be written, holds something else, or captions of other settings.
+        BatchJobError: If the directory cannot be written, is not empty, or holds captions of other settings.
     """
 
-    def __init__(self, uri: str, settings: dict[str, Any]):
+    def __init__(self, uri: str, settings: dict[str, Any]) -> None:
         self.uri = uri
         try:
-            self.filesystem, self.path = locate(uri)
+            self.filesystem, self.path = resolve_uri(uri)
             self.filesystem.create_dir(self.path)
-            self._agree(settings)
+            self._check_settings(settings)
         except (OSError, pa.ArrowException) as error:
-            raise BatchJobError(f"{uri} can't be written: {in_a_line(error)}.") from error
+            raise BatchJobError(f"{uri} cannot be written: {one_line(error)}.") from error
 
-    def _agree(self, settings: dict[str, Any]) -> None:
+    def _check_settings(self, settings: dict[str, Any]) -> None:
         path = f"{self.path}/{SETTINGS}"
         if self.filesystem.get_file_info(path).type == FileType.NotFound:
             if self.filesystem.get_file_info(FileSelector(self.path)):
-                raise BatchJobError(f"{self.uri} holds something else: name a new folder for the captions.")
+                raise BatchJobError(f"{self.uri} holds other files: name a new directory for the captions.")
             with self.filesystem.open_output_stream(path) as file:
                 file.write(json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
             return
         with self.filesystem.open_input_stream(path) as file:
             content = file.read()
         try:
-            theirs = json.loads(content)
+            previous = json.loads(content)
         except ValueError as error:
-            raise BatchJobError(f"{self.uri}/{SETTINGS} can't be understood: {error}.") from error
-        told = [
-            f"{name} is {theirs.get(name)} there and {value} here"
+            raise BatchJobError(f"{self.uri}/{SETTINGS} cannot be parsed: {error}.") from error
+        differences = [
+            f"{name} is {previous.get(name)} there and {value} here"
             for name, value in settings.items()
-            if theirs.get(name) != value
+            if previous.get(name) != value
         ]
-        if told:
-            raise BatchJobError(f"{self.uri} holds captions made otherwise: {'; '.join(told)}. Name another folder.")
+        if differences:
+            raise BatchJobError(
+                f"{self.uri} holds captions of other settings: {'; '.join(differences)}. Name another directory."
+            )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Lets one job at a time of this machine write here.
+    def lock(self) -> Iterator[None]:
+        """Allow one job at a time on this machine to write here.
 
         Raises:
-            BatchJobError: another one does.
+            BatchJobError: If another job does.
         """
         name = f"captioner-{os.getuid()}-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}.lock"
-        with Path(tempfile.gettempdir(), name).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BatchJobError(f"Another job writes into {self.uri}: wait for it, or stop it.") from error
-            yield
+        try:
+            with exclusive_lock(Path(tempfile.gettempdir(), name), timeout=0):
+                yield
+        except LockedError as error:
+            raise BatchJobError(f"Another job writes into {self.uri}: wait for it, or stop it.") from error
 
-    def done(self) -> set[str]:
-        """The pictures that are written, each in one file.
+    def load_done(self) -> set[str]:
+        """Return the names of all images in valid files. Nothing is changed."""
+        return {name for _, names in self._read(IMAGE_COLUMN) for name in names or []}
 
-        What a killed job left half-written is removed, and so are pictures that another file has: a killed job's
-        workers, and on a cluster any job's, may write for some seconds more.
+    def repair(self) -> None:
+        """Delete incomplete files, and rows of images that another file has, too.
+
+        A killed job leaves incomplete files. Its workers, and on a cluster those of any job, may also write for some
+        seconds after the next job has listed what is done, which causes duplicate rows.
         """
-        done: set[str] = set()
-        for path, names in self._read(PICTURE):
+        seen: set[str] = set()
+        for path, names in self._read(IMAGE_COLUMN):
             if names is None:
                 self.filesystem.delete_file(path)
                 continue
-            new = [name not in done for name in names]
-            if not all(new):
-                self._keep(path, new)
-            done.update(names)
-        return done
+            is_new = [name not in seen for name in names]
+            if not all(is_new):
+                self._filter_rows(path, is_new)
+            seen.update(names)
 
-    def _keep(self, path: str, rows: list[bool]) -> None:
+    def _filter_rows(self, path: str, mask: list[bool]) -> None:
         with self.filesystem.open_input_file(path) as file:
-            table = pq.read_table(file).filter(pa.array(rows))
+            table = pq.read_table(file).filter(pa.array(mask))
         partial = f"{path}.partial"
         with self.filesystem.open_output_stream(partial) as file:
             pq.write_table(table, file)
         self.filesystem.move(partial, path)
 
     def outcomes(self) -> Counter[str | None]:
-        """How many of the pictures that are written have which error; None is for those with a caption."""
+        """Count the written images by error type; None counts those with a caption."""
         return Counter(error for _, errors in self._read("error_type") for error in errors or [])
 
-    def _read(self, column: str) -> Iterator[tuple[str, list[str | None] | None]]:
-        """A column of each file; None where the file is not whole."""
+    def _read(self, column: str) -> Iterator[tuple[str, list[Any] | None]]:
+        """Yield the path and a column of each file; None instead of the column if the file is incomplete."""
 
-        def read(path: str) -> tuple[str, list[str | None] | None]:
+        def read(path: str) -> tuple[str, list[Any] | None]:
             try:
                 with pq.ParquetFile(self.filesystem.open_input_file(path)) as parquet:
                     return path, parquet.read([column])[column].to_pylist()

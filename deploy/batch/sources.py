@@ -1,12 +1,13 @@
-"""The pictures of a job, in a folder or in Parquet files: found first, then read piece by piece.
+"""Image sources of a batch job: list a directory or Parquet files first, then read them in chunks.
 
-Ray's own readers end the job at the first file that can't be read, or leave out what stands beside it. Here an error
-takes the picture's place.
+The readers of Ray Data end the job at the first unreadable file, or drop it. Here an error takes the place of the
+image.
 """
 
 import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ from deploy.batch.storage import (
     THREADS,
     BatchJobError,
     Unreadable,
+    file_type,
     find_files,
-    in_a_line,
-    kind,
+    one_line,
     open_parquet,
     read_files,
 )
@@ -29,179 +30,192 @@ from handler.errors import RequestError
 from handler.image import FORMATS
 
 SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
-PIECE = 64  # pictures whose files a task has in memory at once
-PICTURE = "picture"
+CHUNK_SIZE = 64  # images whose files a task holds in memory at once
+IMAGE_COLUMN = "image"  # output column with the name of the image
 
 
 class InvalidParquet(RequestError):
-    """A Parquet file, or a part of it, can't be read."""
+    """A Parquet file, or a part of it, cannot be read."""
 
 
-class Piece(NamedTuple):
-    """Some pictures.
+class ImageChunk(NamedTuple):
+    """Some images of a source.
 
     Attributes:
-        rows: `picture`, a name that no other picture of the job has, and what is kept of the input.
-        images: a file's bytes, or why there are none.
+        rows: Column `image`, a name that is unique in the job, and the kept columns of the input.
+        images: Encoded image file of each row, or the error that replaces it.
     """
 
     rows: pa.Table
     images: Sequence[bytes | RequestError]
 
 
-class Source(ABC):
-    """Where pictures come from.
+class ImageSource(ABC):
+    """A collection of images.
 
     Attributes:
-        schema: of a piece's rows.
-        listed: what was found; it stays in the job's own process.
-        count: pictures.
+        schema: Schema of `ImageChunk.rows`.
+        listing: What was found; it is not sent to other processes.
+        count: Number of images.
     """
 
     schema: pa.Schema
-    listed: Any
+    listing: Any
     count: int
 
     @abstractmethod
-    def left(self, done: set[str]) -> pa.Table:
-        """The work that is left when so many pictures are done; a row stands for one picture or for many."""
+    def remaining(self, done: AbstractSet[str]) -> pa.Table:
+        """Return the work that remains, given the names of finished images. A row is one or several images."""
 
     @abstractmethod
-    def read(self, work: pa.Table) -> Iterator[Piece]:
-        """The pictures that rows of the work stand for."""
+    def read(self, pending: pa.Table) -> Iterator[ImageChunk]:
+        """Read the images of some rows of `remaining`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "listed"}
+        return {name: value for name, value in vars(self).items() if name != "listing"}
 
 
-class Folder(Source):
-    """All pictures in a folder, however deep; a picture's name is its path in there.
+class ImageFolder(ImageSource):
+    """All images in a directory tree. The name of an image is its path relative to the directory.
 
     Raises:
-        BatchJobError: there is no such folder, or no picture in it.
+        BatchJobError: If there is no such directory, or no image in it.
     """
 
-    schema = pa.schema([(PICTURE, pa.string())])
+    schema = pa.schema([(IMAGE_COLUMN, pa.string())])
 
-    def __init__(self, folder: str):
-        if kind(folder) != FileType.Directory:
+    def __init__(self, directory: str) -> None:
+        if file_type(directory) != FileType.Directory:
             raise BatchJobError(
-                f"{folder} is no folder; of Parquet files say with --image-column where their pictures are."
+                f"{directory} is not a directory. For Parquet files, name the column of the images: --image-column"
             )
-        self.folder, self.listed = folder, find_files(folder, SUFFIXES)
-        self.count = len(self.listed)
+        self.directory, self.listing = directory, find_files(directory, SUFFIXES)
+        self.count = len(self.listing)
         if not self.count:
-            raise BatchJobError(f"There are no pictures in {folder}: it needs files that end in {', '.join(SUFFIXES)}.")
+            raise BatchJobError(f"No image found in {directory}. File names have to end in {', '.join(SUFFIXES)}.")
 
-    def left(self, done: set[str]) -> pa.Table:
-        return pa.table({PICTURE: [name for name in self.listed if name not in done]}, self.schema)
+    def remaining(self, done: AbstractSet[str]) -> pa.Table:
+        """See `ImageSource.remaining`; a row is one image."""
+        return pa.table({IMAGE_COLUMN: [name for name in self.listing if name not in done]}, self.schema)
 
-    def read(self, work: pa.Table) -> Iterator[Piece]:
-        for first in range(0, len(work), PIECE):
-            rows = work.slice(first, PIECE)
-            yield Piece(rows, read_files(posixpath.join(self.folder, name) for name in rows[PICTURE].to_pylist()))
+    def read(self, pending: pa.Table) -> Iterator[ImageChunk]:
+        """See `ImageSource.read`."""
+        for first in range(0, len(pending), CHUNK_SIZE):
+            rows = pending.slice(first, CHUNK_SIZE)
+            names = rows[IMAGE_COLUMN].to_pylist()
+            yield ImageChunk(rows, read_files(posixpath.join(self.directory, name) for name in names))
 
 
-class ParquetFiles(Source):
-    """A Parquet file, or all of them in a folder; a picture's name is its file's path in there, `#`, and its row.
+class ParquetFiles(ImageSource):
+    """A Parquet file, or all Parquet files in a directory tree.
+
+    The name of an image is the relative path of its file, `#`, and the row number.
 
     Args:
-        place: a file or a folder.
-        column: images' bytes; or their paths, which may be relative to the folder, or URIs; or as Hugging Face's data
-            sets have it, a struct of `bytes` and `path`.
-        kept: columns that the captions have too.
+        location: File or directory.
+        column: Column of the images. A cell holds the bytes; or a path, relative to the directory, or a URI; or a
+            struct of `bytes` and `path`, as in Hugging Face datasets.
+        keep: Columns to copy to the output.
 
     Raises:
-        BatchJobError: there is nothing of the kind.
+        BatchJobError: If there is no readable Parquet file, no such column, or no row.
     """
 
-    def __init__(self, place: str, column: str, kept: Sequence[str]):
-        alone = kind(place) == FileType.File
-        self.folder, self.column, self.kept = posixpath.dirname(place) if alone else place, column, list(kept)
-        names = [posixpath.basename(place)] if alone else find_files(place, (".parquet",))
+    def __init__(self, location: str, column: str, keep: Sequence[str]) -> None:
+        single = file_type(location) == FileType.File
+        self.directory = posixpath.dirname(location) if single else location
+        self.column, self.keep = column, list(keep)
+        names = [posixpath.basename(location)] if single else find_files(location, (".parquet",))
         with ThreadPoolExecutor(THREADS) as pool:
-            self.listed = dict(zip(names, pool.map(self._footer, names), strict=True))
-        readable = [footer for footer in self.listed.values() if footer]
+            self.listing = dict(zip(names, pool.map(self._read_footer, names), strict=True))
+        readable = [footer for footer in self.listing.values() if footer]
         if not readable:
-            raise BatchJobError(f"There is no Parquet file at {place} that can be read.")
+            raise BatchJobError(f"No readable Parquet file found at {location}.")
         schema = readable[0].schema.to_arrow_schema()
-        for name in (column, *kept):
+        for name in (column, *keep):
             if name not in schema.names:
-                raise BatchJobError(f"There is no column '{name}' at {place}: choose among {', '.join(schema.names)}.")
-        self.schema = pa.schema([(PICTURE, pa.string()), *(schema.field(name).with_nullable(True) for name in kept)])
-        self.count = sum(footer.num_rows if footer else 1 for footer in self.listed.values())
+                raise BatchJobError(f"No column '{name}' at {location}. Valid columns: {', '.join(schema.names)}.")
+        kept = [schema.field(name).with_nullable(True) for name in keep]
+        self.schema = pa.schema([(IMAGE_COLUMN, pa.string()), *kept])
+        self.count = sum(footer.num_rows if footer else 1 for footer in self.listing.values())
         if not self.count:
-            raise BatchJobError(f"There are no rows at {place}.")
+            raise BatchJobError(f"The Parquet files at {location} have no rows.")
 
-    def left(self, done: set[str]) -> pa.Table:
-        work = []
-        for name, footer in self.listed.items():
-            if footer is None:  # a picture that bears the file's name stands for it
-                work += [] if name in done else [{"file": name, "group": None, "first": 0, "rows": [0]}]
+    def remaining(self, done: AbstractSet[str]) -> pa.Table:
+        """See `ImageSource.remaining`; a row is the images of a row group."""
+        pending = []
+        for name, footer in self.listing.items():
+            if footer is None:  # an unreadable file counts as one image with the name of the file
+                if name not in done:
+                    pending.append({"file": name, "group": None, "first": 0, "rows": [0]})
                 continue
             first = 0
             for group in range(footer.num_row_groups):
                 count = footer.row_group(group).num_rows
                 rows = [row for row in range(count) if f"{name}#{first + row}" not in done]
-                work += [{"file": name, "group": group, "first": first, "rows": rows}] if rows else []
+                if rows:
+                    pending.append({"file": name, "group": group, "first": first, "rows": rows})
                 first += count
-        whole = pa.int64()
-        schema = [("file", pa.string()), ("group", whole), ("first", whole), ("rows", pa.list_(whole))]
-        return pa.Table.from_pylist(work, pa.schema(schema))
+        integer = pa.int64()
+        schema = [("file", pa.string()), ("group", integer), ("first", integer), ("rows", pa.list_(integer))]
+        return pa.Table.from_pylist(pending, pa.schema(schema))
 
-    def read(self, work: pa.Table) -> Iterator[Piece]:
-        for part in work.to_pylist():
-            yield from self._read_group(**part)
+    def read(self, pending: pa.Table) -> Iterator[ImageChunk]:
+        """See `ImageSource.read`."""
+        for row in pending.to_pylist():
+            yield from self._read_group(**row)
 
-    def _read_group(self, file: str, group: int | None, first: int, rows: list[int]) -> Iterator[Piece]:
-        """Rows of a row group; from where it can't be read on, errors."""
-        path, read = posixpath.join(self.folder, file), 0
+    def _read_group(self, file: str, group: int | None, first: int, rows: list[int]) -> Iterator[ImageChunk]:
+        """Read rows of a row group. From the first unreadable page on, all rows are errors."""
+        path, num_read = posixpath.join(self.directory, file), 0
         try:
             with open_parquet(path) as parquet:
-                columns = list(dict.fromkeys([self.column, *self.kept]))
-                for batch in parquet.iter_batches(PIECE, row_groups=[group], columns=columns):
-                    here = [row for row in rows if read <= row < read + len(batch)]
-                    if here:
-                        table = pa.Table.from_batches([batch]).take([row - read for row in here])
-                        named = self._rows(table, [f"{file}#{first + row}" for row in here])
-                        yield Piece(named, self._images(table[self.column].to_pylist()))
-                    read += len(batch)
+                columns = list(dict.fromkeys([self.column, *self.keep]))
+                for batch in parquet.iter_batches(CHUNK_SIZE, row_groups=[group], columns=columns):
+                    selected = [row for row in rows if num_read <= row < num_read + len(batch)]
+                    if selected:
+                        table = pa.Table.from_batches([batch]).take([row - num_read for row in selected])
+                        named = self._to_rows(table, [f"{file}#{first + row}" for row in selected])
+                        yield ImageChunk(named, self._read_images(table[self.column].to_pylist()))
+                    num_read += len(batch)
         except (OSError, pa.ArrowException, KeyError, TypeError) as error:
-            broken = [row for row in rows if row >= read]
-            reason = InvalidParquet(f"The Parquet file can't be read here: {in_a_line(error)}.")
-            yield Piece(self._broken_rows(path, file, group, first, broken), [reason] * len(broken))
+            unread = [row for row in rows if row >= num_read]
+            reason = InvalidParquet(f"The Parquet file cannot be read here: {one_line(error)}.")
+            yield ImageChunk(self._rows_without_images(path, file, group, first, unread), [reason] * len(unread))
 
-    def _broken_rows(self, path: str, file: str, group: int | None, first: int, rows: list[int]) -> pa.Table:
-        """Rows without pictures, and what is kept of them: columns are stored apart, so that theirs may be whole."""
+    def _rows_without_images(self, path: str, file: str, group: int | None, first: int, rows: list[int]) -> pa.Table:
+        """Return rows whose images are unreadable; the kept columns are stored separately and may be intact."""
         names = [file] if group is None else [f"{file}#{first + row}" for row in rows]
         try:
             with open_parquet(path) as parquet:
-                return self._rows(parquet.read_row_group(group, columns=self.kept).take(rows), names)
+                return self._to_rows(parquet.read_row_group(group, columns=self.keep).take(rows), names)
         except (OSError, pa.ArrowException, KeyError, TypeError):
-            return pa.Table.from_pylist([{PICTURE: name} for name in names], self.schema)
+            return pa.Table.from_pylist([{IMAGE_COLUMN: name} for name in names], self.schema)
 
-    def _rows(self, table: pa.Table, names: list[str]) -> pa.Table:
-        if not self.kept:
-            return pa.table({PICTURE: names}, self.schema)
-        return table.select(self.kept).add_column(0, PICTURE, [names]).cast(self.schema)
+    def _to_rows(self, table: pa.Table, names: list[str]) -> pa.Table:
+        if not self.keep:
+            return pa.table({IMAGE_COLUMN: names}, self.schema)
+        return table.select(self.keep).add_column(0, IMAGE_COLUMN, [names]).cast(self.schema)
 
-    def _images(self, cells: list[Any]) -> list[bytes | RequestError]:
-        found = [(cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell for cell in cells]
+    def _read_images(self, cells: list[Any]) -> list[bytes | RequestError]:
+        values = [(cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell for cell in cells]
         paths = [
-            cell if "://" in cell else posixpath.join(self.folder, cell) for cell in found if isinstance(cell, str)
+            value if "://" in value else posixpath.join(self.directory, value)
+            for value in values
+            if isinstance(value, str)
         ]
         files = iter(read_files(paths))
-        return [self._image(next(files) if isinstance(cell, str) else cell) for cell in found]
+        return [self._to_image(next(files) if isinstance(value, str) else value) for value in values]
 
     @staticmethod
-    def _image(cell: Any) -> bytes | RequestError:
-        if cell is None:
-            return Unreadable("The row has no picture.")
-        return cell if isinstance(cell, bytes | RequestError) else Unreadable("The row has neither bytes nor a path.")
+    def _to_image(value: object) -> bytes | RequestError:
+        if value is None:
+            return Unreadable("The row has no image.")
+        return value if isinstance(value, bytes | RequestError) else Unreadable("The row has neither bytes nor a path.")
 
-    def _footer(self, name: str) -> pq.FileMetaData | None:
+    def _read_footer(self, name: str) -> pq.FileMetaData | None:
         try:
-            with open_parquet(posixpath.join(self.folder, name)) as parquet:
+            with open_parquet(posixpath.join(self.directory, name)) as parquet:
                 return parquet.metadata
         except (OSError, pa.ArrowException):
             return None

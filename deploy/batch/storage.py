@@ -1,4 +1,4 @@
-"""Files here and elsewhere: local paths, and URIs of pyarrow's file systems, s3://…, gs://…, hdfs://…."""
+"""File access for local paths and for URIs of pyarrow file systems: s3://…, gs://…, hdfs://…."""
 
 import os
 import posixpath
@@ -12,99 +12,100 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from handler.errors import RequestError, TooLarge
 
-MAX_BYTES = 20_000_000  # of a picture's file
-THREADS = 8  # files opened at once: remote storage makes each wait
+MAX_BYTES = 20_000_000  # bytes of an image file
+THREADS = 8  # files opened at once: remote storage responds slowly to each
 
 
 class BatchJobError(Exception):
-    """The job can't be done as it was asked for; the message is one clear sentence."""
+    """The job cannot be run as requested. The message is one sentence."""
 
 
 class Unreadable(RequestError):
-    """Storage does not give the picture."""
+    """The image cannot be read from storage."""
 
 
 @cache
 def _filesystem(root: str) -> tuple[FileSystem, str]:
-    return FileSystem.from_uri(root)
+    filesystem, path = FileSystem.from_uri(root)
+    return filesystem, path
 
 
-def locate(uri: str) -> tuple[FileSystem, str]:
-    """A path or URI → its file system, and the path in there.
+def resolve_uri(uri: str) -> tuple[FileSystem, str]:
+    """Resolve a path or URI to its file system and the path in that file system.
 
     Raises:
-        OSError: there is no such storage.
+        OSError: If there is no such storage.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        return LocalFileSystem(), os.path.abspath(uri)
+        return LocalFileSystem(), os.path.abspath(uri)  # noqa: PTH100 - Path.absolute keeps "..", pyarrow wants a str
     root, _, path = rest.partition("/")
     try:
         filesystem, base = _filesystem(f"{scheme}://{root or '/'}")
     except pa.ArrowException as error:
-        raise OSError(in_a_line(error)) from error
+        raise OSError(one_line(error)) from error
     return filesystem, posixpath.join(base, path)
 
 
-def kind(uri: str) -> FileType:
-    """Whether there is a file, a folder, or nothing.
+def file_type(uri: str) -> FileType:
+    """Return whether a path or URI is a file, a directory or missing.
 
     Raises:
-        BatchJobError: its storage can't be asked.
+        BatchJobError: If its storage cannot be reached.
     """
     try:
-        filesystem, path = locate(uri)
+        filesystem, path = resolve_uri(uri)
         return filesystem.get_file_info(path).type
     except (OSError, pa.ArrowException) as error:
-        raise BatchJobError(f"{uri} can't be read: {in_a_line(error)}.") from error
+        raise BatchJobError(f"{uri} cannot be read: {one_line(error)}.") from error
 
 
-def find_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths, relative to a folder, of its files with such suffixes, however deep, in order.
+def find_files(directory: str, suffixes: tuple[str, ...]) -> list[str]:
+    """List files with certain suffixes in a directory tree, as sorted relative paths.
 
     Raises:
-        BatchJobError: the folder can't be read.
+        BatchJobError: If the directory cannot be read.
     """
     try:
-        filesystem, path = locate(folder)
-        infos = filesystem.get_file_info(FileSelector(path, recursive=True))
-        found = [info.path for info in infos if info.is_file and info.path.lower().endswith(suffixes)]
+        filesystem, root = resolve_uri(directory)
+        infos = filesystem.get_file_info(FileSelector(root, recursive=True))
+        paths = [info.path for info in infos if info.is_file and info.path.lower().endswith(suffixes)]
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise BatchJobError(f"{folder} can't be read: {in_a_line(error)}.") from error
-    return sorted(posixpath.relpath(name, path) for name in found)
+        raise BatchJobError(f"{directory} cannot be read: {one_line(error)}.") from error
+    return sorted(posixpath.relpath(path, root) for path in paths)
 
 
 def read_files(uris: Iterable[str]) -> list[bytes | RequestError]:
-    """Files' bytes, or in a file's place why it can't be read."""
+    """Read files in parallel. A file that cannot be read is represented by its error."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(_read_file, uris))
 
 
 def _read_file(uri: str) -> bytes | RequestError:
     try:
-        filesystem, path = locate(uri)
+        filesystem, path = resolve_uri(uri)
         info = filesystem.get_file_info(path)
-        if not info.is_file:  # a device or a pipe would never end
+        if not info.is_file:  # reading a device or a pipe would never end
             return Unreadable("There is no such file.")
         if info.size > MAX_BYTES:
-            return TooLarge(f"The picture has {info.size} bytes, more than the {MAX_BYTES} allowed.")
+            return TooLarge(f"The image has {info.size} bytes. At most {MAX_BYTES} are allowed.")
         with filesystem.open_input_file(path) as file:
-            return file.read()
+            return bytes(file.read())
     except (OSError, pa.ArrowException, ValueError) as error:
-        return Unreadable(f"{in_a_line(error)}.")
+        return Unreadable(f"{one_line(error)}.")
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    """A Parquet file, read through a buffer: a row group of it may be larger than memory.
+    """Open a Parquet file with a read buffer, because a row group may be larger than memory.
 
     Raises:
-        OSError: it can't be read.
-        pa.ArrowInvalid: it is none, or has no end.
+        OSError: If the file cannot be read.
+        pa.ArrowInvalid: If it is not a Parquet file or is truncated.
     """
-    filesystem, path = locate(uri)
+    filesystem, path = resolve_uri(uri)
     return pq.ParquetFile(filesystem.open_input_file(path), buffer_size=1 << 20)
 
 
-def in_a_line(error: Exception) -> str:
-    """What an error says, without line breaks and full stop."""
+def one_line(error: Exception) -> str:
+    """Return the message of an error without line breaks and without the final period."""
     return " ".join(str(error).split()).rstrip(".")

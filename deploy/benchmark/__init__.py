@@ -1,1 +1,1 @@
-"""Measures servers of one bundle with several settings, side by side; and finds the best settings for a machine."""
+"""Compare ways to serve a bundle side by side, and find the best settings for a machine."""

@@ -1,82 +1,78 @@
-"""Measures ways to serve a bundle, side by side; or finds the best settings for this machine.
+"""Compare ways to serve a bundle side by side, or find the best settings for this machine.
 
-python -m deploy.benchmark --pictures ../shared/data/coco/val2017 --variants baseline default eager fast
-python -m deploy.benchmark --tune
+python -m deploy.benchmark --variants baseline default eager fastest
+python -m deploy.benchmark --images ../shared/data/coco/val2017 beam_size=3
+python -m deploy.benchmark --tune --name autotune
 """
 
 import argparse
 import json
 import os
-import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
 from deploy.archive import build_archive
-from deploy.benchmark.measure import Measured, measure_variants, table
+from deploy.benchmark.measure import Plan, VariantResult, measure_variants, to_markdown
 from deploy.benchmark.plot import plot
-from deploy.benchmark.variants import VARIANTS, grid
+from deploy.benchmark.variants import VARIANTS, Variant, grid
+from deploy.cli import add_bundle_arguments, add_result_arguments, read_images
 from deploy.torchserve import ServerError
-from eval.caption import find_images
-from eval.run import parse_options
-from eval.summary import RESULTS
-from eval.transports import EndpointError
+from eval.cli import cli_errors
+from eval.files import parse_key_values
 from handler.errors import BundleError, RequestError
 
-ROOT = Path(__file__).parent.parent.parent
-AS_GOOD = 0.95  # of the most captions a second: what is within the noise of the best
+NEAR_BEST = 0.95  # of the highest throughput; smaller differences are noise
 
 
-def recommended(found: list[Measured], callers: int) -> Measured:
-    """Of those that give about the most captions a second with so many callers, the one that is quickest for one."""
-    most = max(measured.throughput(callers) for measured in found)
-    return min(
-        (measured for measured in found if measured.throughput(callers) >= AS_GOOD * most),
-        key=lambda measured: measured.latency(1),
-    )
+def recommended(results: Sequence[VariantResult], num_clients: int) -> VariantResult:
+    """Return the variant with the lowest latency for one client among those with nearly the highest throughput."""
+    highest = max(result.throughput(num_clients) for result in results)
+    near_best = [result for result in results if result.throughput(num_clients) >= NEAR_BEST * highest]
+    return min(near_best, key=lambda result: result.latency(1))
+
+
+def print_recommendation(results: Sequence[VariantResult], variants: Sequence[Variant], num_clients: int) -> None:
+    """Print the settings of the recommended variant as YAML."""
+    best = recommended(results, num_clients)
+    [settings] = [variant.settings for variant in variants if variant.name == best.variant]
+    print(f"\nBest settings for {num_clients} clients on this machine, for handler/model-config.yaml:\n")
+    print(yaml.safe_dump(dict(settings), sort_keys=False), end="")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures ways to serve a bundle, side by side.")
-    parser.add_argument("options", nargs="*", help="options of the endpoint, such as beam_size=3")
-    parser.add_argument("--model", type=Path, default=ROOT / "pretrained", help="the bundle's folder")
-    parser.add_argument("--pictures", nargs="+", default=[str(ROOT / "samples" / "photos")], help="files or folders")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Compare ways to serve a bundle side by side.")
+    parser.add_argument("options", nargs="*", help="generation options, e.g. beam_size=3")
+    add_bundle_arguments(parser)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["baseline", "default"])
-    parser.add_argument("--tune", action="store_true", help="measure workers × threads, batch and delay instead")
-    parser.add_argument("--concurrency", type=int, default=16, help="callers at once; one alone is measured, too")
-    parser.add_argument("--seconds", type=float, default=6, help="of each loop")
-    parser.add_argument("--rounds", type=int, default=3, help="loops for each variant and number of callers")
-    parser.add_argument("--name", default="variants", help="its results go to eval/results/<name>.json, .md and .svg")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all results")
+    parser.add_argument("--tune", action="store_true", help="measure workers × threads, batch sizes and delays instead")
+    parser.add_argument("--concurrency", type=int, default=16, help="clients, besides a single one (default: 16)")
+    parser.add_argument("--seconds", type=float, default=6, help="duration of a loop (default: 6)")
+    parser.add_argument("--rounds", type=int, default=3, help="loops per variant and number of clients (default: 3)")
+    add_result_arguments(parser, name="variants")
     arguments = parser.parse_intermixed_args()
-    concurrency = [1, arguments.concurrency]
     variants = grid() if arguments.tune else [VARIANTS[name] for name in arguments.variants]
-    try:
-        pictures = [Path(path).read_bytes() for path in find_images(arguments.pictures)]
-        with tempfile.TemporaryDirectory() as folder:
-            found = measure_variants(
-                build_archive(arguments.model, Path(folder)), Path(folder), variants, pictures,
-                parse_options(arguments.options),
-                concurrency=concurrency, seconds=arguments.seconds, rounds=arguments.rounds,
-                in_process=not arguments.tune,
-            )  # fmt: skip
-    except (BundleError, ServerError, EndpointError, RequestError, OSError, ValueError, RuntimeError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Stopped.")
+    plan = Plan([1, arguments.concurrency], arguments.seconds, arguments.rounds, in_process=not arguments.tune)
+    with cli_errors(BundleError, ServerError, RequestError, RuntimeError):
+        images = list(read_images(arguments).values())
+        options = parse_key_values(arguments.options)
+        with tempfile.TemporaryDirectory() as scratch:
+            archive = build_archive(arguments.model, Path(scratch))
+            results = measure_variants(archive, Path(scratch), variants, images, options, plan)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    content = {"cores": os.cpu_count(), "options": arguments.options, "variants": [asdict(one) for one in found]}
-    (arguments.results / f"{arguments.name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (arguments.results / f"{arguments.name}.md").write_text(table(found, concurrency) + "\n", encoding="utf-8")
-    plot(found, concurrency, arguments.results / f"{arguments.name}.svg")
-    print(table(found, concurrency))
+    output = arguments.results / arguments.name
+    content = {"cores": os.cpu_count(), "options": arguments.options, "variants": [asdict(one) for one in results]}
+    table = to_markdown(results, plan.concurrency)
+    Path(f"{output}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    Path(f"{output}.md").write_text(table + "\n", encoding="utf-8")
+    plot(results, plan.concurrency, Path(f"{output}.svg"))
+    print(table)
     if arguments.tune:
-        best = recommended(found, arguments.concurrency)
-        [settings] = [variant.settings for variant in variants if variant.name == best.variant]
-        print(f"\nBest here for {arguments.concurrency} callers, in handler/model-config.yaml:\n")
-        print(yaml.safe_dump(dict(settings), sort_keys=False), end="")
+        print_recommendation(results, variants, arguments.concurrency)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The same bundle served the usual way, to compare with: PyTorch in single precision, one picture after another.
+"""Baseline TorchServe handler: the same bundle in plain PyTorch, single precision, one image after another.
 
-It stands in an archive in the place of `captioner_service.py`. The beam search is the project's own, so that it is
-quicker than what such handlers mostly have.
+It replaces `captioner_service.py` in an archive. The beam search is the one of this project, which makes it faster than
+typical handlers.
 """
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,14 +20,14 @@ from handler.serving.options import parse_options
 
 
 class BaselineService:
-    """What TorchServe calls."""
+    """Handler that TorchServe calls."""
 
-    def initialize(self, context) -> None:
-        """Loads the bundle."""
+    def initialize(self, context: Any) -> None:  # noqa: ANN401 - TorchServe has no type for it
+        """Load the bundle."""
         config, weights, self.vocabulary = load_bundle(Path(context.system_properties["model_dir"]) / "model")
         source = ModelSource(config, weights, torch.device("cpu"), "full")
         encoder = source.build_encoder().encoder
-        self.backbone = encoder.backbone.to(memory_format=torch.contiguous_format)
+        self.backbone: Any = encoder.backbone.to(memory_format=torch.contiguous_format)
         self.decoder = build_decoder(config.decoder, len(self.vocabulary), encoder.channels).eval()
         self.decoder.load_state_dict(source.state_dict("decoder"))
         self.defaults, preprocessing = config.decoding, config.preprocessing
@@ -40,11 +41,11 @@ class BaselineService:
         )
 
     @torch.inference_mode()
-    def handle(self, data: list[dict], context) -> list[dict]:
-        """Answers each row of a batch, one by one."""
+    def handle(self, data: list[dict[str, Any]], _context: object) -> list[dict[str, str]]:
+        """Caption the rows of a batch, one by one."""
         return [self._caption(row) for row in data]
 
-    def _caption(self, row: dict) -> dict:
+    def _caption(self, row: dict[str, Any]) -> dict[str, str]:
         fields = {name: value for name, value in row.items() if name not in ("image", "body")}
         options = parse_options(fields, self.defaults)
         image = Image.open(BytesIO(row.get("image") or row["body"])).convert("RGB")

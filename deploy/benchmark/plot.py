@@ -1,19 +1,19 @@
-"""The measured variants as a picture: captions a second, and how long one caller waits."""
+"""Bar charts of measured variants: throughput with many clients and latency with few."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.benchmark.measure import Measured
+from deploy.benchmark.measure import VariantResult
 
 
-def plot(found: Sequence[Measured], concurrency: Sequence[int], path: Path) -> None:
-    """Bars for each variant, in their order from the top.
+def plot(results: Sequence[VariantResult], concurrency: Sequence[int], path: Path) -> None:
+    """Plot a bar for each variant, in order from the top.
 
     Args:
-        found: at least one.
-        concurrency: numbers of callers; the last one's throughput is drawn, and the first one's latency.
-        path: of the picture; its ending says what kind.
+        results: One result or more.
+        concurrency: Numbers of clients: throughput is plotted for the last, latency for the first.
+        path: Image file; its suffix selects the format.
     """
     import matplotlib
 
@@ -21,20 +21,20 @@ def plot(found: Sequence[Measured], concurrency: Sequence[int], path: Path) -> N
     from matplotlib import pyplot
 
     few, many = concurrency[0], concurrency[-1]
-    names = [measured.variant for measured in found]
+    names = [result.variant for result in results]
     figure, (left, right) = pyplot.subplots(
-        1, 2, sharey=True, figsize=(9, 1.2 + 0.45 * len(found)), layout="constrained"
+        1, 2, sharey=True, figsize=(9, 1.2 + 0.45 * len(results)), layout="constrained"
     )
-    bars = left.barh(names, [measured.throughput(many) for measured in found], color="#3b6ea5")
+    bars = left.barh(names, [result.throughput(many) for result in results], color="#3b6ea5")
     left.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-    for number, measured in enumerate(found):
-        if measured.in_process:
+    for number, result in enumerate(results):
+        if result.in_process:
             label = None if left.get_legend_handles_labels()[0] else "the same in one process"
-            left.plot(statistics.median(measured.in_process), number, "k|", ms=14, label=label)
-    bars = right.barh(names, [measured.latency(few) for measured in found], color="#c0703a")
+            left.plot(statistics.median(result.in_process), number, "k|", ms=14, label=label)
+    bars = right.barh(names, [result.latency(few) for result in results], color="#c0703a")
     right.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
-    left.set(xlabel=f"captions a second, {many} callers")
-    right.set(xlabel=f"median ms, {few} caller{'s' if few > 1 else ''}")
+    left.set(xlabel=f"captions per second, {many} clients")
+    right.set(xlabel=f"median latency in ms, {few} client{'s' if few > 1 else ''}")
     left.invert_yaxis()
     for axes in (left, right):
         axes.margins(x=0.15)

@@ -1,6 +1,5 @@
-"""Ways to serve a bundle: changes to `model-config.yaml`, or another entry; and their archives."""
+"""Variants of an archive: other values in `model-config.yaml`, or another TorchServe entry point."""
 
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from deploy.archive import ENTRY, SETTINGS
+from deploy.archive import HANDLER_FILE, MODEL_CONFIG
+from handler.files import atomic_write
 from handler.parallel import available_cpus
 
 
@@ -18,9 +18,9 @@ class Variant:
     """One way to serve a bundle.
 
     Attributes:
-        name: in tables.
-        settings: of `model-config.yaml`, those below `handler` under their names with a point, `handler.backend`.
-        entry: a file that stands in the place of the handler's entry.
+        name: Name in tables.
+        settings: Values for `model-config.yaml`; a dot separates levels, e.g. `handler.backend`.
+        entry: Python file that replaces the TorchServe entry point.
     """
 
     name: str
@@ -28,19 +28,19 @@ class Variant:
     entry: Path | None = None
 
 
-ALONE = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "maxBatchDelay": 1}
-BASELINE = Variant("baseline", ALONE, Path(__file__).with_name("baseline_service.py"))
+SINGLE_WORKER = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "maxBatchDelay": 1}
+BASELINE_ENTRY = Path(__file__).with_name("baseline_service.py")
 VARIANTS = {
     variant.name: variant
     for variant in (
-        BASELINE,
+        Variant("baseline", SINGLE_WORKER, BASELINE_ENTRY),
         Variant("default"),
         Variant("eager", {"handler.backend": "eager"}),
         Variant("full", {"handler.precision": "full"}),
         Variant("fastest", {"handler.precision": "fastest"}),
-        Variant("prompt", {"maxBatchDelay": 1}),
+        Variant("no-delay", {"maxBatchDelay": 1}),
         Variant(
-            "fastest-workers",  # a worker a core, which share nothing
+            "fastest-workers",  # a worker per CPU
             {
                 "minWorkers": available_cpus(),
                 "maxWorkers": available_cpus(),
@@ -54,7 +54,7 @@ VARIANTS = {
 
 
 def grid() -> list[Variant]:
-    """Numbers of workers that share this machine's cores, each with batches' sizes and how long one waits for them."""
+    """List the variants of `--tune`: numbers of workers that share the CPUs, with batch sizes and batch delays."""
     return [
         Variant(
             f"{workers} × {available_cpus() // workers} threads, batch {batch}, {delay} ms",
@@ -67,32 +67,42 @@ def grid() -> list[Variant]:
 
 
 def repack(archive: Path, target: Path, variant: Variant) -> Path:
-    """An archive as a variant has it; `target` may be `archive`.
+    """Write the archive of a variant.
+
+    Args:
+        archive: Archive to change.
+        target: Path of the new archive; may be `archive`.
+        variant: Changes to make.
+
+    Returns:
+        `target`.
 
     Raises:
-        KeyError: `model-config.yaml` has no such setting.
+        KeyError: If `model-config.yaml` has no such setting.
     """
-    partial = target.with_suffix(".partial")
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(partial, "w") as changed:
+    with (
+        atomic_write(target) as partial,
+        zipfile.ZipFile(archive) as source,
+        zipfile.ZipFile(partial, "w") as changed,
+    ):
         for name in source.namelist():
             content = source.read(name)
-            if name == SETTINGS:
-                content = _changed(content, variant.settings)
-            if name == ENTRY and variant.entry:
+            if name == MODEL_CONFIG:
+                content = _change_settings(content, variant.settings)
+            if name == HANDLER_FILE and variant.entry:
                 content = variant.entry.read_bytes()
             changed.writestr(name, content)
-    os.replace(partial, target)
     return target
 
 
-def _changed(content: bytes, settings: Mapping[str, Any]) -> bytes:
-    configured = yaml.safe_load(content)
+def _change_settings(content: bytes, settings: Mapping[str, Any]) -> bytes:
+    config = yaml.safe_load(content)
     for name, value in settings.items():
-        *above, last = name.split(".")
-        place = configured
-        for part in above:
-            place = place[part]
-        if last not in place:
+        *parents, last = name.split(".")
+        section = config
+        for parent in parents:
+            section = section[parent]
+        if last not in section:
             raise KeyError(name)
-        place[last] = value
-    return yaml.safe_dump(configured, sort_keys=False).encode()
+        section[last] = value
+    return yaml.safe_dump(config, sort_keys=False).encode()

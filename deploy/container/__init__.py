@@ -1,0 +1,1 @@
+"""Container image: entry point, gateway and configuration."""

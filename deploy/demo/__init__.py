@@ -1,1 +1,1 @@
-"""`make demo`: two servers behind a proxy, and what is done to them."""
+"""Demonstration of failover, canary release and rolling upgrade: two servers behind HAProxy under load."""

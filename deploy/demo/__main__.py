@@ -1,7 +1,9 @@
-"""Shows two servers behind HAProxy under load: throughput, one killed, a canary and its roll-back, a rolling upgrade.
+"""Run two servers behind HAProxy under load: throughput, a kill, a canary and its roll-back, a rolling upgrade.
 
 python -m deploy.demo
-python -m deploy.demo --pictures ../shared/data/coco/val2017 --next runs/transformer-lite2-flickr8k/bundle
+python -m deploy.demo --images ../shared/data/coco/val2017 --next runs/transformer-lite2-flickr8k/bundle
+
+It exits with 1 if a request was lost or a caption was wrong.
 """
 
 import argparse
@@ -14,86 +16,90 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.archive import build_archive
+from deploy.cli import add_bundle_arguments, add_result_arguments, read_images
 from deploy.demo.cluster import Cluster
-from deploy.demo.scenarios import NEW, OLD, Scene, Scenes
+from deploy.demo.scenarios import NEW, OLD, ScenarioResult, Scenarios
 from deploy.torchserve import ServerError
-from eval.caption import find_images
-from eval.client import EndpointError
-from eval.summary import RESULTS
+from eval.cli import cli_errors
+from eval.markdown import markdown_table
 from handler.errors import BundleError
 
+COLUMNS = (
+    "scenario",
+    "requests",
+    "captions/s",
+    "slowest s",
+    "by version",
+    "proxy retries",
+    "client errors",
+    "lost",
+    "wrong",
+    "measured",
+)
 
-def table(scenes: Sequence[Scene]) -> str:
-    """A row for each scene, as Markdown."""
-    columns = [
-        "scene",
-        "requests",
-        "captions/s",
-        "slowest s",
-        "by version",
-        "again by proxy",
-        "by callers",
-        "lost",
-        "wrong",
-    ]
-    lines = [f"| {' | '.join([*columns, 'measured'])} |", "|---" * (len(columns) + 1) + "|"]
-    for scene in scenes:
-        versions = ", ".join(f"{version}: {count}" for version, count in sorted(scene.versions.items()))
-        callers = ", ".join(f"{count} × {error}" for error, count in scene.by_callers.items()) or "0"
-        measured = [f"{name}: {value:.3g}" for name, value in scene.figures.items()] + [scene.fault] * bool(scene.fault)
-        cells = [
-            scene.name,
-            scene.requests,
-            f"{scene.throughput:.1f}",
-            f"{scene.slowest:.1f}",
-            versions,
-            scene.by_proxy,
-        ]
-        cells += [callers, scene.lost, scene.wrong, "; ".join(measured)]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+
+def to_markdown(results: Sequence[ScenarioResult]) -> str:
+    """Format the results as a Markdown table."""
+    rows = []
+    for result in results:
+        versions = ", ".join(f"{version}: {count}" for version, count in sorted(result.versions.items()))
+        errors = ", ".join(f"{count} × {error}" for error, count in result.client_errors.items()) or "0"
+        measured = [f"{name}: {value:.3g}" for name, value in result.figures.items()]
+        measured += [result.failure] if result.failure else []
+        rows.append(
+            [
+                result.name,
+                result.requests,
+                f"{result.throughput:.1f}",
+                f"{result.slowest:.1f}",
+                versions,
+                result.proxy_retries,
+                errors,
+                result.lost,
+                result.wrong,
+                "; ".join(measured),
+            ]
+        )
+    return markdown_table(COLUMNS, rows)
+
+
+def run(arguments: argparse.Namespace, images: dict[str, bytes]) -> list[ScenarioResult]:
+    """Build the archives and run all scenarios; errors as in `Cluster` and `Scenarios`."""
+    with tempfile.TemporaryDirectory(prefix="captioner-demo-") as scratch:
+        directory = Path(scratch)
+        old = build_archive(arguments.model, directory / "old.mar", OLD)
+        new = build_archive(arguments.next or arguments.model, directory / "new.mar", NEW)
+        with Cluster(directory, old) as cluster:
+            return Scenarios(cluster, new, images, arguments.clients, arguments.seconds, arguments.canary).run()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Shows two servers behind HAProxy under load, and what is done to them."
-    )
-    parser.add_argument("--bundle", type=Path, default=Path("pretrained"), help=f"what is served as {OLD}")
-    parser.add_argument("--next", type=Path, help=f"what is served as {NEW}; the same bundle where it is left out")
-    parser.add_argument("--pictures", nargs="+", default=["samples/photos"], help="files, folders or patterns")
-    parser.add_argument("--callers", type=int, default=8, help="requests at once")
-    parser.add_argument("--seconds", type=float, default=30, help="for each throughput, and the canary at least")
-    parser.add_argument("--canary", type=int, default=300, help="requests that the canary is counted over, at least")
-    parser.add_argument("--name", default="demo", help="its results go to eval/results/<name>")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all results")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Run two servers behind HAProxy through failures and upgrades.")
+    add_bundle_arguments(parser)
+    parser.add_argument("--next", type=Path, help=f"bundle of version {NEW} (default: the same bundle)")
+    parser.add_argument("--clients", type=int, default=8, help="concurrent requests (default: 8)")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds per throughput measurement (default: 30)")
+    parser.add_argument("--canary", type=int, default=300, help="minimum requests of the canary (default: 300)")
+    add_result_arguments(parser, name="demo")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it leaves no server behind
-    try:
-        pictures = {path: Path(path).read_bytes() for path in find_images(arguments.pictures)}
-        with tempfile.TemporaryDirectory(prefix="captioner-demo-") as scratch:
-            folder = Path(scratch)
-            old = build_archive(arguments.bundle, folder / "old.mar", OLD)
-            new = build_archive(arguments.next or arguments.bundle, folder / "new.mar", NEW)
-            with Cluster(folder, old) as cluster:
-                scenes = Scenes(cluster, new, pictures, arguments.callers, arguments.seconds, arguments.canary)
-                played = scenes.run()
-        results = arguments.results / arguments.name
-        results.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are stopped
+    with cli_errors(BundleError, ServerError):
+        images = read_images(arguments)
+        results = run(arguments, images)
+        directory = arguments.results / arguments.name
+        directory.mkdir(parents=True, exist_ok=True)
         content = {
             "cores": os.cpu_count(),
-            "pictures": len(pictures),
-            "callers": arguments.callers,
-            "scenes": [vars(scene) | {"throughput": scene.throughput} for scene in played],
+            "images": len(images),
+            "clients": arguments.clients,
+            "scenarios": [vars(result) | {"throughput": result.throughput} for result in results],
         }
-        (results / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (results / "demo.md").write_text(table(played) + "\n", encoding="utf-8")
-    except (BundleError, EndpointError, OSError, ServerError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Stopped.")
-    print(table(played))
-    if faults := [f"{scene.name}: {scene.fault}" for scene in played if scene.fault]:
-        sys.exit("\n".join(faults))
+        (directory / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (directory / "demo.md").write_text(to_markdown(results) + "\n", encoding="utf-8")
+    print(to_markdown(results))
+    if failures := [f"{result.name}: {result.failure}" for result in results if result.failure]:
+        sys.exit("\n".join(failures))
 
 
 if __name__ == "__main__":

@@ -1,40 +1,42 @@
-"""Two servers behind a proxy, on this machine: started together, one replaced after another while the other serves."""
+"""Two servers behind a proxy on this machine, which can be replaced one after the other under load."""
 
 import os
 import shutil
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from deploy.haproxy.proxy import NAMES, Proxy
 from deploy.testing import isolated_server
 from deploy.torchserve import TorchServe
 
-PINS = hasattr(os, "sched_setaffinity")  # Linux
+HAS_AFFINITY = hasattr(os, "sched_setaffinity")  # Linux only
 
 
 class Cluster:
-    """Two TorchServes on private ports and an HAProxy.
+    """Two TorchServe instances on free ports and an HAProxy.
 
-    Each server is held to its share of the machine's cores, as if it were a machine of its own, where there are enough.
+    Each server is pinned to its share of the CPUs, to emulate separate machines, if there are enough CPUs.
 
     Args:
-        folder: for the servers' configurations, model stores and logs.
-        archive: what both serve at first.
+        directory: Directory for configurations, model stores and logs.
+        archive: Archive that both servers serve at first.
     """
 
-    def __init__(self, folder: Path, archive: Path):
+    def __init__(self, directory: Path, archive: Path) -> None:
         self.servers: dict[str, TorchServe] = {}
         for name in NAMES:
-            store = folder / name / "model_store"
-            store.mkdir(parents=True)
-            self.servers[name] = isolated_server(folder / name, store)
-        self.cores = dict(zip(NAMES, _shares(len(NAMES)), strict=True))
+            model_store = directory / name / "model_store"
+            model_store.mkdir(parents=True)
+            self.servers[name] = isolated_server(directory / name, model_store)
+        self.cpus = dict(zip(NAMES, _split_cpus(len(NAMES)), strict=True))
         self.archive = archive
-        self.proxy = Proxy(self.servers, folder / "haproxy.log")
+        self.proxy = Proxy(self.servers, directory / "haproxy.log")
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> Self:
         try:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda name: self.serve(name, self.archive), NAMES))
@@ -44,45 +46,45 @@ class Cluster:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
-        """Ends them all."""
+        """Stop the proxy and both servers."""
         self.proxy.stop()
         for server in self.servers.values():
             server.stop()
 
     def serve(self, name: str, archive: Path) -> None:
-        """Has a server serve an archive; it is started, or started anew where it serves another or is half dead."""
+        """Serve an archive; the server is restarted if it serves another one or has partly died."""
         server = self.servers[name]
         if archive != server.archive:
             shutil.copyfile(archive, server.archive)
-        with _on(self.cores[name]):
+        with _pin_cpus(self.cpus[name]):
             server.start()
 
     def replace(self, name: str, archive: Path) -> None:
-        """Has a server serve another archive without a request lost: drained, stopped, started, admitted once READY."""
+        """Replace the archive of a server without losing a request: drain, restart, enable."""
         self.proxy.drain(name)
         self.serve(name, archive)
-        self.proxy.admit(name)
+        self.proxy.enable(name)
 
 
-def _shares(count: int) -> list[Set[int]]:
-    """The cores of this machine in so many parts; all of them for each where there are too few, or none can be set."""
-    cores = sorted(os.sched_getaffinity(0)) if PINS else []
-    return [set(cores[part::count]) if len(cores) >= count else set(cores) for part in range(count)]
+def _split_cpus(count: int) -> list[AbstractSet[int]]:
+    """Split the CPUs of this machine; every part is all of them if there are too few, or none without pinning."""
+    cpus = sorted(os.sched_getaffinity(0)) if HAS_AFFINITY else []
+    return [set(cpus[part::count]) if len(cpus) >= count else set(cpus) for part in range(count)]
 
 
 @contextmanager
-def _on(cores: Set[int]) -> Iterator[None]:
-    """Has what this thread starts run on some cores only."""
-    if not cores:
+def _pin_cpus(cpus: AbstractSet[int]) -> Iterator[None]:
+    """Pin processes that this thread starts in the block to some CPUs."""
+    if not cpus:
         yield
         return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
+    previous = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, previous)

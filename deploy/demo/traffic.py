@@ -1,4 +1,4 @@
-"""LoadGenerator of an endpoint that compare each answer with what an undisturbed server said of the same picture."""
+"""Clients that compare each caption with the one that the same version returns without load."""
 
 import itertools
 import time
@@ -8,95 +8,96 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from deploy.load_generator import LoadGenerator
-from eval.client import Client, EndpointError
+from eval.client import Client
+from eval.transports import EndpointError
 
-AGAIN = 12  # further tries of a caller, with pauses that double
+MAX_RETRIES = 12  # after a failed first attempt, with exponential backoff
 
 
-class Answered(NamedTuple):
-    """What came of one request.
+class RequestResult(NamedTuple):
+    """Result of one request.
 
     Attributes:
-        began: when its first try was, a time of `perf_counter`.
-        seconds: from then to its last answer.
-        version: the model's that answered; empty where none did.
-        right: whether the caption is the one that this version gives undisturbed.
-        error: of the first try, where that failed.
+        started_at: Time of the first attempt, from `time.perf_counter`.
+        seconds: Time from the first attempt to the final response.
+        version: Model version of the response; empty if every attempt failed.
+        matches: Whether the caption is the one that this version returns without load.
+        error: Error of the first attempt; empty if it succeeded.
     """
 
-    began: float
+    started_at: float
     seconds: float
     version: str
-    right: bool
+    matches: bool
     error: str
 
     @property
     def at(self) -> float:
-        """When it was answered."""
-        return self.began + self.seconds
+        """Time of the final response."""
+        return self.started_at + self.seconds
 
 
-class Traffic(LoadGenerator[str, Answered]):
-    """So many callers, each with one request at a time, until they are told to stop.
+class Traffic(LoadGenerator[str, RequestResult]):
+    """Load generator that counts lost and wrong captions.
 
     Args:
         endpoint: URL, or host and port for gRPC.
-        pictures: name → an image file's bytes; they are asked for in turns.
-        expected: version → picture's name → caption; it may grow meanwhile.
-        callers: requests at once.
+        images: Encoded images by name, requested in turn.
+        expected: Version → image name → caption; it may grow during the load.
+        num_clients: Number of concurrent requests.
         protocol: `rest` or `grpc`.
     """
 
     def __init__(
         self,
         endpoint: str,
-        pictures: Mapping[str, bytes],
+        images: Mapping[str, bytes],
         expected: Mapping[str, Mapping[str, str]],
-        callers: int = 8,
+        num_clients: int = 8,
         protocol: str = "rest",
-    ):
-        super().__init__(itertools.cycle(pictures), self._caption, callers)
-        self.expected, self._pictures = expected, pictures
+    ) -> None:
+        super().__init__(itertools.cycle(images), self._send_and_compare, num_clients)
+        self.expected, self._images = expected, images
         self._clients = ExitStack()
-        self._once, self._patient = (
-            self._clients.enter_context(Client(endpoint, protocol=protocol, retries=retries, concurrency=callers))
-            for retries in (0, AGAIN)
+        self._plain_client, self._retrying_client = (
+            self._clients.enter_context(Client(endpoint, protocol=protocol, retries=retries, concurrency=num_clients))
+            for retries in (0, MAX_RETRIES)
         )
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         super().__exit__()
         self._clients.close()
 
-    def _caption(self, name: str) -> Answered:
-        began, error = time.perf_counter(), ""
+    def _send_and_compare(self, name: str) -> RequestResult:
+        start, first_error = time.perf_counter(), ""
         try:
             try:
-                answer = self._once.caption(self._pictures[name])
-            except EndpointError as refused:
-                error = f"{refused.type} {refused.code}"
-                answer = self._patient.caption(self._pictures[name])
-            version = answer["model"]["version"]
-            right = self.expected.get(version, {}).get(name) == answer["caption"]
-        except EndpointError as refused:
-            version, right, error = "", False, f"{refused.type} {refused.code}"
-        return Answered(began, time.perf_counter() - began, version, right, error)
+                response = self._plain_client.caption(self._images[name])
+            except EndpointError as error:
+                first_error = f"{error.type} {error.code}"
+                response = self._retrying_client.caption(self._images[name])
+            version = response["model"]["version"]
+            matches = self.expected.get(version, {}).get(name) == response["caption"]
+        except EndpointError as error:
+            version, matches, first_error = "", False, f"{error.type} {error.code}"
+        return RequestResult(start, time.perf_counter() - start, version, matches, first_error)
 
     @property
     def lost(self) -> int:
-        """Requests that never got a caption."""
-        return sum(not one.version for one in self.answered)
+        """Number of requests that never got a caption."""
+        return sum(not result.version for result in self.results)
 
     @property
     def wrong(self) -> int:
-        """Captions that the version which answered does not give undisturbed."""
-        return sum(bool(one.version) and not one.right for one in self.answered)
+        """Number of captions that differ from those without load."""
+        return sum(bool(result.version) and not result.matches for result in self.results)
 
     @property
     def errors(self) -> Counter[str]:
-        """First tries that failed, by what they said."""
-        return Counter(one.error for one in self.answered if one.error)
+        """Number of failed first attempts by error."""
+        return Counter(result.error for result in self.results if result.error)
 
     @property
     def versions(self) -> Counter[str]:
-        """Captions by the version that gave them."""
-        return Counter(one.version for one in self.answered if one.version)
+        """Number of captions by model version."""
+        return Counter(result.version for result in self.results if result.version)

@@ -1,0 +1,1 @@
+"""HAProxy configuration and control."""

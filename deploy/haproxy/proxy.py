@@ -1,4 +1,4 @@
-"""HAProxy before two servers, as haproxy.cfg has it: started, asked what it sees, told what to drain and to weigh."""
+"""Run HAProxy with haproxy.cfg in front of two servers: read its statistics, drain servers, set weights."""
 
 import csv
 import os
@@ -11,36 +11,37 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.ports import free_ports
+from deploy.testing import free_ports
 from deploy.torchserve import ServerError, TorchServe
 
 CONFIG = Path(__file__).parent / "haproxy.cfg"
-NAMES = ("one", "two")  # what haproxy.cfg calls the servers
+NAMES = ("one", "two")  # names of the servers in haproxy.cfg
 BACKENDS = ("captioner", "captioner_grpc")
-SYSTEM = "/usr/sbin"  # where Debian puts it, and which a user's PATH does not name
+SBIN = "/usr/sbin"  # Debian installs HAProxy here, outside the PATH of users
 
 
 class Proxy:
-    """An HAProxy on free ports of loopback.
+    """An HAProxy process on free loopback ports.
 
     Args:
-        servers: by their names in haproxy.cfg, `one` and `two`; of one that is left out nothing is there.
-        log: the file for its log.
-        settings: further environment variables of haproxy.cfg.
+        servers: Servers by name in haproxy.cfg, `one` and `two`. A missing one gets addresses without a listener.
+        log: Log file.
+        settings: Further environment variables for haproxy.cfg.
 
     Raises:
-        ServerError: HAProxy is not installed.
+        ServerError: If HAProxy is not installed.
     """
 
-    def __init__(self, servers: Mapping[str, TorchServe], log: Path, **settings: str):
-        program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}{os.pathsep}{SYSTEM}")
+    def __init__(self, servers: Mapping[str, TorchServe], log: Path, **settings: str) -> None:
+        program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}{os.pathsep}{SBIN}")
         if program is None:
             raise ServerError("HAProxy is missing: apt-get install haproxy.")
         self.program, self.log = program, log
         rest, grpc, metrics = (f"127.0.0.1:{port}" for port in free_ports(3))
         self.rest, self.grpc, self.metrics = f"http://{rest}", grpc, f"http://{metrics}"
-        self.folder = tempfile.TemporaryDirectory(prefix="captioner-proxy-")  # a socket's path must not be long
-        self.socket = Path(self.folder.name, "socket")
+        # Not below the log: the path of a Unix socket is limited to 108 bytes.
+        self.directory = tempfile.TemporaryDirectory(prefix="captioner-proxy-")
+        self.socket = Path(self.directory.name, "socket")
         self.environment = {
             "CAPTIONER_REST": rest,
             "CAPTIONER_GRPC": grpc,
@@ -53,85 +54,88 @@ class Proxy:
             self.environment[f"CAPTIONER_{name.upper()}_GRPC"] = grpc
             self.environment[f"CAPTIONER_{name.upper()}_MANAGEMENT"] = management
         self.environment |= settings
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it and waits until it takes orders.
+        """Start HAProxy and wait for its control socket.
 
         Raises:
-            ServerError: it does not come up.
+            ServerError: If it does not start.
         """
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [self.program, "-db", "-f", CONFIG], env=os.environ | self.environment, stdout=log, stderr=log
             )
-        self._wait(lambda: self.socket.exists(), "come up", 10)
+        self._wait(self.socket.exists, "start", 10)
 
     def stop(self) -> None:
-        """Ends it at once."""
+        """End HAProxy at once."""
         if self.process:
             self.process.terminate()
             self.process.wait(timeout=20)
-        self.folder.cleanup()
+        self.directory.cleanup()
 
-    def order(self, command: str) -> str:
-        """HAProxy's answer to a command of its runtime API.
+    def run_command(self, command: str) -> str:
+        """Send a command to the HAProxy runtime API and return its output.
 
         Raises:
-            ServerError: it refused the command.
+            ServerError: If HAProxy rejects the command.
         """
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             connection.connect(str(self.socket))
             connection.sendall(command.encode() + b"\n")
-            answer = b"".join(iter(lambda: connection.recv(65_536), b"")).decode().strip()
-        if command.startswith("set ") and answer:
-            raise ServerError(f"HAProxy did not take '{command}': {answer}")
-        return answer
+            output = b"".join(iter(lambda: connection.recv(65_536), b"")).decode().strip()
+        if command.startswith("set ") and output:
+            raise ServerError(f"HAProxy rejected '{command}': {output}")
+        return output
 
     def statistics(self, name: str, backend: str = "captioner") -> dict[str, str]:
-        """What HAProxy counts of a server, or of a whole backend, where the name is `BACKEND`: its documented CSV."""
-        rows = csv.DictReader(self.order("show stat").removeprefix("# ").splitlines())
+        """Return the HAProxy statistics of a server; the name `BACKEND` selects the whole backend."""
+        rows = csv.DictReader(self.run_command("show stat").removeprefix("# ").splitlines())
         return next(row for row in rows if (row["pxname"], row["svname"]) == (backend, name))
 
     def up(self, name: str) -> bool:
-        """Whether a server is given requests."""
+        """Return True if a server receives requests."""
         return self.statistics(name)["status"] == "UP"
 
     def ready(self, name: str) -> bool:
-        """Whether a server's last check found a READY worker, though it may be drained."""
-        seen = self.statistics(name)
-        return seen["check_status"] == "L7OK" and not seen["status"].startswith("DOWN")
+        """Return True if the last check of a server found a READY worker, even if the server is drained."""
+        statistics = self.statistics(name)
+        return statistics["check_status"] == "L7OK" and not statistics["status"].startswith("DOWN")
 
     def drain(self, name: str) -> None:
-        """Sends a server no more requests, and waits until it has answered those it has, over REST and gRPC."""
-        self.order(f"set server captioner/{name} state drain")
-        idle = lambda: all(self.statistics(name, backend)["scur"] == "0" for backend in BACKENDS)  # noqa: E731
-        self._wait(idle, f"drain server {name}", 120)
+        """Stop sending requests to a server and wait for those in flight, over REST and gRPC."""
 
-    def admit(self, name: str) -> None:
-        """Sends a drained server requests again, once its check finds a READY worker."""
+        def is_idle() -> bool:
+            return all(self.statistics(name, backend)["scur"] == "0" for backend in BACKENDS)
+
+        self.run_command(f"set server captioner/{name} state drain")
+        self._wait(is_idle, f"drain server {name}", 120)
+
+    def enable(self, name: str) -> None:
+        """Send requests to a drained server again as soon as its check finds a READY worker."""
         self._wait(lambda: self.ready(name), f"find server {name} ready", 120)
-        self.order(f"set server captioner/{name} state ready")
-        self._wait(lambda: self.up(name), f"admit server {name}", 10)
+        self.run_command(f"set server captioner/{name} state ready")
+        self._wait(lambda: self.up(name), f"enable server {name}", 10)
 
-    def weigh(self, **weights: int) -> None:
-        """Shares out requests by weights of 0 to 256; a server of weight 0 gets none."""
+    def set_weights(self, **weights: int) -> None:
+        """Distribute requests by weights from 0 to 256; a server with weight 0 receives none."""
         for name, weight in weights.items():
             for backend in BACKENDS:
-                self.order(f"set server {backend}/{name} weight {weight}")
+                self.run_command(f"set server {backend}/{name} weight {weight}")
 
-    def _wait(self, true: Callable[[], bool], what: str, seconds: float) -> None:
+    def _wait(self, condition: Callable[[], bool], action: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not true():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                end = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-                raise ServerError(f"HAProxy did not {what} in {seconds:g} seconds.\n{end}")
+        while not condition():
+            if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
+                tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+                raise ServerError(f"HAProxy did not {action} in {seconds:g} seconds.\n{tail}")
             time.sleep(0.05)
 
 
 def _addresses(server: TorchServe | None) -> tuple[str, str, str]:
-    """Where a server answers over REST and gRPC, and its management port; of none, where nobody does."""
+    """Return the REST address, gRPC address and management port; without a server, ones without a listener."""
     if server is None:
         rest, grpc, management = free_ports(3)
         return f"127.0.0.1:{rest}", f"127.0.0.1:{grpc}", str(management)

@@ -1,1 +1,1 @@
-"""`make soak`: a server under mixed load for long, and whether it loses, errs or grows."""
+"""Soak test: hours of mixed load on a private server, checked for lost or wrong responses and for resource growth."""

@@ -1,10 +1,10 @@
-"""Loads a private server with mixed requests for long, and looks for what is lost, wrong, or grows.
+"""Run a soak test: load a private server with mixed requests and look for lost or wrong responses and for growth.
 
 python -m deploy.soak --minutes 30
-python -m deploy.soak --model runs/mine/bundle --minutes 480 --callers 16 --every 15
+python -m deploy.soak --model pretrained --minutes 480 --clients 16 --interval 15
 
-It ends with 1 where an answer was lost, wrong or 5xx, where a worker was started anew, where answers get slower, or
-where memory, open files, threads or processes grow; `GROWTH` in deploy/soak/report.py says from when on.
+It exits with 1 if a response was lost, wrong or 5xx, if a worker was restarted, if responses get slower, or if memory,
+open files, threads or processes grow; `GROWTH_LIMITS` in deploy/soak/report.py defines growth.
 """
 
 import argparse
@@ -13,97 +13,101 @@ import os
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from deploy.archive import build_archive
-from deploy.soak.load import Soak
-from deploy.soak.monitor import Watch
-from deploy.soak.report import faults, plot, summarize, table
-from deploy.soak.request_mix import draw_wishes
+from deploy.cli import add_bundle_arguments, add_result_arguments, read_images
+from deploy.soak.load import SoakLoad
+from deploy.soak.monitor import ResourceMonitor
+from deploy.soak.report import failures, plot, summarize, to_markdown
+from deploy.soak.request_mix import sample_requests
 from deploy.testing import isolated_server
 from deploy.torchserve import ServerError
-from eval.caption import find_images
-from eval.summary import RESULTS
+from eval.cli import cli_errors
 from handler.errors import BundleError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a soak is done.
+    """Settings of a soak test.
 
     Attributes:
-        minutes: it lasts.
-        callers: requests at once.
-        every: seconds from sample to sample.
-        wishes: different requests.
-        seed: of the requests.
+        minutes: Duration.
+        clients: Number of concurrent requests.
+        interval: Seconds from one resource sample to the next.
+        requests: Number of different requests.
+        seed: Seed of the requests.
     """
 
     minutes: float
-    callers: int
-    every: float
-    wishes: int
+    clients: int
+    interval: float
+    requests: int
     seed: int
 
 
-def soak(model: Path, pictures: list[bytes], plan: Plan, results: Path) -> dict[str, Any]:
-    """Does it, and writes `soak.json`, `soak.md` and `soak.png`.
+def soak(model: Path, images: list[bytes], plan: Plan, results: Path) -> dict[str, Any]:
+    """Run a soak test and write `soak.json`, `soak.md` and `soak.png`.
+
+    Args:
+        model: Bundle directory.
+        images: Encoded images.
+        plan: Settings.
+        results: Output directory.
 
     Returns:
-        What `soak.json` holds.
+        The content of `soak.json`.
 
     Raises:
-        BundleError: the model is none.
-        ServerError: the server does not come up, or does not answer as it has to when it does nothing else.
+        BundleError: If the bundle is damaged.
+        ServerError: If the server does not start, or does not respond as expected without load.
     """
     with tempfile.TemporaryDirectory(prefix="captioner-soak-") as scratch:
-        folder = Path(scratch)
-        build_archive(model, folder / "model_store")
-        server = isolated_server(folder, folder / "model_store")
+        directory = Path(scratch)
+        build_archive(model, directory / "model_store")
+        server = isolated_server(directory, directory / "model_store")
         try:
             server.start()
-            load = Soak(server, draw_wishes(pictures, plan.wishes, Random(plan.seed)), plan.callers)  # noqa: S311
-            with load, Watch(server, plan.every) as watch:
+            cases = sample_requests(images, plan.requests, Random(plan.seed))  # noqa: S311 - reproducible, not secret
+            load = SoakLoad(server, cases, plan.clients)
+            with load, ResourceMonitor(server, plan.interval) as monitor:
                 load.wait(60 * plan.minutes)
         finally:
             server.stop()
-    figures = summarize(watch.samples, load.answered, load.began, load.ended, len(watch.workers), watch.unready)
-    samples = [sample._replace(at=round(sample.at - load.began, 2))._asdict() for sample in watch.samples]
-    content = {"cores": os.cpu_count(), "plan": vars(plan)} | figures | {"faults": faults(figures), "samples": samples}
+    start, end = load.started_at, load.finished_at
+    report = summarize(monitor.samples, load.results, start, end, len(monitor.workers), monitor.unready)
+    samples = [sample._replace(at=round(sample.at - start, 2))._asdict() for sample in monitor.samples]
+    content = {"cores": os.cpu_count(), "plan": asdict(plan)} | report
+    content |= {"failures": failures(report), "samples": samples}
     results.mkdir(parents=True, exist_ok=True)
     (results / "soak.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (results / "soak.md").write_text(table(content) + "\n", encoding="utf-8")
-    plot(watch.samples, load.answered, load.began, results / "soak.png")
+    (results / "soak.md").write_text(to_markdown(content) + "\n", encoding="utf-8")
+    plot(monitor.samples, load.results, start, results / "soak.png")
     return content
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Loads a private server with mixed requests for long.")
-    parser.add_argument("--model", type=Path, default=Path("pretrained"), help="the bundle's folder")
-    parser.add_argument("--pictures", nargs="+", default=["samples/photos"], help="files, folders or patterns")
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--callers", type=int, default=8, help="requests at once")
-    parser.add_argument("--every", type=float, default=5, help="seconds from sample to sample")
-    parser.add_argument("--wishes", type=int, default=120, help="different requests, asked for in turns")
-    parser.add_argument("--seed", type=int, default=0, help="of the requests")
-    parser.add_argument("--name", default="soak", help="its results go to eval/results/<name>")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all results")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Load a private server with mixed requests for a long time.")
+    add_bundle_arguments(parser)
+    parser.add_argument("--minutes", type=float, default=30, help="duration (default: 30)")
+    parser.add_argument("--clients", type=int, default=8, help="concurrent requests (default: 8)")
+    parser.add_argument("--interval", type=float, default=5, help="seconds between resource samples (default: 5)")
+    parser.add_argument("--requests", type=int, default=120, help="different requests, sent in turn (default: 120)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the requests (default: 0)")
+    add_result_arguments(parser, name="soak")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it leaves no server behind
-    plan = Plan(arguments.minutes, arguments.callers, arguments.every, arguments.wishes, arguments.seed)
-    try:
-        pictures = [Path(path).read_bytes() for path in find_images(arguments.pictures)]
-        content = soak(arguments.model, pictures, plan, arguments.results / arguments.name)
-    except (BundleError, OSError, ServerError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Stopped.")
-    print(table(content))
-    if content["faults"]:
-        sys.exit("\n".join(content["faults"]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped
+    plan = Plan(arguments.minutes, arguments.clients, arguments.interval, arguments.requests, arguments.seed)
+    with cli_errors(BundleError, ServerError):
+        images = list(read_images(arguments).values())
+        content = soak(arguments.model, images, plan, arguments.results / arguments.name)
+    print(to_markdown(content))
+    if content["failures"]:
+        sys.exit("\n".join(content["failures"]))
 
 
 if __name__ == "__main__":

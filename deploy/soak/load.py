@@ -1,4 +1,4 @@
-"""Sends the requests of a soak, and holds each answer against what the same request got alone."""
+"""Send the requests of a soak test and compare each response with that of the idle server."""
 
 import itertools
 import json
@@ -11,115 +11,130 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from deploy.load_generator import LoadGenerator
-from deploy.soak.request_mix import Wish
+from deploy.soak.request_mix import RequestCase
 from deploy.torchserve import ServerError, TorchServe
 from eval.grpc_stubs import inference_protos
 
-SECONDS = 120  # that an answer may take
-Said = tuple[int, str]  # the code, 0 where no answer came, and the captions or the error's type
+TIMEOUT = 120  # seconds
+OTHER_TOKENS = "streamed tokens differ from the caption"
 
 
-class Answered(NamedTuple):
-    """What came of one request.
+class ResponseSummary(NamedTuple):
+    """What is compared of a response.
 
     Attributes:
-        kind: the wish's.
-        outcome: `caption` or `refused` as it has to be; `wrong`, `5xx` or `lost`.
-        at: when it was answered, a time of `perf_counter`.
-        seconds: it took.
-        said: what was answered.
+        code: HTTP status; 0 if there was no valid response.
+        text: Captions or error types.
+    """
+
+    code: int
+    text: str
+
+
+class SoakResult(NamedTuple):
+    """Result of one request.
+
+    Attributes:
+        kind: Kind of the request.
+        outcome: `caption` or `refused` as expected; `wrong`, `5xx` or `lost`.
+        at: Time of the response, from `time.perf_counter`.
+        seconds: Latency.
+        response: Response of the server.
     """
 
     kind: str
     outcome: str
     at: float
     seconds: float
-    said: Said
+    response: ResponseSummary
 
 
-class Soak(LoadGenerator[Wish, Answered]):
-    """LoadGenerator of a server with mixed requests, which have been answered one by one before.
+class SoakLoad(LoadGenerator[tuple[int, RequestCase], SoakResult]):
+    """Load generator with mixed requests, whose expected responses are recorded first, one by one.
 
     Args:
-        server: running.
-        wishes: asked for in turns.
-        callers: requests at once.
+        server: Running server.
+        cases: Requests, sent in turn.
+        num_clients: Number of concurrent requests.
 
     Raises:
-        ServerError: alone, a request gets something else than it has to.
+        ServerError: If a request gets an unexpected response from the idle server.
     """
 
-    def __init__(self, server: TorchServe, wishes: Sequence[Wish], callers: int):
-        super().__init__(itertools.cycle(enumerate(wishes)), self._compare, callers)
-        self.server, self.wishes = server, wishes
+    def __init__(self, server: TorchServe, cases: Sequence[RequestCase], num_clients: int) -> None:
+        super().__init__(itertools.cycle(enumerate(cases)), self._send_and_compare, num_clients)
+        self.server = server
         self.http = requests.Session()
         self.http.trust_env = False
-        self.http.mount("http://", HTTPAdapter(pool_maxsize=callers))
+        self.http.mount("http://", HTTPAdapter(pool_maxsize=num_clients))
         self.messages, services = inference_protos()
         self.channel = grpc.insecure_channel(server.grpc, [("grpc.enable_http_proxy", 0)])
         self.stub = services.InferenceAPIsServiceStub(self.channel)
-        self.expected = [self._learn(wish) for wish in wishes]
+        self.expected = [self._record_baseline(case) for case in cases]
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         super().__exit__()
         self.http.close()
         self.channel.close()
 
-    def _learn(self, wish: Wish) -> Said:
-        code, text = self.ask(wish)
-        if code != 200 if wish.good else not 400 <= code < 500:
-            raise ServerError(f"The request '{wish.kind}' got {code} {text} from a server that did nothing else.")
-        return code, text
+    def _record_baseline(self, case: RequestCase) -> ResponseSummary:
+        response = self.send(case)
+        is_expected = response.code == 200 if case.valid else 400 <= response.code < 500
+        if not is_expected:
+            raise ServerError(f"The idle server responded to '{case.kind}' with {response.code} {response.text}.")
+        return response
 
-    def _compare(self, numbered: tuple[int, Wish]) -> Answered:
-        number, wish = numbered
-        began = time.perf_counter()
-        said = self.ask(wish)
-        ended = time.perf_counter()
-        if said == self.expected[number]:
-            outcome = "caption" if wish.good else "refused"
-        elif said[0] == 0:
+    def _send_and_compare(self, numbered: tuple[int, RequestCase]) -> SoakResult:
+        number, case = numbered
+        start = time.perf_counter()
+        response = self.send(case)
+        end = time.perf_counter()
+        if response == self.expected[number]:
+            outcome = "caption" if case.valid else "refused"
+        elif response.code == 0:
             outcome = "lost"
         else:
-            outcome = "5xx" if said[0] >= 500 else "wrong"
-        return Answered(wish.kind, outcome, ended, ended - began, said)
+            outcome = "5xx" if response.code >= 500 else "wrong"
+        return SoakResult(case.kind, outcome, end, end - start, response)
 
-    def ask(self, wish: Wish) -> Said:
-        """What a request is answered with."""
+    def send(self, case: RequestCase) -> ResponseSummary:
+        """Send a request and summarize the response."""
         try:
-            if not wish.to.startswith("/"):
-                return self._ask_grpc(wish)
-            answer = self.http.post(self.server.inference + wish.to, timeout=SECONDS, **wish.content)
-            if answer.status_code >= 500:  # whatever the body is
-                return answer.status_code, answer.reason
-            if answer.headers.get("content-type", "").startswith("text/event-stream"):
-                return _streamed(answer.text)
-            return answer.status_code, _said(answer.json())
+            if not case.target.startswith("/"):
+                return self._send_grpc(case)
+            response = self.http.post(self.server.inference + case.target, timeout=TIMEOUT, **case.content)
+            if response.status_code >= 500:  # the body does not matter
+                return ResponseSummary(response.status_code, response.reason)
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                return summarize_stream(response.text)
+            return ResponseSummary(response.status_code, summarize_json(response.json()))
         except grpc.RpcError as error:
-            return 0, error.code().name
-        except (requests.RequestException, ValueError, KeyError) as error:  # nothing that could be understood
-            return 0, type(error).__name__
+            return ResponseSummary(0, error.code().name)
+        except (requests.RequestException, ValueError, KeyError) as error:  # not a valid response
+            return ResponseSummary(0, type(error).__name__)
 
-    def _ask_grpc(self, wish: Wish) -> Said:
-        asked = self.messages.PredictionsRequest(model_name="captioner", input=wish.content)
-        reply = getattr(self.stub, wish.to)(asked, timeout=SECONDS)
-        parts = list(reply) if wish.to == "StreamPredictions" else [reply]
+    def _send_grpc(self, case: RequestCase) -> ResponseSummary:
+        request = self.messages.PredictionsRequest(model_name="captioner", input=case.content)
+        reply = getattr(self.stub, case.target)(request, timeout=TIMEOUT)
+        parts = list(reply) if case.target == "StreamPredictions" else [reply]
         content = json.loads(parts[-1].prediction)
-        return content.get("code", 200), _said(content)  # where a call is OK, the body tells
+        return ResponseSummary(
+            content.get("code", 200), summarize_json(content)
+        )  # errors are in the body of an OK call
 
 
-def _streamed(text: str) -> Said:
-    """A stream's last event; the words before it have to be the caption's."""
+def summarize_stream(text: str) -> ResponseSummary:
+    """Summarize the last event of a stream. The streamed tokens must be those of the caption."""
     *tokens, last = [json.loads(line.removeprefix("data:")) for line in text.splitlines() if line.startswith("data:")]
     if "captions" in last and [part["token"] for part in tokens] != last["captions"][0]["tokens"]:
-        return 200, "other words than the caption's"
-    return last.get("code", 200), _said(last)
+        return ResponseSummary(200, OTHER_TOKENS)
+    return ResponseSummary(last.get("code", 200), summarize_json(last))
 
 
-def _said(content: dict[str, Any]) -> str:
-    """What decides whether two answers are the same: captions, errors' types; no numbers, as a batch rounds them."""
+def summarize_json(content: dict[str, Any]) -> str:
+    """Return the captions and error types of a response. Scores are left out, because batching rounds them."""
     if "outputs" in content:
         return " | ".join(content["outputs"][0]["data"])
     if "predictions" in content:
-        return " | ".join(map(_said, content["predictions"]))
-    return content["type"] if "type" in content else content["caption"]
+        return " | ".join(map(summarize_json, content["predictions"]))
+    return str(content["type"] if "type" in content else content["caption"])

@@ -1,9 +1,8 @@
-"""What a server's processes take, looked at every few seconds."""
+"""Sample the resources of the processes of a server."""
 
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import psutil
 
@@ -13,14 +12,17 @@ MB = 2**20
 
 
 class Sample(NamedTuple):
-    """The processes at one moment; of several workers the sums.
+    """Resources at one moment; sums over all workers.
 
     Attributes:
-        at: a time of `perf_counter`.
-        worker_mb, jvm_mb: resident.
-        worker_files, jvm_files: open, sockets among them.
-        worker_threads, jvm_threads: of either.
-        children: of the JVM and theirs, the workers among them.
+        at: Time, from `time.perf_counter`.
+        worker_mb: Resident memory of the workers, MB.
+        jvm_mb: Resident memory of the JVM, MB.
+        worker_files: Open files and sockets of the workers.
+        jvm_files: Open files and sockets of the JVM.
+        worker_threads: Threads of the workers.
+        jvm_threads: Threads of the JVM.
+        children: Descendants of the JVM, including the workers.
     """
 
     at: float
@@ -36,41 +38,41 @@ class Sample(NamedTuple):
 FIGURES = Sample._fields[1:]
 
 
-class Watch:
-    """Takes samples in a thread of its own.
+class ResourceMonitor:
+    """Take samples in a background thread.
 
     Args:
-        server: running.
-        every: seconds.
+        server: Running server.
+        interval: Seconds from one sample to the next.
 
     Attributes:
-        samples: so far.
-        workers: process ids of all workers there have been.
-        unready: samples at which no worker was READY, or a process was gone.
+        samples: Samples so far.
+        workers: Process IDs of all workers so far.
+        unready: Number of samples without a READY worker or with a missing process.
     """
 
-    def __init__(self, server: TorchServe, every: float):
-        self.server, self.every = server, every
+    def __init__(self, server: TorchServe, interval: float) -> None:
+        self.server, self.interval = server, interval
         self.samples: list[Sample] = []
         self.workers: set[int] = set()
         self.unready = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self.every):
+    def _run(self) -> None:
+        while not self._stop.wait(self.interval):
             try:
                 self.samples.append(self._sample())
                 self.unready += not self.server.ready()
-            except (psutil.Error, ValueError):  # ended meanwhile: there is no JVM
+            except (psutil.Error, ValueError):  # a process has ended; ValueError if it is the JVM
                 self.unready += 1
 
     def _sample(self) -> Sample:
@@ -78,14 +80,13 @@ class Watch:
         [jvm] = [process for process in processes if is_jvm(process)]
         workers = [process for process in processes if process != jvm]
         self.workers |= {worker.pid for worker in workers}
-
-        def both(count: Callable[[psutil.Process], float]) -> tuple[float, float]:
-            return sum(map(count, workers)), count(jvm)
-
         return Sample(
-            time.perf_counter(),
-            *both(lambda process: process.memory_info().rss / MB),
-            *both(lambda process: process.num_fds()),
-            *both(lambda process: process.num_threads()),
-            len(jvm.children(recursive=True)),
+            at=time.perf_counter(),
+            worker_mb=sum(worker.memory_info().rss for worker in workers) / MB,
+            jvm_mb=jvm.memory_info().rss / MB,
+            worker_files=sum(worker.num_fds() for worker in workers),
+            jvm_files=jvm.num_fds(),
+            worker_threads=sum(worker.num_threads() for worker in workers),
+            jvm_threads=jvm.num_threads(),
+            children=len(jvm.children(recursive=True)),
         )

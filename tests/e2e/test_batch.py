@@ -1,4 +1,4 @@
-"""Bulk captioning with a real Ray and two workers: killed, stopped, and brought to its end."""
+"""A batch job on a real local Ray: killed, interrupted, and resumed to its end."""
 
 import io
 import os
@@ -20,41 +20,41 @@ from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
 
-COUNT, GROUP = 3000, 75
-SLOW = ["beam_size=10", "min_length=40", "max_length=40"]  # leaves time to stop a job
-UNREADABLE = {0: "InvalidImage", 3: "EmptyBody"} | dict.fromkeys(range(GROUP, 2 * GROUP), "InvalidParquet")
+COUNT, GROUP = 1200, 30
+SLOW = {"beam_size": 10, "min_length": 50, "max_length": 50}  # slow enough to be interrupted
+ERRORS = {0: "InvalidImage", 3: "EmptyBody"} | dict.fromkeys(range(GROUP, 2 * GROUP), "InvalidParquet")
 
 
-def write_pictures(path: Path) -> list[bytes]:
-    """A Parquet file of pictures, two of them broken, with a row group whose pictures' page is damaged."""
+def write_images(path: Path) -> list[bytes]:
+    """Write a Parquet file with two broken images and a row group whose page of images is damaged."""
     photos = []
     for photo in PHOTOS[:2]:
         file = io.BytesIO()
         Image.open(photo).resize((320, 240)).save(file, "JPEG")
         photos.append(file.getvalue())
-    pictures = photos * (COUNT // 2)
-    pictures[0], pictures[3] = b"no picture", b""
-    table = pa.table({"id": [f"id {row}" for row in range(COUNT)], "image": pictures})
+    images = photos * (COUNT // 2)
+    images[0], images[3] = b"not an image", b""
+    table = pa.table({"id": [f"id {row}" for row in range(COUNT)], "image": images})
     pq.write_table(table, path, row_group_size=GROUP, use_dictionary=False, compression="zstd")
     with path.open("r+b") as file:
         file.seek(pq.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset)
         file.write(b"\xff" * 1000)
-    return pictures
+    return images
 
 
 class Job:
-    """The command, in a session of its own, by which its processes are found."""
+    """The command in a session of its own, by which its processes are found."""
 
     def __init__(self, log: Path, *arguments: object):
         self.log, command = log, [sys.executable, "-m", "deploy.batch", *map(str, arguments)]
         with log.open("w") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
-    def living(self) -> list[psutil.Process]:
-        """Its processes, Ray's among them."""
+    def processes(self) -> list[psutil.Process]:
+        """Return its running processes, Ray's among them."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -64,9 +64,25 @@ class Job:
                 continue
         return found
 
+    def listen_addresses(self) -> set[str]:
+        """Return the addresses that its processes listen on."""
+        addresses = set()
+        for process in self.processes():
+            with suppress(psutil.Error):  # it has ended
+                addresses |= {one.laddr.ip for one in process.net_connections() if one.status == "LISTEN"}
+        return {address.removeprefix("::ffff:") for address in addresses}
+
+    def temporary_directories(self) -> list[Path]:
+        """Return its directories among the temporary files."""
+        commands = ""
+        for process in self.processes():
+            with suppress(psutil.Error):
+                commands += " ".join(process.cmdline())
+        return [path for path in Path(tempfile.gettempdir()).glob("captioner-*-*") if f"{path}/" in commands]
+
 
 @pytest.fixture
-def job(tmp_path):
+def start_job(tmp_path):
     """Starts jobs; none is left running."""
     started = []
 
@@ -75,89 +91,69 @@ def job(tmp_path):
         return started[-1]
 
     yield start
-    for one in started:
-        for process in one.living():
+    for job in started:
+        for process in job.processes():
             process.kill()
 
 
-def test_job_killed_and_interrupted_resumes_to_its_end(job, tmp_path):
-    bundle, source, folder = write_tiny_bundle(tmp_path / "bundle"), tmp_path / "data.parquet", tmp_path / "captions"
-    pictures = write_pictures(source)
-    arguments = [source, folder, "--model", bundle, "--image-column", "image", "--keep", "id"]
-    arguments += ["--workers", 2, "--batch-size", 4, "--rows-per-file", GROUP, "--options", *SLOW]
+def complete_files(directory: Path) -> dict[Path, bytes]:
+    """Return the content of each complete Parquet file."""
+    contents = {path: path.read_bytes() for path in directory.glob("*.parquet")}
+    return {path: content for path, content in contents.items() if content[-4:] == b"PAR1"}
 
-    def files() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in folder.glob("*.parquet")}
 
-    def written() -> int:
-        return sum(
-            pq.ParquetFile(path).metadata.num_rows for path, content in files().items() if content[-4:] == b"PAR1"
-        )
+def num_written(directory: Path) -> int:
+    return sum(pq.read_metadata(io.BytesIO(content)).num_rows for content in complete_files(directory).values())
 
-    killed, addresses, modes = job(*arguments), set(), set()
 
-    def begun() -> bool:
-        addresses.update(listened(killed))
-        modes.update(path.stat().st_mode & 0o777 for path in folders(killed))
-        return written() > 0 or killed.process.poll() is not None
+def test_job_killed_and_interrupted_resumes_to_its_end(start_job, tmp_path):
+    bundle, source, output = write_tiny_bundle(tmp_path / "bundle"), tmp_path / "data.parquet", tmp_path / "captions"
+    images = write_images(source)
+    arguments = [source, output, "--model", bundle, "--image-column", "image", "--keep", "id"]
+    arguments += ["--workers", 2, "--batch-size", 4, "--rows-per-file", GROUP]
+    arguments += ["--options", *(f"{name}={value}" for name, value in SLOW.items())]
 
-    eventually(begun, 300, pause=0.3)
+    killed, addresses, modes = start_job(*arguments), set(), set()
+
+    def has_written() -> bool:
+        addresses.update(killed.listen_addresses())
+        modes.update(path.stat().st_mode & 0o777 for path in killed.temporary_directories())
+        return num_written(output) > 0 or killed.process.poll() is not None
+
+    eventually(has_written, 300, pause=0.3)
     killed.process.kill()
-    kept, before = files(), written()
-    assert before > 0, killed.said()
-    assert before < COUNT, "it was too fast to be stopped"
+    kept = complete_files(output)
+    assert 0 < num_written(output) < COUNT, killed.output()
     assert (addresses, modes) == ({"127.0.0.1"}, {0o700})
 
-    stopped = job(*arguments)  # at once: the killed one's workers still write
-    eventually(lambda: "written before" in stopped.said(), 120)
-    eventually(lambda: len(files()) > len(kept) + 2, 300)
-    stopped.process.send_signal(signal.SIGINT)
-    assert stopped.process.wait(60) == 130
-    assert "The same command goes on from there." in stopped.said()
-    before = written()
-    assert before < COUNT, "it was too fast to be stopped"
+    interrupted = start_job(*arguments)  # at once, while workers of the killed job may still write
+    eventually(lambda: "written before" in interrupted.output() or interrupted.process.poll() is not None, 120)
+    eventually(
+        lambda: len(complete_files(output)) > len(kept) + 2 or interrupted.process.poll() is not None, 300, pause=0.1
+    )
+    interrupted.process.send_signal(signal.SIGINT)
+    assert interrupted.process.wait(60) == 130, interrupted.output()
+    assert "the same command resumes the job" in interrupted.output()
+    written = num_written(output)
+    assert written < COUNT, "the job was too fast to be interrupted"
 
-    last = job(*arguments)
-    assert last.process.wait(300) == 0, last.said()
-    assert f"{COUNT} pictures, {before} of them written before." in last.said()
-    assert f"{COUNT - len(UNREADABLE)} have a caption, others an error: {GROUP} InvalidParquet, 1 " in last.said()
-    eventually(lambda: not [*killed.living(), *stopped.living(), *last.living()], pause=0.3)
-    whole = {path: content for path, content in kept.items() if content[-4:] == b"PAR1"}
-    assert {path: content for path, content in files().items() if path in whole} == whole
+    last = start_job(*arguments)
+    assert last.process.wait(300) == 0, last.output()
+    assert f"{COUNT} images, {written} of them written before." in last.output()
+    assert f"{COUNT - len(ERRORS)} have a caption, others an error: {GROUP} InvalidParquet, 1 " in last.output()
+    eventually(lambda: not [*killed.processes(), *interrupted.processes(), *last.processes()], pause=0.3)
+    assert kept.items() <= complete_files(output).items()
 
-    rows = pq.read_table(folder).to_pylist()
-    assert sorted(row["picture"] for row in rows) == sorted(f"data.parquet#{number}" for number in range(COUNT))
+    rows = pq.read_table(output).to_pylist()
+    assert sorted(row["image"] for row in rows) == sorted(f"data.parquet#{number}" for number in range(COUNT))
     captioner = Captioner.load(bundle, backend="auto")
-    ours = [
-        captions[0]
-        for captions in captioner.caption(
-            [pictures[2], pictures[1]], GenerationConfig(beam_size=10, min_length=40, max_length=40)
-        )
-    ]
+    expected = [captions[0] for captions in captioner.caption([images[2], images[1]], GenerationConfig(**SLOW))]
     for row in rows:
-        number = int(row["picture"].partition("#")[2])
-        error = UNREADABLE.get(number)
+        number = int(row["image"].partition("#")[2])
+        error = ERRORS.get(number)
         assert row["id"] == f"id {number}"
         assert row["model"] == captioner.config.digest
         assert row["error_type"] == error
         assert bool(row["error_message"]) == bool(error)
-        assert row["caption"] == (None if error else ours[number % 2].text)
-        assert error or row["score"] == pytest.approx(ours[number % 2].score, abs=1e-3)
-
-
-def listened(job: Job) -> set[str]:
-    """The addresses that its processes listen at."""
-    found = set()
-    for process in job.living():
-        with suppress(psutil.Error):  # it has ended
-            found |= {one.laddr.ip for one in process.net_connections() if one.status == "LISTEN"}
-    return {ip.removeprefix("::ffff:") for ip in found}
-
-
-def folders(job: Job) -> list[Path]:
-    """Its folders among the temporary files."""
-    commands = ""
-    for process in job.living():
-        with suppress(psutil.Error):
-            commands += " ".join(process.cmdline())
-    return [path for path in Path(tempfile.gettempdir()).glob("captioner-*-*") if f"{path}/" in commands]
+        assert row["caption"] == (None if error else expected[number % 2].text)
+        assert error or row["score"] == pytest.approx(expected[number % 2].score, abs=1e-3)

@@ -19,13 +19,13 @@ def test_benchmark_of_two_variants_writes_results_table_and_chart(tmp_path):
     content = json.loads((tmp_path / "results" / "variants.json").read_text())
     assert [variant["variant"] for variant in content["variants"]] == ["baseline", "default"]
     for variant in content["variants"]:
-        assert variant["memory"] > 100
-        assert variant["start"] > 1
+        assert variant["worker_rss_mb"] > 100
+        assert variant["startup_seconds"] > 1
         assert [loads[0]["answered"] > 0 for loads in variant["loads"].values()] == [True, True]
     assert content["variants"][1]["loads"]["4"][0]["stages_ms"].keys() == {"decode", "encode", "search"}
     assert [len(variant["in_process"]) for variant in content["variants"]] == [0, 1]
-    assert content["variants"][1]["in_process"][0] > 1  # captions a second, where no server is between
-    assert "captions a second, 4 callers" in (tmp_path / "results" / "variants.svg").read_text()
+    assert content["variants"][1]["in_process"][0] > 1  # captions per second, without a server
+    assert "captions per second, 4 clients" in (tmp_path / "results" / "variants.svg").read_text()
     assert done.stdout == (tmp_path / "results" / "variants.md").read_text()
 
 
@@ -42,11 +42,11 @@ def test_profile_of_a_bundle_prints_its_stages(tmp_path):
     stages = [line.split(" | ")[0].strip("| ") for line in table[2:]]
     pairs = [(beam, batch) for batch in (1, 2) for beam in (1, 3)]
     assert stages == [
-        "the picture's file, pixels alone", "decoded, upright, resized", "encoder, batch 1", "encoder, batch 2",
+        "pixels decoded", "decoded, upright, resized", "encoder, batch 1", "encoder, batch 2",
         *(
             f"{what}, beam {beam}, batch {batch}"
             for beam, batch in pairs
-            for what in ("search", "from decoded pictures")
+            for what in ("search", "from decoded images")
         ),
-        *(f"all together, beam {beam}, batch {batch}" for beam, batch in pairs),
+        *(f"end to end, beam {beam}, batch {batch}" for beam, batch in pairs),
     ]  # fmt: skip

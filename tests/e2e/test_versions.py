@@ -80,7 +80,8 @@ def test_management_api_registers_and_removes_no_version(both):
 
 def test_documented_commands_exchange_the_default_version(both):
     """The default version is changed, and changed back."""
-    code = "".join(code for language, code in code_blocks("docs/versions.md", "Side by side") if language == "sh")
+    blocks = code_blocks("docs/versions.md", "Serve two versions side by side")
+    code = "".join(code for language, code in blocks if language == "sh")
     commands = [line for line in code.splitlines() if line.startswith("curl ")]
     assert len(commands) == 5
 

@@ -60,7 +60,9 @@ def under_load(server: TorchServe, fault: str, callers: int = 4, protocol: str =
         traffic.wait(requests=callers)
         began = time.perf_counter()
         yield traffic
-        eventually(lambda: any(one.right and one.began > began for one in list(traffic.answered)), RECOVERY_TIMEOUT)
+        eventually(
+            lambda: any(one.matches and one.started_at > began for one in list(traffic.results)), RECOVERY_TIMEOUT
+        )
         eventually(server.ready, RECOVERY_TIMEOUT)
-    first = min(one.at for one in traffic.answered if one.right and one.began > began)
-    report(fault, len(traffic.answered), traffic.lost, traffic.wrong, first - began)
+    first = min(one.at for one in traffic.results if one.matches and one.started_at > began)
+    report(fault, len(traffic.results), traffic.lost, traffic.wrong, first - began)

@@ -13,8 +13,7 @@ import psutil
 import pytest
 import requests
 
-from deploy.ports import free_ports
-from deploy.testing import isolated_server
+from deploy.testing import free_ports, isolated_server
 from tests.helpers.commands import require_program
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
@@ -29,16 +28,16 @@ class Sandbox:
     Attributes:
         url: URL of the gateway.
         http: Session that trusts the certificate and sends the token.
-        inside: URL of `/ready`, `/live` and `/metrics`.
-        server: Addresses of the TorchServe inside.
+        internal: URL of `/ready`, `/live` and `/metrics`.
+        server: Addresses of the TorchServe internal.
         process: The bubblewrap process.
     """
 
     def __init__(self, folder: Path, store: Path, *arguments: str, **properties: str):
         self.folder, self.arguments = folder, arguments
         self.store, self.tls, self.tokens = store, folder / "tls", folder / "tokens"
-        listen, inside = free_ports(2)
-        self.address, self.inside = f"127.0.0.1:{listen}", f"http://127.0.0.1:{inside}"
+        listen, internal = free_ports(2)
+        self.address, self.internal = f"127.0.0.1:{listen}", f"http://127.0.0.1:{internal}"
         self.url = f"https://{self.address}"
         template = ROOT / "deploy" / "container" / "config.properties"
         # The archive's folder in the image is named there.
@@ -83,7 +82,7 @@ class Sandbox:
             "--config",
             "config.properties",
         ]
-        ports = ["--listen", self.address, "--inside", self.inside.removeprefix("http://")]
+        ports = ["--listen", self.address, "--internal", self.internal.removeprefix("http://")]
         return [
             require_program("bwrap", "bubblewrap"),
             *binds,
@@ -109,12 +108,12 @@ class Sandbox:
 
     def ready(self) -> bool:
         assert self.process.poll() is None, self.stderr()
-        return self.get_inside("/ready") == 200
+        return self.get_internal("/ready") == 200
 
-    def get_inside(self, path: str) -> int:
+    def get_internal(self, path: str) -> int:
         """Return the status of a path of the internal address; 0 if nothing listens there."""
         try:
-            return self.http.get(self.inside + path, timeout=60, verify=False).status_code
+            return self.http.get(self.internal + path, timeout=60, verify=False).status_code
         except requests.ConnectionError:
             return 0
 
@@ -123,12 +122,12 @@ class Sandbox:
         return bool(psutil.Process(self.process.pid).children())
 
     def init_process(self) -> psutil.Process:
-        """Return the process that has PID 1 inside."""
+        """Return the process that has PID 1 internal."""
         [first] = psutil.Process(self.process.pid).children()
         return first
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """Return the processes inside whose command line contains a word."""
+        """Return the processes internal whose command line contains a word."""
         found = []
         for process in self.init_process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
@@ -136,7 +135,7 @@ class Sandbox:
         return found
 
     def file(self, path: str) -> Path:
-        """Return the path, outside, of a file inside."""
+        """Return the path, outside, of a file internal."""
         return Path(f"/proc/{self.init_process().pid}/root{path}")
 
     def keys(self) -> dict[str, str]:

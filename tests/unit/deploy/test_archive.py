@@ -1,10 +1,12 @@
-"""The archive: the same bytes each time, and in it what the worker needs and nothing else."""
+"""Archives are byte-identical and hold what the worker needs and nothing else."""
 
 import hashlib
 import json
 import os
+import shutil
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -15,50 +17,55 @@ from tests.helpers.commands import run_module_in_process
 from tests.helpers.paths import ROOT
 
 
-def test_the_same_bytes_each_time(tiny_bundle, tmp_path):
-    first = build_archive(tiny_bundle, tmp_path / "one").read_bytes()
-    for path in tiny_bundle.iterdir():
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def archive(bundle, tmp_path_factory) -> Path:
+    return build_archive(bundle, tmp_path_factory.mktemp("archive"))
+
+
+def test_archive_built_later_from_touched_files_is_byte_identical(bundle, archive, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    for path in copy.iterdir():
         os.utime(path, (0, 0))
         path.chmod(0o600)
-    time.sleep(1.1)  # the manifest's time counts in seconds, a zip's in two
-    assert build_archive(tiny_bundle, tmp_path / "two").read_bytes() == first
+    modified = archive.stat().st_mtime
+    time.sleep(max(0.0, modified + 2.1 - time.time()))  # the manifest counts in seconds, a zip in two
+    assert build_archive(copy, tmp_path / "again").read_bytes() == archive.read_bytes()
 
 
-def test_a_version_is_in_the_manifest_and_nowhere_else(tiny_bundle, tmp_path):
-    first, second = (
-        build_archive(tiny_bundle, tmp_path),
-        build_archive(tiny_bundle, tmp_path / "captioner-2.0.mar", "2.0"),
-    )
-    assert [second, tmp_path / "captioner.mar"] == [tmp_path / "captioner-2.0.mar", first]
-    assert build_archive(tiny_bundle, tmp_path / "again", "2.0").read_bytes() == second.read_bytes()
-    with zipfile.ZipFile(first) as one, zipfile.ZipFile(second) as two:
+def test_archive_version_is_in_the_manifest_only(bundle, archive, tmp_path):
+    second = build_archive(bundle, tmp_path / "captioner-2.0.mar", "2.0")
+    assert second == tmp_path / "captioner-2.0.mar"
+    assert archive.name == "captioner.mar"
+    with zipfile.ZipFile(archive) as one, zipfile.ZipFile(second) as two:
         assert one.namelist() == two.namelist()
-        differ = [name for name in one.namelist() if one.read(name) != two.read(name)]
-        assert differ == ["MAR-INF/MANIFEST.json"]
-        manifests = [json.loads(archive.read(differ[0]))["model"] for archive in (one, two)]
+        different = [name for name in one.namelist() if one.read(name) != two.read(name)]
+        assert different == ["MAR-INF/MANIFEST.json"]
+        manifests = [json.loads(content.read(different[0]))["model"] for content in (one, two)]
     assert [manifest.pop("modelVersion") for manifest in manifests] == ["1.0", "2.0"]
     assert manifests[0] == manifests[1]
 
 
 @pytest.mark.parametrize("version", ["", "v2", "2.", "1/../2", "2.0 ", "1\n", "2.0-rc1", "1.2.3.4.5", "٣"])
-def test_what_is_no_version(tiny_bundle, tmp_path, version):
-    with pytest.raises(ValueError, match="A version is numbers with points between"):
-        build_archive(tiny_bundle, tmp_path, version)
+def test_build_archive_with_invalid_version_raises(bundle, tmp_path, version):
+    with pytest.raises(ValueError, match="A version consists of numbers with dots"):
+        build_archive(bundle, tmp_path, version)
 
 
-def test_what_is_in_it(tiny_bundle, tmp_path):
-    with zipfile.ZipFile(build_archive(tiny_bundle, tmp_path)) as archive:
-        names = set(archive.namelist())
-        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
-        assert archive.read("model/vocabulary.txt") == (tiny_bundle / "vocabulary.txt").read_bytes()
-    weights = hashlib.sha256((tiny_bundle / "model.safetensors").read_bytes()).hexdigest()
+def test_archive_holds_the_package_the_bundle_and_the_openvino_encoder(bundle, archive):
+    with zipfile.ZipFile(archive) as content:
+        names = set(content.namelist())
+        manifest = json.loads(content.read("MAR-INF/MANIFEST.json"))
+        assert content.read("model/vocabulary.txt") == (bundle / "vocabulary.txt").read_bytes()
+    weights = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
     files = [path.relative_to(ROOT) for path in (ROOT / "handler").rglob("*") if path.is_file()]
     package = {str(file) for file in files if "__pycache__" not in file.parts}
-    assert {
-        "handler/serving/demo/page.html",
-        "handler/serving/demo/app.js",
-        "handler/serving/demo/samples/cat.jpg",
-    } <= package
+    demo = ("page.html", "app.js", "samples/cat.jpg")
+    assert {f"handler/serving/demo/{name}" for name in demo} <= package
     assert names == (package - {"handler/captioner_service.py", "handler/model-config.yaml"}) | {
         "MAR-INF/MANIFEST.json",
         "captioner_service.py",
@@ -72,13 +79,14 @@ def test_what_is_in_it(tiny_bundle, tmp_path):
     assert manifest["model"]["modelName"] == "captioner"
 
 
-def test_an_archive_there_already_is_replaced(tmp_path):
-    first = build_archive(write_tiny_bundle(tmp_path / "a", seed=1), tmp_path).read_bytes()
-    assert build_archive(write_tiny_bundle(tmp_path / "b", seed=2), tmp_path).read_bytes() != first
+def test_build_archive_replaces_an_existing_archive(archive, tmp_path):
+    shutil.copy(archive, tmp_path)
+    other = build_archive(write_tiny_bundle(tmp_path / "other", seed=1), tmp_path)
+    assert other.read_bytes() != archive.read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["captioner.mar"]
 
 
-def test_a_damaged_bundle_is_not_packed(tiny_bundle, tmp_path):
+def test_build_archive_of_damaged_bundle_raises(tiny_bundle, tmp_path):
     (tiny_bundle / "vocabulary.txt").write_text("a\n")
     with pytest.raises(BundleError):
         build_archive(tiny_bundle, tmp_path / "store")
@@ -88,8 +96,8 @@ def test_a_damaged_bundle_is_not_packed(tiny_bundle, tmp_path):
     ("arguments", "sentence"),
     [
         (["nowhere"], "nowhere is no model bundle: captioner.json is missing."),
-        (["pretrained", "--version", "two"], "A version is numbers with points between, such as 2.0, not 'two'."),
+        (["pretrained", "--version", "two"], "A version consists of numbers with dots, e.g. 2.0, not 'two'."),
     ],
 )
-def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path, arguments, sentence):
+def test_archive_command_reports_errors_in_one_sentence(tmp_path, arguments, sentence):
     assert run_module_in_process("deploy.archive", *arguments, "--output", tmp_path) == (1, "", f"{sentence}\n")

@@ -1,7 +1,6 @@
-"""The manifests as kubectl puts them together, held against Kubernetes' schemas, against one another and the image.
+"""The manifests, rendered by kubectl, against the schemas of Kubernetes, one another and the image.
 
-ServiceMonitor and InferenceService have no schema here: of them only what they name is checked, and an
-InferenceService's pod, which is one of Kubernetes' own.
+ServiceMonitor and InferenceService have no schema here: only their names and the pod are checked.
 """
 
 import os
@@ -13,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deploy.container.gateway import ANSWER_SECONDS
+from deploy.container.gateway import REQUEST_TIMEOUT
 from tests.helpers.commands import require_program
 from tests.helpers.paths import ROOT
 from tests.helpers.sandbox import USER
@@ -25,7 +24,7 @@ NAME = {"app.kubernetes.io/name": "captioner"}
 
 
 def rendered(folder: Path) -> dict[str, dict]:
-    """What `kubectl apply -k` would send, by kind and name."""
+    """Render a kustomization like `kubectl apply -k`, by kind and name."""
     done = subprocess.run(
         [require_program("kubectl", "kubectl"), "kustomize", folder], capture_output=True, text=True, check=False
     )
@@ -35,7 +34,7 @@ def rendered(folder: Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """An operator's kustomization, elsewhere, with every part."""
+    """A kustomization of an operator in another directory, with every part."""
     folder = tmp_path_factory.mktemp("own")
     relative = Path(os.path.relpath(FOLDER, folder))
     parts = {"resources": ["base"], "components": ["monitoring", "autoscaling", "gpu"]}
@@ -50,7 +49,7 @@ def production() -> dict[str, dict]:
 
 
 def pod(manifests: dict[str, dict]) -> dict:
-    """The pods' specification; an InferenceService's has KServe's words among Kubernetes'."""
+    """Return the pod specification; that of an InferenceService without the fields of KServe."""
     if "Deployment/captioner" in manifests:
         return manifests["Deployment/captioner"]["spec"]["template"]["spec"]
     kserves = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}
@@ -60,7 +59,7 @@ def pod(manifests: dict[str, dict]) -> dict:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("part", ["production", "kserve", "own"])
-def test_all_of_it_is_kubernetes(part, version, own):
+def test_manifests_match_the_schemas_of_kubernetes(part, version, own):
     manifests = rendered(own if part == "own" else FOLDER / part)
     lone_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "captioner"}, "spec": pod(manifests)}
     for manifest in [*manifests.values(), lone_pod]:
@@ -68,13 +67,13 @@ def test_all_of_it_is_kubernetes(part, version, own):
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_the_check_can_fail(production):
+def test_schema_check_rejects_an_unknown_field(production):
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(production["Service/captioner"] | {"sepc": {}}, VERSIONS[0], strict=True)
 
 
 @pytest.mark.parametrize("part", ["production", "kserve"])
-def test_a_pod_is_confined(part):
+def test_pod_runs_without_rights_and_with_limits(part):
     spec = pod(rendered(FOLDER / part))
     [container] = spec["containers"]
     assert spec["automountServiceAccountToken"] is False
@@ -96,26 +95,26 @@ def test_a_pod_is_confined(part):
 
 
 @pytest.mark.parametrize("part", ["production", "kserve"])
-def test_probes_ask_what_the_gateway_answers_and_a_stop_has_its_time(part):
+def test_probes_use_paths_of_the_gateway_and_termination_allows_draining(part):
     spec = pod(rendered(FOLDER / part))
     [container] = spec["containers"]
     template = (ROOT / "deploy" / "container" / "nginx.conf.j2").read_text()
     for kind, path in (("startupProbe", "/ready"), ("readinessProbe", "/ready"), ("livenessProbe", "/live")):
         probe = container[kind]["httpGet"]
         assert probe["path"] == path
-        assert probe["port"] in ("inside", 9000)
+        assert probe["port"] in ("internal", 9000)
         assert f"location = {path} {{" in template
     draining = 10  # deploy.container.entrypoint's --drain-seconds
-    assert spec["terminationGracePeriodSeconds"] >= draining + ANSWER_SECONDS + 30
+    assert spec["terminationGracePeriodSeconds"] >= draining + REQUEST_TIMEOUT + 30
 
 
-def test_names_fit_together(production):
-    """Selectors find the pods, ports have names, and the deployment is who is scaled."""
+def test_names_labels_and_ports_of_the_manifests_agree(production):
+    """Selectors match the pods, ports have names, and the autoscaler targets the deployment."""
     deployment = production["Deployment/captioner"]
     assert deployment["spec"]["selector"] == {"matchLabels": NAME}
     assert deployment["spec"]["template"]["metadata"]["labels"] == NAME
     ports = {port["name"]: port["containerPort"] for port in pod(production)["containers"][0]["ports"]}
-    assert ports == {"https": 8443, "inside": 9000}
+    assert ports == {"https": 8443, "internal": 9000}
     for service in ("captioner", "captioner-metrics"):
         assert production[f"Service/{service}"]["spec"]["selector"] == NAME
         assert {port["targetPort"] for port in production[f"Service/{service}"]["spec"]["ports"]} <= set(ports)
@@ -134,17 +133,16 @@ def test_names_fit_together(production):
     ]
 
 
-def test_the_network_lets_clients_in_and_nothing_out(production):
+def test_network_policy_admits_clients_and_allows_no_egress(production):
     policy = production["NetworkPolicy/captioner"]["spec"]
     assert policy["podSelector"] == {"matchLabels": NAME}
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert policy["egress"] == []
     assert all(rule["from"] for rule in policy["ingress"])
-    assert [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]] == [["https"], ["inside"]]
+    assert [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]] == [["https"], ["internal"]]
 
 
-def test_pods_are_added_by_the_seconds_that_requests_wait(production):
-    """The metric that is scaled by is the one that the adapter makes."""
+def test_autoscaler_uses_the_metric_of_the_adapter(production):
     scaler = production["HorizontalPodAutoscaler/captioner"]["spec"]
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "captioner"}
     assert "replicas" not in production["Deployment/captioner"]["spec"]  # they would fight over it
@@ -157,8 +155,8 @@ def test_pods_are_added_by_the_seconds_that_requests_wait(production):
     }  # that TorchServe has these, test_container.py asks it
 
 
-def test_the_seconds_are_those_of_one_request(tmp_path):
-    """promtool's word: ten requests that waited five seconds together in each quarter of a minute."""
+def test_adapter_query_gives_the_queue_seconds_of_one_request(tmp_path):
+    """Evaluated by promtool: every 15 seconds, ten requests that waited five seconds in total."""
     [rule] = yaml.safe_load((FOLDER / "autoscaling" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
     pod = 'namespace="captioner",pod="captioner-1"'
     query = rule["metricsQuery"].replace("<<.GroupBy>>", "namespace,pod").replace("<<.LabelMatchers>>", pod)
@@ -177,6 +175,6 @@ def test_the_seconds_are_those_of_one_request(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_gpu_is_asked_for(own):
+def test_gpu_component_requests_one_gpu(own):
     [container] = pod(rendered(own))["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"

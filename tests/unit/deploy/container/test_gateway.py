@@ -1,11 +1,10 @@
-"""The gateway's configuration: what it is made of, what nginx takes, what is refused with one sentence."""
+"""The configuration of the gateway: what nginx accepts, and what is refused in one sentence."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from deploy.container.entrypoint import serve
 from deploy.container.gateway import Gateway
 from deploy.testing import isolated_server
 from deploy.torchserve import ServerError
@@ -25,9 +24,9 @@ def server(tmp_path):
 
 @pytest.fixture
 def build(tmp_path, server):
-    """Makes a gateway with what a file of tokens holds."""
+    """Builds a gateway with the content of a token file."""
 
-    def build(tokens: str | None = TOKEN, tls=None) -> Gateway:
+    def build(tokens: str | None = TOKEN, tls: Path | None = None) -> Gateway:
         path = tmp_path / "tokens"
         path.write_text(tokens or "")
         return Gateway(
@@ -40,32 +39,32 @@ def build(tmp_path, server):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ("", "holds no token: nobody could ask"),
-        ("# a remark\n\n", "holds no token"),
-        (f"{TOKEN}\nshort\n", "Line 2 of .* is no token: 32 or more of"),
+        ("", "holds no token: every request would be refused"),
+        ("# a comment\n\n", "holds no token"),
+        (f"{TOKEN}\nshort\n", "Line 2 of .* is no token: use 32 or more of"),
         (f'{TOKEN}"; }} server {{ listen 1; }}\n', "Line 1 of .* is no token"),
         (f"{TOKEN} {TOKEN}\n", "Line 1 of .* is no token"),
         (f"{TOKEN}é\n", "Line 1 of .* is no token"),
     ],
 )
-def test_tokens_that_cannot_be(build, tokens, message):
+def test_gateway_with_invalid_tokens_raises_without_showing_them(build, tokens, message):
     with pytest.raises(ServerError, match=message) as raised:
         build(tokens)
-    assert TOKEN not in str(raised.value)  # it goes to a log
+    assert TOKEN not in str(raised.value)  # the message goes to a log
 
 
-def test_files_that_are_not_there(build, tmp_path):
-    with pytest.raises(ServerError, match=r"tls\.crt can't be read \(No such file or directory\)"):
+def test_gateway_with_missing_certificate_raises(build, tmp_path):
+    with pytest.raises(ServerError, match=r"tls\.crt cannot be read \(No such file or directory\)"):
         build(tls=tmp_path / "nowhere")
 
 
-def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path, monkeypatch):
+def test_gateway_configuration_is_accepted_by_nginx_with_and_without_tls_and_tokens(build, tmp_path, monkeypatch):
     require_program("nginx", "nginx-light")
     make_certificate(tmp_path / "tls")
     monkeypatch.chdir(tmp_path)
     for tokens, tls in ((TOKEN, Path("tls")), (None, None)):
         gateway = build(tokens, tls)
-        gateway.folder.mkdir(exist_ok=True)
+        gateway.directory.mkdir(exist_ok=True)
         gateway.write()
         text = gateway.config.read_text()
         assert ("ssl_certificate" in text) == (gateway.tls is not None)
@@ -75,20 +74,12 @@ def test_nginx_takes_it_with_tls_and_tokens_and_without(build, tmp_path, monkeyp
         assert gateway.config.stat().st_mode & 0o077 == 0
 
 
-def test_what_nginx_says_is_told(build, tmp_path):
+def test_gateway_reports_the_error_of_nginx(build, tmp_path):
     require_program("nginx", "nginx-light")
     (tmp_path / "tls").mkdir()
     for name in ("tls.crt", "tls.key"):
         (tmp_path / "tls" / name).write_text("no certificate")
     gateway = build(tls=tmp_path / "tls")
-    gateway.folder.mkdir()
-    with pytest.raises(ServerError, match=r"nginx does not take its configuration:\n.*cannot load certificate"):
+    gateway.directory.mkdir()
+    with pytest.raises(ServerError, match=r"nginx rejects its configuration:\n.*cannot load certificate"):
         gateway.write()
-
-
-def test_a_dead_gateway_ends_it_all(build, server, monkeypatch):
-    gateway = build()
-    monkeypatch.setattr(server, "start", lambda: None)
-    monkeypatch.setattr(gateway, "start", lambda: None)
-    with pytest.raises(ServerError, match="The gateway, nginx, has died"):
-        serve(server, gateway, 0)

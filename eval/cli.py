@@ -1,0 +1,67 @@
+"""Command-line arguments and error handling that the commands of this package share."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from eval.client import Client
+from eval.transports import EndpointError
+
+
+@contextmanager
+def cli_errors(*errors: type[Exception], hint: str = "") -> Iterator[None]:
+    """Exit with status 1 and one sentence on expected errors and on Ctrl-C, without a traceback.
+
+    Args:
+        errors: Further expected errors, besides `OSError`, `ValueError`, `ModuleNotFoundError` and `EndpointError`.
+        hint: Sentence to add on Ctrl-C, e.g. how to resume.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ModuleNotFoundError, EndpointError, *errors) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(f"Stopped. {hint}".rstrip())
+
+
+def add_endpoint_arguments(parser: argparse.ArgumentParser, *, retries: int) -> None:
+    """Add the arguments that `client_from_args` reads.
+
+    Args:
+        parser: Parser to add them to.
+        retries: Default of `--retries`.
+    """
+    parser.add_argument("--endpoint", help="URL (REST) or host:port (gRPC); default: TorchServe on this machine")
+    parser.add_argument("--protocol", choices=["rest", "grpc"], default="rest")
+    parser.add_argument("--model", default="captioner", help="name of the model at the endpoint")
+    parser.add_argument("--concurrency", type=int, default=8, help="number of concurrent requests")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds per attempt")
+    parser.add_argument("--retries", type=int, default=retries, help="retries while the endpoint is busy or away")
+    add_token_argument(parser)
+
+
+def add_token_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--token`, which defaults to the environment variable CAPTIONER_TOKEN."""
+    token = os.environ.get("CAPTIONER_TOKEN")
+    parser.add_argument("--token", default=token, help="bearer token; default: CAPTIONER_TOKEN")
+
+
+def client_from_args(arguments: argparse.Namespace) -> Client:
+    """Create the client that the arguments of `add_endpoint_arguments` describe; errors as in `Client`."""
+    return Client(
+        arguments.endpoint,
+        protocol=arguments.protocol,
+        model=arguments.model,
+        timeout=arguments.timeout,
+        retries=arguments.retries,
+        token=arguments.token,
+        concurrency=arguments.concurrency,
+    )
+
+
+def add_meteor_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--no-meteor`."""
+    reason = "skip METEOR, which takes ten seconds to start and 1.2 GB of memory"
+    parser.add_argument("--no-meteor", dest="meteor", action="store_false", help=reason)

@@ -1,0 +1,95 @@
+"""Helpers for files and command lines: find images, write atomically, hold a lock, parse `name=value`."""
+
+import fcntl
+import glob
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+
+
+def find_images(arguments: Iterable[str]) -> list[str]:
+    """List the image files that arguments name.
+
+    Args:
+        arguments: Files (taken as they are), directories (searched recursively by suffix) and glob patterns.
+
+    Returns:
+        Paths in the order of the arguments, without duplicates.
+
+    Raises:
+        FileNotFoundError: If an argument matches no file.
+    """
+    found: dict[str, None] = {}
+    for argument in arguments:
+        if Path(argument).is_dir():
+            paths = sorted(str(path) for path in Path(argument).rglob("*") if _is_image(path))
+        elif Path(argument).exists():
+            paths = [argument]
+        else:  # not Path.glob, which takes no absolute pattern
+            matches = glob.glob(argument, recursive=True)  # noqa: PTH207
+            paths = sorted(path for path in matches if Path(path).is_file())
+        if not paths:
+            raise FileNotFoundError(f"No image found at {argument}.")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` if the block succeeds; a failure leaves `path` unchanged."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file completely or not at all, also if the process is killed or the disk is full."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def lock_file(file: IO[Any], *, wait: bool = False) -> None:
+    """Lock an open file exclusively until it is closed or the process ends.
+
+    Args:
+        file: File opened for writing.
+        wait: Whether to wait for another process to release its lock.
+
+    Raises:
+        BlockingIOError: If another process holds the lock and `wait` is False.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on a lock file, which is created if missing; errors as in `lock_file`."""
+    with path.open("a") as file:
+        lock_file(file, wait=wait)
+        yield
+
+
+def parse_key_values(texts: Iterable[str]) -> dict[str, str]:
+    """Parse `name=value` arguments.
+
+    Raises:
+        ValueError: If a text has no `=` or no name.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"Options are written as name=value, not '{text}'.")
+        values[name] = value
+    return values
