@@ -14,11 +14,6 @@ class RequestError(Exception):
         """Name of the error in responses, logs and metrics."""
         return type(self).__name__
 
-    @property
-    def message(self) -> str:
-        """The sentence for the client."""
-        return str(self)
-
 
 class EmptyBody(RequestError):
     """The request has no image."""

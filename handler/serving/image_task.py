@@ -111,7 +111,7 @@ class ImageTask:
         try:
             self.step = run_step()
         except RequestError as error:
-            self.step = type(error)(error.message)  # a traceback would keep what was decoded in memory
+            self.step = type(error)(str(error))  # a traceback would keep what was decoded in memory
         except Exception as error:
             logger.exception("%s.", action)
             self.step = to_request_error(error, action)

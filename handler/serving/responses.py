@@ -80,7 +80,7 @@ def encode_predictions(predictions: Sequence[Prediction]) -> list[dict[str, Any]
 
 def error_to_json(error: RequestError) -> dict[str, Any]:
     """Describe an error of a request or an image. It includes the status, which gRPC has no other place for."""
-    return {"code": error.code, "type": error.type, "message": error.message}
+    return {"code": error.code, "type": error.type, "message": str(error)}
 
 
 def captions_to_json(captions: Sequence[Caption], seed: int | None) -> dict[str, Any]:

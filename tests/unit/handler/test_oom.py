@@ -54,7 +54,7 @@ def test_what_counts_as_out_of_memory(error, ran):
     assert is_out_of_memory(error) is ran
     answered = to_request_error(error, "It failed")
     assert (answered.code, answered.type) == ((507, "OutOfMemory") if ran else (500, "InternalError"))
-    assert answered.message.startswith("It failed: the ")
+    assert str(answered).startswith("It failed: the ")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_explanation_method_that_the_model_lacks_is_out_of_range(method, shown):
         {"body": {"image": ENCODED, "method": method}}, "", ParseContext(DEFAULTS), explain=True
     ).images
     assert isinstance(image, OptionOutOfRange)
-    assert image.message == f"method must be gradient for this model, not {shown}."
+    assert str(image) == f"method must be gradient for this model, not {shown}."
 
 
 def test_caption_request_has_no_explain_options():

@@ -56,7 +56,7 @@ def test_parse_options_returns_typed_values(fields, expected):
 def test_parse_options_with_an_invalid_value_says_what_is_valid(fields, message):
     with pytest.raises(OptionOutOfRange) as caught:
         parse_options(fields, DEFAULTS)
-    assert caught.value.message == message
+    assert str(caught.value) == message
 
 
 def test_parse_options_with_an_unknown_option_lists_the_valid_ones():
