@@ -1,19 +1,15 @@
 """What words rest on: gradients worked out by hand, every decoder, the figure, and whether hiding it matters."""
 
-import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from eval.faithfulness import hide, interval
 from handler import Captioner, GenerationConfig
 from handler.attribution import entropy, input_x_gradient
-from handler.captioner import Caption
-from handler.figure import COLUMNS, MARGIN, PANEL, draw_figure, overlay_heatmap, to_png
 from handler.modeling import DECODERS, TeacherForcingOutput
 from handler.modeling.vocabulary import Vocabulary
 from tests.helpers.bundles import write_tiny_bundle
@@ -69,47 +65,6 @@ def test_every_decoder_explains_its_words(tmp_path, name):
             assert (caption.attributions >= 0).all()
     with pytest.raises(ValueError, match="for this model, not magic"):
         captioner.explain(PHOTOS[0], method="magic")
-
-
-def test_the_fog_lies_where_nothing_was_seen():
-    picture = Image.new("RGB", (90, 60), (250, 10, 10))
-    weights = torch.zeros(3, 3)
-    weights[0, 2] = 0.8
-    weights[1, 1] = 0.4
-    shaded = overlay_heatmap(picture, weights)
-    assert shaded.getpixel((88, 2)) == (250, 10, 10)
-    red, green, blue = shaded.getpixel((5, 55))
-    assert max(red, green, blue) - min(red, green, blue) < 12  # all colour is gone
-    half = shaded.getpixel((45, 30))
-    assert 100 < half[0] - half[1] < 200
-
-
-def test_a_figure_has_a_panel_for_the_picture_and_for_each_word():
-    words = ["a", "dog", "in", "deep", "snow"]
-    caption = Caption(" ".join(words), 0.0, words, [0.0] * 6, torch.full((5, 3, 3), 1 / 9))
-    figure = draw_figure(Image.new("RGB", (400, 200), "blue"), caption)
-    assert figure.width == COLUMNS * (PANEL + MARGIN) + MARGIN
-    rows = math.ceil(6 / COLUMNS)
-    assert (figure.height - MARGIN) % rows == 0
-    assert figure.getpixel((MARGIN + 5, MARGIN + 5)) == (0, 0, 255)
-    below = [figure.getpixel((MARGIN + x, MARGIN + PANEL // 2 + 12)) for x in range(PANEL)]
-    assert set(below) == {(255, 255, 255)}  # the picture has no word
-    title = [figure.getpixel((2 * MARGIN + PANEL + x, MARGIN + PANEL // 2 + 12)) for x in range(PANEL)]
-    assert len(set(title)) > 1
-
-
-def test_the_largest_figure_fits_into_an_answer():
-    """Noise, which nothing compresses, under fifty words, in base64: TorchServe's worker dies of more than 6.5 MB."""
-    noise = Image.effect_noise((240, 480), 90).convert("RGB")
-    caption = Caption("", 0.0, ["a"] * 50, [0.0] * 51, torch.full((50, 3, 3), 1 / 9))
-    assert len(to_png(draw_figure(noise, caption))) * 4 / 3 < 6_000_000
-
-
-@pytest.mark.parametrize("size", [(1, 480), (480, 1), (1, 1), (3, 20_000)])
-def test_a_figure_stays_small_whatever_the_picture(size):
-    caption = Caption("", 0.0, ["a"] * 50, [0.0] * 51, torch.full((50, 3, 3), 1 / 9))
-    figure = draw_figure(Image.new("RGB", size, "blue"), caption)
-    assert figure.width * figure.height < 1_500_000
 
 
 def test_hidden_cells_get_the_mean_colour():

@@ -1,4 +1,4 @@
-"""`Captioner`: the shipped model on the samples, one by one and together, and what it says to bad input."""
+"""`Captioner` with the shipped model: batches against single images, and errors for bad input."""
 
 import pytest
 from PIL import Image
@@ -15,7 +15,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_batch_equals_one_by_one_to_the_token(pretrained, option):
+def test_batch_equals_one_by_one_to_the_token(pretrained, option):
     together = pretrained.caption(PHOTOS, option)
     for photo, captions in zip(PHOTOS, together, strict=True):
         [alone] = pretrained.caption([photo], option)
@@ -25,7 +25,7 @@ def test_a_batch_equals_one_by_one_to_the_token(pretrained, option):
             assert left.score == pytest.approx(right.score, abs=1e-4)
 
 
-def test_a_caption_is_what_its_parts_say(pretrained):
+def test_fields_of_a_caption_are_consistent(pretrained):
     for captions in pretrained.caption(PHOTOS, GenerationConfig(num_captions=5, attention=True)):
         ranks = [sum(c.token_logprobs) / len(c.token_logprobs) ** 0.7 for c in captions]
         assert ranks == sorted(ranks, reverse=True)
@@ -38,26 +38,26 @@ def test_a_caption_is_what_its_parts_say(pretrained):
             assert not set(caption.tokens) & {"<unk>", "<pad>", "<start>", "<end>"}
 
 
-def test_the_cat_is_a_cat_and_the_photographer_a_man_with_a_camera(pretrained):
+def test_shipped_model_recognizes_a_cat_and_a_photographer(pretrained):
     photos = [ROOT / "samples" / "photos" / f"{name}.jpg" for name in ("cat", "photographer")]
     [[cat], [photographer]] = pretrained.caption(photos)
     assert "cat" in cat.tokens
     assert {"man", "camera"} <= set(photographer.tokens)
 
 
-def test_paths_bytes_and_pictures_are_captioned_alike(pretrained):
+def test_paths_bytes_and_pil_images_get_the_same_caption(pretrained):
     photo = PHOTOS[0]
     kinds = [photo, str(photo), photo.read_bytes(), Image.open(photo)]
     captions = pretrained.caption(kinds)
     assert len({found[0].text for found in captions}) == 1
 
 
-def test_a_path_like_an_images_is_not_taken_for_bytes(pretrained):
+def test_empty_bytes_are_rejected(pretrained):
     with pytest.raises(RequestError, match="Image 0: The image is empty"):
         pretrained.caption([b""])
 
 
-def test_options_one_a_picture(pretrained):
+def test_options_can_differ_per_image(pretrained):
     found = pretrained.caption(
         PHOTOS[:2], [GenerationConfig(beam_size=1), GenerationConfig(num_captions=3)], batch_size=2
     )
@@ -66,23 +66,23 @@ def test_options_one_a_picture(pretrained):
         pretrained.caption(PHOTOS[:2], [GenerationConfig()])
 
 
-def test_no_pictures(pretrained):
+def test_no_images_give_no_captions(pretrained):
     assert pretrained.caption([]) == []
 
 
-def test_a_broken_picture_is_named_by_its_place(pretrained):
+def test_error_names_the_index_of_the_image(pretrained):
     with pytest.raises(RequestError, match="Image 1: The bytes are not an image"):
-        pretrained.caption([PHOTOS[0], b"no picture"])
+        pretrained.caption([PHOTOS[0], b"no image"])
     with pytest.raises(FileNotFoundError):
         pretrained.caption(["nowhere.jpg"])
 
 
-def test_no_bundle(tmp_path):
+def test_load_without_a_bundle_raises(tmp_path):
     with pytest.raises(BundleError, match="no model bundle"):
         Captioner.load(tmp_path)
 
 
-def test_nic_has_no_attention(tmp_path):
+def test_decoder_without_attention_returns_none(tmp_path):
     from tests.helpers.bundles import write_tiny_bundle
 
     captioner = Captioner.load(write_tiny_bundle(tmp_path, "nic"))

@@ -1,4 +1,4 @@
-"""The TorchServe entry on one batch, with TorchServe's own context."""
+"""The TorchServe entry point, with a real context of TorchServe."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,8 @@ def make_context(folder, **settings):
     write_tiny_bundle(folder / "model")
     manifest = {"model": {"modelName": "captioner", "modelVersion": "1.0"}}
     settings = {"handler": {"max_pixels": 300_000} | settings}
-    return Context(
-        "captioner", str(folder), manifest, 3, None, "0.12.0",
-        metrics=MetricsCacheYamlImpl(str(TORCHSERVES_METRICS)), model_yaml_config=settings,
-    )  # fmt: skip
+    metrics = MetricsCacheYamlImpl(str(TORCHSERVES_METRICS))
+    return Context("captioner", str(folder), manifest, 3, None, "0.12.0", metrics=metrics, model_yaml_config=settings)
 
 
 @pytest.fixture
@@ -41,17 +39,19 @@ def service(context):
 
 
 def handle(service, context, items):
-    """Rows with their headers → each row's status and answer."""
-    context.request_ids = {place: f"id-{place}" for place in range(len(items))}
+    """Return status and response of each request, given its fields and headers."""
+    context.request_ids = {index: f"id-{index}" for index in range(len(items))}
     context.request_processor = [RequestProcessor(headers) for _, headers in items]
-    answers = service.handle([row for row, _ in items], context)
-    return [(context.get_response_status(place)[0] or 200, json.loads(answer)) for place, answer in enumerate(answers)]
+    responses = service.handle([fields for fields, _ in items], context)
+    return [
+        (context.get_response_status(index)[0] or 200, json.loads(response)) for index, response in enumerate(responses)
+    ]
 
 
 HTTP = {"Host": "x"}
 
 
-def test_each_row_has_its_own_status_and_type(service, context):
+def test_handle_sets_status_and_content_type_of_each_request(service, context):
     items = [
         ({"body": bytearray(SMALL)}, HTTP | {"Content-Type": "image/jpeg"}),
         ({"body": bytearray(b"broken")}, HTTP),
@@ -59,24 +59,24 @@ def test_each_row_has_its_own_status_and_type(service, context):
         ({}, HTTP | {"describe": "True"}),
         ({"image": bytearray(SMALL), "beam": bytearray(b"4")}, HTTP),
     ]
-    answers = handle(service, context, items)
-    assert [code for code, _ in answers] == [200, 422, 200, 200, 400]
-    assert [body.get("type") for _, body in answers] == [None, "InvalidImage", None, None, "UnknownOption"]
-    assert [body.get("request_id") for _, body in answers] == ["id-0", "id-1", "id-2", None, "id-4"]
-    assert answers[0][1]["caption"] == answers[2][1]["caption"]
-    assert [context.get_response_content_type(place) for place in range(5)] == ["application/json"] * 5
-    ends = [context.get_response_headers(place).get("ts_stream_next") for place in range(5)]
+    responses = handle(service, context, items)
+    assert [code for code, _ in responses] == [200, 422, 200, 200, 400]
+    assert [body.get("type") for _, body in responses] == [None, "InvalidImage", None, None, "UnknownOption"]
+    assert [body.get("request_id") for _, body in responses] == ["id-0", "id-1", "id-2", None, "id-4"]
+    assert responses[0][1]["caption"] == responses[2][1]["caption"]
+    assert [context.get_response_content_type(index) for index in range(5)] == ["application/json"] * 5
+    ends = [context.get_response_headers(index).get("ts_stream_next") for index in range(5)]
     assert ends == [None, None, "false", None, None]
 
 
-def test_the_page_comes_with_its_policy_and_a_figure_as_bytes(service, context):
-    rows = [
+def test_handle_returns_the_demo_page_and_a_figure(service, context):
+    requests = [
         ({"body": b""}, HTTP | {"Accept": "text/html"}),
         ({"body": bytearray(SMALL)}, HTTP | {"explain": "True", "Accept": "image/png"}),
     ]
     context.request_ids = {0: "a", 1: "b"}
-    context.request_processor = [RequestProcessor(headers) for _, headers in rows]
-    page, figure = service.handle([row for row, _ in rows], context)
+    context.request_processor = [RequestProcessor(headers) for _, headers in requests]
+    page, figure = service.handle([fields for fields, _ in requests], context)
     assert page.startswith("<!doctype html>")
     assert "default-src 'none'" in context.get_response_headers(0)["Content-Security-Policy"]
     assert context.get_response_content_type(0) == "text/html; charset=utf-8"
@@ -84,12 +84,12 @@ def test_the_page_comes_with_its_policy_and_a_figure_as_bytes(service, context):
     assert context.get_response_content_type(1) == "image/png"
 
 
-def test_a_setting_that_there_is_not_stops_the_load(tmp_path):
+def test_initialize_with_an_unknown_setting_raises(tmp_path):
     with pytest.raises(TypeError, match="max_pixel"):
         CaptionerService().initialize(make_context(tmp_path, max_pixel=7))
 
 
-def test_a_model_that_cant_caption_is_not_ready(tmp_path, monkeypatch):
+def test_initialize_of_a_model_that_cannot_caption_raises(tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no caption")
 
@@ -99,7 +99,7 @@ def test_a_model_that_cant_caption_is_not_ready(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("entries", [0, 4])
-def test_the_sizes_that_the_backend_names_are_warmed_up(tmp_path, monkeypatch, entries):
+def test_initialize_warms_up_the_sizes_of_the_backend(tmp_path, monkeypatch, entries):
     sizes = []
     real = Captioner.encode
     monkeypatch.setattr(Captioner, "encode", lambda self, pixels: (sizes.append(len(pixels)), real(self, pixels))[1])
@@ -108,11 +108,11 @@ def test_the_sizes_that_the_backend_names_are_warmed_up(tmp_path, monkeypatch, e
 
 
 def lines(caplog):
-    """The log's lines that are JSON."""
+    """Return the JSON records of the log."""
     return [json.loads(record.message) for record in caplog.records if record.message.startswith("{")]
 
 
-def test_one_line_of_json_a_request_without_what_the_caller_wrote(service, context, caplog):
+def test_log_has_one_record_per_request_without_client_text(service, context, caplog):
     caplog.set_level("INFO")
     hostile = "x\n[METRICS]a.Count:1|#b:c"
     items = [
@@ -137,7 +137,7 @@ def test_one_line_of_json_a_request_without_what_the_caller_wrote(service, conte
     assert not any(hostile in line or "captions" in line for line in logged)
 
 
-def test_captions_are_logged_only_where_asked_for(tmp_path, caplog):
+def test_log_has_captions_if_configured(tmp_path, caplog):
     caplog.set_level("INFO")
     context = make_context(tmp_path, log_captions=True)
     service = CaptionerService()
@@ -146,7 +146,7 @@ def test_captions_are_logged_only_where_asked_for(tmp_path, caplog):
     assert lines(caplog)[0]["captions"] == [body["caption"]]
 
 
-def test_metrics(service, context, caplog):
+def test_metrics_count_images_and_stages(service, context, caplog):
     caplog.set_level("INFO")
     handle(service, context, [({"body": bytearray(SMALL)}, HTTP)] * 2 + [({"body": bytearray(b"x")}, HTTP)])
     found = {}
@@ -165,7 +165,7 @@ def test_metrics(service, context, caplog):
     assert memory > 1e7
 
 
-def test_every_outcome_is_counted_from_nought(context, caplog):
+def test_metrics_start_at_zero_for_every_outcome(context, caplog):
     caplog.set_level("INFO")
     CaptionerService().initialize(context)
     for outcome in ("ok", "cached", "InternalError", "TooManyPixels"):

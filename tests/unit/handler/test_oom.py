@@ -1,4 +1,4 @@
-"""What counts as out of memory, work by halves, and an endpoint that runs out of it for real."""
+"""Recognizing OOM errors, retrying in halves, and an endpoint that really runs out of memory."""
 
 import json
 
@@ -17,24 +17,24 @@ from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS
 
 MODEL = {"name": "captioner", "version": "1.0", "digest": "sha256:0"}
-PICTURES = [photo.read_bytes() for photo in PHOTOS[:5]]
-TOO_MUCH = 2**50  # bytes, more than any machine's addresses
+IMAGES = [photo.read_bytes() for photo in PHOTOS[:5]]
+TOO_MANY_BYTES = 2**50  # bytes, more than any address space
 
 
 def of_torch() -> Exception:
     with pytest.raises(RuntimeError) as caught:
-        torch.empty(TOO_MUCH, dtype=torch.uint8)
+        torch.empty(TOO_MANY_BYTES, dtype=torch.uint8)
     return caught.value
 
 
 def of_numpy() -> Exception:
     with pytest.raises(MemoryError) as caught:
-        np.empty(TOO_MUCH, np.uint8)
+        np.empty(TOO_MANY_BYTES, np.uint8)
     return caught.value
 
 
 @pytest.mark.parametrize(
-    ("error", "ran"),
+    ("error", "expected"),
     [
         (MemoryError(), True),
         (of_torch(), True),
@@ -50,15 +50,15 @@ def of_numpy() -> Exception:
         (ZeroDivisionError(), False),
     ],
 )
-def test_what_counts_as_out_of_memory(error, ran):
-    assert is_out_of_memory(error) is ran
-    answered = to_request_error(error, "It failed")
-    assert (answered.code, answered.type) == ((507, "OutOfMemory") if ran else (500, "InternalError"))
-    assert str(answered).startswith("It failed: the ")
+def test_is_out_of_memory_recognizes_the_messages(error, expected):
+    assert is_out_of_memory(error) is expected
+    request_error = to_request_error(error, "It failed")
+    assert (request_error.code, request_error.type) == ((507, "OutOfMemory") if expected else (500, "InternalError"))
+    assert str(request_error).startswith("It failed: the ")
 
 
 @pytest.mark.parametrize(
-    ("items", "most", "never", "tries", "failed"),
+    ("items", "max_items", "failing", "tries", "failed"),
     [
         ("abcd", 4, "", ["abcd"], ""),
         ("abcd", 2, "", ["abcd", "ab", "cd"], ""),
@@ -67,12 +67,12 @@ def test_what_counts_as_out_of_memory(error, ran):
         ("a", 1, "a", ["a"], "a"),
     ],
 )
-def test_by_halves(items, most, never, tries, failed):
+def test_retry_in_halves_isolates_failing_items(items, max_items, failing, tries, failed):
     seen = []
 
-    def attempt(some: str) -> str | None:
-        seen.append(some)
-        return f"not {some}" if len(some) > most or set(some) & set(never) else None
+    def attempt(items: str) -> str | None:
+        seen.append(items)
+        return f"not {items}" if len(items) > max_items or set(items) & set(failing) else None
 
     assert list(retry_in_halves(items, attempt)) == [(item, f"not {item}") for item in failed]
     assert seen == tries
@@ -83,54 +83,54 @@ def captioner(tmp_path_factory):
     return Captioner.load(write_tiny_bundle(tmp_path_factory.mktemp("model")))
 
 
-def answer(captioner, pictures):
-    calls = [RawRequest({"body": picture}, {"host": "x"}, "id", None) for picture in pictures]
-    answers, batch = Endpoint(captioner, MODEL).handle_batch(calls)
-    return [(one.status, json.loads(one.body)) for one in answers], batch
+def handle(captioner, images):
+    requests = [RawRequest({"body": image}, {"host": "x"}, "id", None) for image in images]
+    responses, batch = Endpoint(captioner, MODEL).handle_batch(requests)
+    return [(response.status, json.loads(response.body)) for response in responses], batch
 
 
-def test_a_batch_that_torch_has_no_memory_for_is_cut_until_it_fits(captioner, monkeypatch):
-    expected = [captions[0].text for captions in captioner.caption(PICTURES)]
+def test_batch_too_large_for_memory_is_halved_until_it_fits(captioner, monkeypatch):
+    expected = [captions[0].text for captions in captioner.caption(IMAGES)]
     real = captioner.encode
 
     def encode(pixels):
-        torch.empty(TOO_MUCH if len(pixels) > 2 else 1, dtype=torch.uint8)
+        torch.empty(TOO_MANY_BYTES if len(pixels) > 2 else 1, dtype=torch.uint8)
         return real(pixels)
 
     monkeypatch.setattr(captioner, "encode", encode)
-    answers, batch = answer(captioner, PICTURES)
-    assert [(code, body["caption"]) for code, body in answers] == [(200, caption) for caption in expected]
+    responses, batch = handle(captioner, IMAGES)
+    assert [(code, body["caption"]) for code, body in responses] == [(200, caption) for caption in expected]
     assert batch.batch_sizes == [2, 1, 2]
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["beside others", "not even alone"])
-def test_a_picture_that_cant_be_decoded_for_want_of_memory_is_tried_again_alone(captioner, monkeypatch, beside):
-    """It is never called damaged: a harness would not ask for it again."""
+@pytest.mark.parametrize("recovers", [True, False], ids=["recovers", "out of memory alone too"])
+def test_image_out_of_memory_is_decoded_again_alone(captioner, monkeypatch, recovers):
+    """It is never called damaged: clients would not retry it."""
     size, tries = Image.open(PHOTOS[2]).size, []
 
     def upright(image, min_side):
         tries.append(image.size)
-        if image.size == size and not (beside and len(tries) > len(PICTURES)):
-            np.empty(TOO_MUCH, np.uint8)
+        if image.size == size and not (recovers and len(tries) > len(IMAGES)):
+            np.empty(TOO_MANY_BYTES, np.uint8)
         return to_upright_rgb(image, min_side)
 
     monkeypatch.setattr("handler.serving.preparation.to_upright_rgb", upright)
-    answers, _ = answer(captioner, PICTURES)
-    assert [code for code, _ in answers] == [200, 200, 200 if beside else 507, 200, 200]
+    responses, _ = handle(captioner, IMAGES)
+    assert [code for code, _ in responses] == [200, 200, 200 if recovers else 507, 200, 200]
     assert tries.count(size) == 2
-    if not beside:
-        assert answers[2][1]["type"] == "OutOfMemory"
-        assert answers[2][1]["message"] == "The image could not be prepared: the server has too little memory for it."
+    if not recovers:
+        assert responses[2][1]["type"] == "OutOfMemory"
+        assert responses[2][1]["message"] == "The image could not be prepared: the server has too little memory for it."
 
 
-def test_a_decoder_without_memory_says_so_and_one_with_damaged_bytes_says_that(monkeypatch):
-    for error, said in ((MemoryError(), MemoryError), (ValueError(), InvalidImage)):
+def test_decoding_without_memory_is_not_called_damaged(monkeypatch):
+    for error, raised in ((MemoryError(), MemoryError), (ValueError(), InvalidImage)):
 
         def load(_, error=error):
             raise error
 
-        image = open_image(PICTURES[0])
+        image = open_image(IMAGES[0])
         with monkeypatch.context() as patched:
             patched.setattr(type(image), "load", load)
-            with pytest.raises(said):
+            with pytest.raises(raised):
                 to_upright_rgb(image)
