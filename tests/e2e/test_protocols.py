@@ -311,9 +311,9 @@ def test_openapi_document_holds_for_generated_requests(server_with_streaming, tm
     )
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", settings, "run", tmp_path / "openapi.json"]
     command += ["--url", server_with_streaming.inference, "--checks", checks, "--exclude-method", "PUT"]
-    command += ["--max-examples", "50", "--seed", "1", "--workers", "4", "--suppress-health-check", "all"]
+    command += ["--max-examples", "25", "--seed", "1", "--workers", "1", "--suppress-health-check", "all"]
     command += ["--continue-on-failure", "--no-color"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     [counted] = [line for line in done.stdout.splitlines() if "generated" in line and "passed" in line]
-    assert int(counted.split()[0].replace(",", "")) >= 1000, counted
+    assert int(counted.split()[0].replace(",", "")) >= 2000, counted
