@@ -20,6 +20,7 @@ from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
 
+pytestmark = pytest.mark.slow
 COUNT, GROUP = 1200, 30
 SLOW = {"beam_size": 10, "min_length": 50, "max_length": 50}  # slow enough to be interrupted
 ERRORS = {0: "InvalidImage", 3: "EmptyBody"} | dict.fromkeys(range(GROUP, 2 * GROUP), "InvalidParquet")

@@ -4,8 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_benchmark_of_two_variants_writes_results_table_and_chart(tmp_path):

@@ -15,6 +15,7 @@ from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
 from tests.helpers.sandbox import TOKEN, Sandbox, bearer, post_image, sandbox
 
+pytestmark = pytest.mark.slow
 PHOTO = PHOTOS[0].read_bytes()
 
 

@@ -10,6 +10,8 @@ from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.commands import require_program
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> dict[str, dict]:

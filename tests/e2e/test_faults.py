@@ -17,6 +17,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 from tests.helpers.servers import running_server
 
+pytestmark = pytest.mark.slow
 COUNT = 160
 
 

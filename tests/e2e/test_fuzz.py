@@ -8,6 +8,8 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.adversarial
 @pytest.mark.parametrize("target", ["image", "request"])

@@ -87,7 +87,7 @@ def filled(disk: Path, left: int = 0):
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_full_queue_refuses_clients_until_they_succeed_later(cramped, protocol):
     """A refused client retries after a pause until it gets a caption."""
-    with under_load(cramped, f"a full queue, {protocol}", callers=16, protocol=protocol) as traffic:
+    with under_load(cramped, f"a full queue, {protocol}", clients=16, protocol=protocol) as traffic:
         traffic.wait(requests=40)
     assert set(traffic.errors) == {"Busy 503"}
 
@@ -187,7 +187,7 @@ def test_image_beyond_the_memory_is_refused_alone(hungry):
     stream = BytesIO()
     Image.new("RGB", (7000, 7000)).save(stream, "PNG", compress_level=1)
     before = worker(hungry).pid
-    with under_load(hungry, "an image beyond the memory", callers=2) as traffic:  # few enough for the queue
+    with under_load(hungry, "an image beyond the memory", clients=2) as traffic:  # few enough for the queue
         found = several(hungry, [PHOTOS[0].read_bytes(), stream.getvalue(), PHOTOS[1].read_bytes()])
         assert [one.get("type", "caption") for one in found] == ["caption", "OutOfMemory", "caption"]
         alone = requests.post(

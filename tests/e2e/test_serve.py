@@ -22,6 +22,8 @@ from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 from tests.helpers.servers import kill, packed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(tmp_path) -> Path:

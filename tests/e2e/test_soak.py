@@ -4,10 +4,14 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from deploy.soak.monitor import FIGURES
 from deploy.soak.request_mix import INVALID, VALID
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_soak_of_half_a_minute_finds_no_fault(tmp_path):

@@ -1,4 +1,4 @@
-"""What a fault costs: callers ask all the while, and it becomes a row of the table in docs/robustness.md."""
+"""Faults under load: clients send requests during a fault, which is a row of the table in docs/robustness.md."""
 
 import time
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ RECOVERY_TIMEOUT = START_SECONDS + 60  # a start takes ten seconds on a machine 
 
 
 def worker(server: TorchServe) -> psutil.Process:
-    """The server's only worker."""
-    [found] = [process for process in server.processes() if not is_jvm(process)]
-    return found
+    """Return the only worker of a server."""
+    [process] = [process for process in server.processes() if not is_jvm(process)]
+    return process
 
 
 def answers(server: TorchServe) -> bool:
-    """Whether a picture gets a caption now."""
+    """Return whether an image gets a caption now."""
     try:
         return bool(server.caption(PHOTOS[0])["caption"])
     except ServerError:
@@ -31,14 +31,14 @@ def answers(server: TorchServe) -> bool:
 
 
 def wait_for_service(server: TorchServe, since: float) -> float:
-    """Waits until the server is ready and captions; seconds since then, a time of `perf_counter`."""
+    """Wait until the server is ready and captions; return the seconds since a time of `perf_counter`."""
     eventually(server.ready, RECOVERY_TIMEOUT)
     eventually(lambda: answers(server), RECOVERY_TIMEOUT, pause=0.2)
     return time.perf_counter() - since
 
 
 def report(fault: str, accepted: int, lost: int, wrong: int, seconds: float) -> None:
-    """Prints the table's row; nothing may be lost or wrong, and service has to be back in time."""
+    """Print the row of the table; no request may be lost or wrong, and the service has to recover in time."""
     print(f"| {fault} | {accepted} | {lost} | {wrong} | {seconds:.1f} |")
     assert accepted > 0
     assert (lost, wrong) == (0, 0)
@@ -46,23 +46,24 @@ def report(fault: str, accepted: int, lost: int, wrong: int, seconds: float) -> 
 
 
 @contextmanager
-def under_load(server: TorchServe, fault: str, callers: int = 4, protocol: str = "rest") -> Iterator[Traffic]:
-    """Has callers ask while a fault is brought about in the block, and tells of it.
+def under_load(server: TorchServe, fault: str, clients: int = 4, protocol: str = "rest") -> Iterator[Traffic]:
+    """Send requests while the block causes a fault, and report it.
 
-    What counts as recovery is the first right answer to a request that was made after the block began.
+    Recovery is the first correct response to a request that was sent after the start of the block.
     """
     with Client(server.inference) as client:
-        answered = {name: client.caption(picture) for name, picture in IMAGES.items()}
-    version = next(iter(answered.values()))["model"]["version"]
-    expected = {version: {name: answer["caption"] for name, answer in answered.items()}}
+        responses = {name: client.caption(image) for name, image in IMAGES.items()}
+    version = next(iter(responses.values()))["model"]["version"]
+    expected = {version: {name: response["caption"] for name, response in responses.items()}}
     endpoint = server.inference if protocol == "rest" else server.grpc
-    with Traffic(endpoint, IMAGES, expected, callers, protocol) as traffic:
-        traffic.wait(requests=callers)
-        began = time.perf_counter()
+    with Traffic(endpoint, IMAGES, expected, clients, protocol) as traffic:
+        traffic.wait(requests=clients)
+        start = time.perf_counter()
+
+        def correct() -> list[float]:
+            return [result.at for result in list(traffic.results) if result.matches and result.started_at > start]
+
         yield traffic
-        eventually(
-            lambda: any(one.matches and one.started_at > began for one in list(traffic.results)), RECOVERY_TIMEOUT
-        )
+        eventually(correct, RECOVERY_TIMEOUT)
         eventually(server.ready, RECOVERY_TIMEOUT)
-    first = min(one.at for one in traffic.results if one.matches and one.started_at > began)
-    report(fault, len(traffic.results), traffic.lost, traffic.wrong, first - began)
+    report(fault, len(traffic.results), traffic.lost, traffic.wrong, min(correct()) - start)
