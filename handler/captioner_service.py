@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from ts.handler_utils.utils import send_intermediate_predict_response
+from ts.handler_utils.utils import send_intermediate_predict_response  # type: ignore[import-untyped]
 
 import handler
 from handler.captioner import Captioner

@@ -1,6 +1,5 @@
 """Atomic file writes and inter-process locks."""
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +47,8 @@ def exclusive_lock(path: Path, timeout: float | None = None) -> Iterator[None]:
     Raises:
         LockedError: If another process holds the lock after `timeout`.
     """
+    import fcntl  # missing on Windows, which everything else in this package can run on
+
     with path.open("w") as file:
         if timeout is None:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -61,6 +62,8 @@ def exclusive_lock(path: Path, timeout: float | None = None) -> Iterator[None]:
 
 
 def _try_lock(file: int) -> bool:
+    import fcntl
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

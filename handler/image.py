@@ -57,8 +57,8 @@ class ReadLimitedBytesIO(BytesIO):
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
     """Decode JPEG, PNG, WebP, GIF or BMP to RGB.
 
-    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images become RGB, and transparency becomes white. An
-    animation gives its first frame.
+    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images become RGB, and transparency becomes white.
+    An animation gives its first frame.
 
     Args:
         data: Bytes of the file.

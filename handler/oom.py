@@ -54,7 +54,7 @@ def retry_in_halves(
     error = attempt(items)
     if error is None:
         return
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # untyped in torch
         torch.cuda.empty_cache()  # the cached blocks have the sizes of the failed attempt
     if len(items) == 1:
         yield items[0], error

@@ -118,7 +118,7 @@ def _import_openvino() -> ModuleType:
     if "openvino" not in sys.modules:
         # A module of None fails to import, as if the telemetry were not installed.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is allowed, not declared
-    import openvino
+    import openvino  # type: ignore[import-untyped]
 
     module: ModuleType = openvino
     return module

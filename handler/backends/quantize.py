@@ -180,7 +180,8 @@ def to_half(decoder: Decoder) -> Decoder:
 
 def supports_bf16_linear() -> bool:
     """Return True if PyTorch has the kernels of `Bf16Linear` and the CPU has instructions for them."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # untyped in torch
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def supports_int8_linear() -> bool:

@@ -14,6 +14,7 @@ command lines and the table in docs/api.md all read it:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from inspect import cleandoc
 from types import MappingProxyType, NoneType
 from typing import Any, get_args
 
@@ -158,3 +159,7 @@ def _describe_options() -> dict[str, GenerationOption]:
 
 
 GENERATION_OPTIONS: Mapping[str, GenerationOption] = MappingProxyType(_describe_options())
+# `help()` and the command line of training show the attributes; they are not written twice.
+GenerationConfig.__doc__ = f"{cleandoc(GenerationConfig.__doc__ or '')}\n\nAttributes:\n" + "\n".join(
+    f"    {spec.name}: {spec.help}" for spec in GENERATION_OPTIONS.values()
+)
