@@ -11,16 +11,17 @@ from eval.transports import EndpointError
 
 
 @contextmanager
-def cli_errors(*errors: type[Exception], hint: str = "") -> Iterator[None]:
+def cli_errors(*more: type[Exception], hint: str = "") -> Iterator[None]:
     """Exit with status 1 and one sentence on expected errors and on Ctrl-C, without a traceback.
 
     Args:
-        errors: Further expected errors, besides `OSError`, `ValueError`, `ModuleNotFoundError` and `EndpointError`.
+        more: Further expected errors, besides `OSError`, `ValueError`, `ModuleNotFoundError` and `EndpointError`.
         hint: Sentence to add on Ctrl-C, e.g. how to resume.
     """
+    expected: tuple[type[Exception], ...] = (OSError, ValueError, ModuleNotFoundError, EndpointError, *more)
     try:
         yield
-    except (OSError, ValueError, ModuleNotFoundError, EndpointError, *errors) as error:
+    except expected as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(f"Stopped. {hint}".rstrip())

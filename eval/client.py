@@ -1,40 +1,54 @@
-"""A client of the endpoint, over REST or gRPC. It knows the endpoint's JSON and nothing of what is behind it.
-
-python -m eval.client photo.jpg --beam-size 5
-python -m eval.client photos/ 'more/**/*.jpg' --output captions.jsonl --concurrency 16
-python -m eval.client photo.jpg --protocol grpc --endpoint 127.0.0.1:7070
-"""
+"""Client of a captioning endpoint over REST or gRPC, with retries and concurrent requests."""
 
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
-from eval.transports import DEFAULTS, Answer, Busy, EndpointError, Grpc, Rest, Transport, Unreachable
+from eval.transports import (
+    DEFAULT_ENDPOINTS,
+    Busy,
+    EndpointError,
+    Grpc,
+    ResponseBody,
+    Rest,
+    Transport,
+    Unreachable,
+)
+
+__all__ = ["Busy", "CaptionResult", "Client", "EndpointError", "ResponseBody", "Unreachable"]
 
 T = TypeVar("T")
-LONGEST_PAUSE = 10.0  # s
+MIN_BACKOFF, MAX_BACKOFF = 0.05, 10.0  # seconds
+
+
+class CaptionResult(NamedTuple):
+    """Response or error for one image of `Client.caption_all`."""
+
+    key: Any
+    response: ResponseBody | EndpointError
+    seconds: float  # from the first attempt to the last response
 
 
 class Client:
-    """Asks an endpoint for captions.
+    """Client of one endpoint. Safe to use from several threads.
 
     Args:
-        endpoint: REST: the server's URL, or that of the model itself (`…/predictions/captioner`); gRPC: host and port.
-            Left out, TorchServe's own on this machine.
+        endpoint: REST: URL of the server or of the model (`…/predictions/captioner`). gRPC: host and port.
+            Default: TorchServe on this machine.
         protocol: `rest` or `grpc`.
-        model: its name there.
-        timeout: seconds for one try, from the request's first byte to the answer's last.
-        retries: further tries of a request that the endpoint had no room for, after pauses that double.
-        token: for an endpoint that asks for one.
-        concurrency: connections kept open.
+        model: Name of the model at the endpoint.
+        timeout: Seconds per attempt, from the first byte of the request to the last byte of the response.
+        retries: Number of retries of a request that the endpoint could not accept, with exponential backoff.
+        token: Bearer token, if the endpoint requires one.
+        concurrency: Number of connections kept open, and of concurrent requests of `caption_all`.
 
     Raises:
-        ValueError: another protocol, or a number that can't be.
-        ModuleNotFoundError: gRPC is not installed.
+        ValueError: If the protocol is unknown or a number is too small.
+        ModuleNotFoundError: If gRPC is not installed.
     """
 
     def __init__(
@@ -47,133 +61,125 @@ class Client:
         retries: int = 8,
         token: str | None = None,
         concurrency: int = 1,
-    ):
-        if protocol not in DEFAULTS:
-            raise ValueError(f"The protocol is rest or grpc, not {protocol}.")
-        self.endpoint, self.protocol = endpoint or DEFAULTS[protocol], protocol
+    ) -> None:
+        if protocol not in DEFAULT_ENDPOINTS:
+            raise ValueError(f"The protocol must be rest or grpc, not {protocol}.")
+        self.endpoint, self.protocol = endpoint or DEFAULT_ENDPOINTS[protocol], protocol
         for name, value, least in (
             ("timeout", timeout, 0.001),
             ("retries", retries, 0),
             ("concurrency", concurrency, 1),
         ):
             if value < least:
-                raise ValueError(f"{name} is at least {least}, not {value}.")
+                raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.retries, self.concurrency = retries, concurrency
-        self._stopped = threading.Event()  # nobody waits for further tries
-        kind = Rest if protocol == "rest" else Grpc
-        self.transport: Transport = kind(self.endpoint, model, timeout, token, concurrency)
+        self._closed = threading.Event()  # ends the backoff of requests that nobody waits for
+        transport: type[Rest] | type[Grpc] = Rest if protocol == "rest" else Grpc
+        self.transport: Transport = transport(self.endpoint, model, timeout, token, concurrency)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
-        self._stopped.set()
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
         self.transport.close()
 
-    def caption(self, image: bytes, **options: Any) -> Answer:
-        """The endpoint's answer to an image file's bytes.
+    def caption(self, image: bytes, **options: object) -> ResponseBody:
+        """Caption one image.
+
+        Args:
+            image: Contents of an image file.
+            options: Generation options of the endpoint, e.g. `beam_size=5`.
+
+        Returns:
+            The JSON object of the response.
 
         Raises:
-            EndpointError: it refused the request, or had no room for it after all tries.
+            EndpointError: If the endpoint refused the request or stayed busy during all retries.
         """
-        return self._tried(lambda: self.transport.ask(image, options))
+        return self._with_retries(lambda: self.transport.predict(image, options))
 
-    def stream(self, image: bytes, **options: Any) -> Iterator[Answer]:
-        """The parts of the answer as they come: `{"token": …}` a word, and last the whole answer.
+    def stream(self, image: bytes, **options: object) -> Iterator[ResponseBody]:
+        """Caption one image and yield `{"token": …}` for each token as it arrives, and the whole response last.
 
         Raises:
-            EndpointError: as `caption`.
+            EndpointError: As in `caption`.
         """
         options = options | {"stream": True}
 
-        def begin() -> tuple[Answer, Iterator[Answer]]:  # only before its first part can a stream be begun anew
-            parts = self.transport.stream(image, options)
-            return next(parts, {}), parts
+        def start() -> tuple[ResponseBody, Iterator[ResponseBody]]:  # a stream can be retried up to its first chunk
+            chunks = self.transport.stream(image, options)
+            return next(chunks, {}), chunks
 
-        part, rest = self._tried(begin)
-        while "token" in part:
-            yield part
-            part = next(rest, {})
-        if not part:
-            raise EndpointError(0, "Broken", "The stream ended without its answer.")
-        yield part
+        chunk, rest = self._with_retries(start)
+        while "token" in chunk:
+            yield chunk
+            chunk = next(rest, {})
+        if not chunk:
+            raise EndpointError(0, "Broken", "The stream ended without the whole response.")
+        yield chunk
 
     def caption_all(
-        self, pictures: Iterable[tuple[Any, Callable[[], bytes]]], *, in_order: bool = True, **options: Any
-    ) -> Iterator["CaptionResult"]:
-        """Captions many pictures, `concurrency` at a time.
+        self, images: Iterable[tuple[Any, Callable[[], bytes]]], *, in_order: bool = True, **options: object
+    ) -> Iterator[CaptionResult]:
+        """Caption many images, `concurrency` at a time.
 
         Args:
-            pictures: what a picture is known by, and what reads its bytes; they are read as they are needed.
-            in_order: whether outcomes come in the pictures' order, or each as soon as it is there.
-            options: for all of them.
+            images: Key of each image and a function that reads it, called when the image is sent.
+            in_order: Whether to yield results in the order of the images, not as they complete.
+            options: Generation options for all images.
 
-        Returns:
-            An outcome for each.
+        Yields:
+            A result for each image; errors of single images are results, too.
 
         Raises:
-            Unreachable: nobody is there any more, after all tries; what follows is not asked for.
+            Unreachable: If the endpoint stayed unreachable during all retries. Remaining images are not sent.
         """
-
-        def one(key: Any, read: Callable[[], bytes]) -> CaptionResult:
-            began = time.perf_counter()
-            try:
-                result: Answer | EndpointError = self.caption(read(), **options)
-            except Unreachable:
-                raise
-            except EndpointError as error:
-                result = error
-            except OSError as error:
-                result = EndpointError(0, "Unreadable", f"{error.strerror or error}.")
-            return CaptionResult(key, result, time.perf_counter() - began)
-
-        waiting: deque[Future[CaptionResult]] = deque()
+        pending: deque[Future[CaptionResult]] = deque()
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                for key, read in pictures:
-                    waiting.append(pool.submit(one, key, read))
-                    while len(waiting) > 2 * self.concurrency:  # no more in memory than are soon needed
-                        yield _next(waiting, in_order)
-                while waiting:
-                    yield _next(waiting, in_order)
+                for key, read in images:
+                    pending.append(pool.submit(self._caption_one, key, read, options))
+                    while len(pending) > 2 * self.concurrency:  # limits the number of images in memory
+                        yield _pop_result(pending, in_order)
+                while pending:
+                    yield _pop_result(pending, in_order)
             except BaseException:
-                self._stopped.set()  # else the pool would wait for all their pauses
-                for future in waiting:
+                self._closed.set()  # otherwise the pool would wait for the backoff of all requests
+                for future in pending:
                     future.cancel()
                 raise
 
-    def _tried(self, attempt: Callable[[], T]) -> T:
-        """What an attempt gives, made again after a pause while the endpoint is busy."""
+    def _caption_one(self, key: object, read: Callable[[], bytes], options: Mapping[str, object]) -> CaptionResult:
+        start = time.perf_counter()
+        try:
+            response: ResponseBody | EndpointError = self.caption(read(), **options)
+        except Unreachable:
+            raise
+        except EndpointError as error:
+            response = error
+        except OSError as error:
+            response = EndpointError(0, "Unreadable", f"{error.strerror or error}.")
+        return CaptionResult(key, response, time.perf_counter() - start)
+
+    def _with_retries(self, attempt: Callable[[], T]) -> T:
+        """Return the result of `attempt`, repeated with backoff while it raises `Busy`."""
         for number in range(self.retries):
             try:
                 return attempt()
             except Busy:
-                # "Full jitter": clients that were turned away together do not come back together.
-                pause = random.uniform(0.05, min(LONGEST_PAUSE, 0.1 * 2 ** (number + 1)))  # noqa: S311
-                if self._stopped.wait(pause):
+                # "Full jitter" spreads the retries of clients that were refused at the same time.
+                delay = random.uniform(MIN_BACKOFF, min(MAX_BACKOFF, 0.1 * 2 ** (number + 1)))  # noqa: S311
+                if self._closed.wait(delay):
                     raise
         return attempt()
 
 
-def _next(waiting: deque[Future], in_order: bool) -> "CaptionResult":
-    """Takes the first outcome, or one that is there."""
+def _pop_result(pending: deque[Future[CaptionResult]], in_order: bool) -> CaptionResult:
+    """Wait for the first result, or for any if they need not be in order."""
     if not in_order:
-        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-        chosen = next(iter(done))
-        waiting.remove(chosen)
-        return chosen.result()
-    return waiting.popleft().result()
-
-
-class CaptionResult(NamedTuple):
-    """What came of one picture."""
-
-    key: Any
-    result: Answer | EndpointError
-    seconds: float  # from its first try to its last answer
-
-
-if __name__ == "__main__":
-    from eval.caption import main
-
-    main()
+        done, _ = wait(pending, return_when=FIRST_COMPLETED)
+        future = next(iter(done))
+        pending.remove(future)
+        return future.result()
+    return pending.popleft().result()

@@ -1,139 +1,156 @@
-"""Two runs side by side on the same split, with significance, and the pictures that changed most.
+"""Compare two runs on the same split: significance of the differences, and the images that changed most.
 
 python -m eval.compare mine new ../shared/data/flickr8k val
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from eval.cli import add_meteor_argument, cli_errors
 from eval.coco import CaptionedImage, read_split
+from eval.files import atomic_write_text
+from eval.markdown import markdown_table
 from eval.meteor import Meteor, optional_meteor
-from eval.metrics import CaptionScores
+from eval.metrics import CaptionScores, compute_all_metrics
 from eval.report import write_comparison
-from eval.significance import Difference, compare
-from eval.summary import RESULTS, add_meteor_option, measure_all, read_results
+from eval.results import RESULTS, read_results
+from eval.significance import Difference, paired_tests
 
-LEVEL = 0.05
-REGRESSION = 3  # the status of a run that is significantly worse than its baseline
-SHOWN = 10
-
-
-class Comparison(NamedTuple):
-    """Two runs on the same images."""
-
-    a: CaptionScores
-    b: CaptionScores
-    differences: dict[str, Difference]
-    captions: tuple[dict[int, str], dict[int, str]]  # as they were given, A's first
+ALPHA = 0.05
+EXIT_REGRESSION = 3  # exit code of a run that is significantly worse than its baseline
+NUM_CHANGED = 10  # images printed
 
 
-class MeasuredRun(NamedTuple):
-    """A run's captions, as they were given, and what was measured of them."""
+class ScoredRun(NamedTuple):
+    """Captions of a run by image id, before tokenization, and their scores."""
 
     captions: dict[int, str]
     measured: CaptionScores
 
 
+class Comparison(NamedTuple):
+    """Scores of two runs on the same images, A first."""
+
+    a: CaptionScores
+    b: CaptionScores
+    differences: dict[str, Difference]
+    captions: tuple[dict[int, str], dict[int, str]]  # by image id, before tokenization
+
+
 def read_captions(path: Path, images: Sequence[CaptionedImage]) -> dict[int, str]:
-    """The captions of a run's folder, or of a results file, for the images of a split.
+    """Read the captions of a split from the directory of a run or from a COCO results file.
 
     Raises:
-        FileNotFoundError: there are none.
-        ValueError: they are not of this split.
+        FileNotFoundError: If the file is missing.
+        ValueError: If the captions are not those of exactly these images.
     """
     captions = read_results(path / "captions.json" if path.is_dir() else path)
     if captions.keys() != {image.id for image in images}:
-        raise ValueError(f"{path} does not have the {len(images)} images of this split, and them alone.")
+        raise ValueError(f"{path} does not have the captions of exactly the {len(images)} images of this split.")
     return captions
 
 
-def measure_run(captions: dict[int, str], images: Sequence[CaptionedImage], meteor: Meteor | None) -> MeasuredRun:
-    """Measures captions; raises RuntimeError where the tokenizer or METEOR's program breaks off."""
-    return MeasuredRun(captions, measure_all({image.id: image.captions for image in images}, captions, meteor))
+def score_run(captions: dict[int, str], images: Sequence[CaptionedImage], meteor: Meteor | None) -> ScoredRun:
+    """Score captions; raises RuntimeError if the tokenizer or METEOR fails."""
+    return ScoredRun(captions, compute_all_metrics({image.id: image.captions for image in images}, captions, meteor))
 
 
-def compare_runs(a: MeasuredRun, b: MeasuredRun, meteor: Meteor | None) -> Comparison:
-    """Compares two runs of the same images; raises as `measure_run`."""
-    differences = compare(a.measured, b.measured, meteor)
+def compare_runs(a: ScoredRun, b: ScoredRun, meteor: Meteor | None) -> Comparison:
+    """Compare two runs on the same images; raises RuntimeError if METEOR fails."""
+    differences = paired_tests(a.measured, b.measured, meteor)
     return Comparison(a.measured, b.measured, differences, (a.captions, b.captions))
 
 
 def regressions(comparison: Comparison) -> list[str]:
-    """The metrics in which B is significantly worse, at a level of 0.05 for all together (Holm 1979)."""
+    """List the metrics in which B is significantly worse, at a family-wise error rate of 0.05 (Holm 1979)."""
     ranked = sorted(comparison.differences.items(), key=lambda item: item[1].p)
-    found = []
-    for place, (name, one) in enumerate(ranked):
-        if one.p >= LEVEL / (len(ranked) - place):
+    worse = set()
+    for rank, (name, difference) in enumerate(ranked):
+        if difference.p >= ALPHA / (len(ranked) - rank):
             break
-        if one.difference < 0:
-            found.append(name)
-    return [name for name in comparison.differences if name in found]
+        if difference.difference < 0:
+            worse.add(name)
+    return [name for name in comparison.differences if name in worse]
 
 
-def most_changed(comparison: Comparison, count: int = SHOWN) -> list[int]:
-    """Ids of the images whose CIDEr differs most, the largest gain first and the largest loss last."""
-    difference = comparison.b.each["CIDEr"] - comparison.a.each["CIDEr"]
-    chosen = [place for place in np.argsort(-np.abs(difference), kind="stable")[:count] if difference[place]]
-    return [comparison.a.images[place] for place in sorted(chosen, key=lambda place: -difference[place])]
+def most_changed(comparison: Comparison, count: int = NUM_CHANGED) -> list[int]:
+    """List the ids of the images with the largest changes of CIDEr, from the largest gain to the largest loss."""
+    change = comparison.b.per_image["CIDEr"] - comparison.a.per_image["CIDEr"]
+    largest = [index for index in np.argsort(-np.abs(change), kind="stable")[:count] if change[index]]
+    return [comparison.a.images[index] for index in sorted(largest, key=lambda index: -change[index])]
 
 
-def table(differences: Mapping[str, Difference], a: str, b: str) -> str:
-    """The comparison, × 100, as a table in Markdown; a star marks p < 0.05."""
-    lines = [f"| metric | {a} | {b} | difference | 95 % interval | p |", "|---|---|---|---|---|---|"]
+def format_differences(differences: Mapping[str, Difference], a: str, b: str) -> str:
+    """Format the differences of two runs named `a` and `b`, × 100, as a Markdown table; * marks p < 0.05."""
+    rows = []
     for name, one in differences.items():
-        star = " *" if one.p < LEVEL else ""
+        star = " *" if one.p < ALPHA else ""
         low, high = one.interval
-        lines.append(
-            f"| {name} | {100 * one.a:.1f} | {100 * one.b:.1f} | {100 * one.difference:+.1f}{star} | "
-            f"{100 * low:+.1f} … {100 * high:+.1f} | {one.p:.3f} |"
+        rows.append(
+            (
+                name,
+                f"{100 * one.a:.1f}",
+                f"{100 * one.b:.1f}",
+                f"{100 * one.difference:+.1f}{star}",
+                f"{100 * low:+.1f} … {100 * high:+.1f}",
+                f"{one.p:.3f}",
+            )
         )
-    lines.append(f"\nDifference: {b} − {a}. *: p < 0.05, each metric by itself.")
+    table = markdown_table(["metric", a, b, "difference", "95 % interval", "p"], rows)
+    return f"{table}\n\nDifference: {b} − {a}. *: p < 0.05, not corrected for the number of metrics."
+
+
+def format_changes(comparison: Comparison) -> str:
+    """Format the captions that changed most with their CIDEr."""
+    a, b, *_ = comparison
+    cider_a, cider_b = (dict(zip(run.images, run.per_image["CIDEr"], strict=True)) for run in (a, b))
+    lines = ["The images that changed most, with their CIDEr:"]
+    for image in most_changed(comparison):
+        lines += [
+            str(image),
+            f"  {cider_a[image]:6.2f}  {a.tokens[image]}",
+            f"  {cider_b[image]:6.2f}  {b.tokens[image]}",
+        ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compares two runs on the same split.")
-    parser.add_argument("a", help="a run's name, its folder, or a results file")
-    parser.add_argument("b", help="the other one's")
-    parser.add_argument("data", type=Path, help="the folder in COCO's layout; its pictures need not be there")
-    parser.add_argument("split", help="such as val")
-    parser.add_argument("--output", type=Path, help="write the comparison there, too, as JSON")
-    parser.add_argument("--report", type=Path, help="the page; left out, below eval/results")
-    add_meteor_option(parser)
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m eval.compare", description="Compare two runs on the same split.")
+    parser.add_argument("a", help="name of a run, its directory, or a COCO results file")
+    parser.add_argument("b", help="the same for the other run")
+    parser.add_argument("data", type=Path, help="directory in the COCO layout; image files may be missing")
+    parser.add_argument("split", help="e.g. val")
+    parser.add_argument("--output", type=Path, help="JSON file to write the comparison to")
+    parser.add_argument("--report", type=Path, help="HTML page to write; default: in eval/results")
+    add_meteor_argument(parser)
     arguments = parser.parse_args()
-    try:
-        images = read_split(arguments.data, arguments.split, pictures=False)
+    with cli_errors(RuntimeError):
+        images = read_split(arguments.data, arguments.split, require_images=False)
         a, b = (Path(name) if Path(name).exists() else RESULTS / name for name in (arguments.a, arguments.b))
         both = [read_captions(path, images) for path in (a, b)]
         with optional_meteor(arguments.meteor) as meteor:
-            comparison = compare_runs(*(measure_run(captions, images, meteor) for captions in both), meteor)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(str(error))
-    names = (Path(arguments.a).name, Path(arguments.b).name)
-    if names[0] == names[1]:
-        names = (arguments.a, arguments.b)
-    page = arguments.report or RESULTS / f"{names[0]}-vs-{names[1]}.html".replace("/", "-")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_comparison(page, names, comparison.differences, images, comparison.captions, comparison[:2])
-    print(table(comparison.differences, *names))
-    a_each, b_each = (dict(zip(one.images, one.each["CIDEr"], strict=True)) for one in comparison[:2])
-    print("\nThe pictures that changed most, with their CIDEr:")
-    for image in most_changed(comparison):
-        print(f"{image}\n  {a_each[image]:6.2f}  {comparison.a.tokens[image]}")
-        print(f"  {b_each[image]:6.2f}  {comparison.b.tokens[image]}")
-    print(f"\nThe report is {page}.")
-    if arguments.output:
-        content = {
-            name: {"a": one.a, "b": one.b, "interval": list(one.interval), "p": one.p}
-            for name, one in comparison.differences.items()
-        }
-        arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            run_a, run_b = (score_run(captions, images, meteor) for captions in both)
+            comparison = compare_runs(run_a, run_b, meteor)
+        names = (Path(arguments.a).name, Path(arguments.b).name)
+        if names[0] == names[1]:
+            names = (arguments.a, arguments.b)
+        page = arguments.report or RESULTS / f"{names[0]}-vs-{names[1]}.html".replace("/", "-")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_comparison(page, names, comparison.differences, images, comparison.captions, comparison[:2])
+        if arguments.output:
+            content = {
+                name: {"a": one.a, "b": one.b, "interval": list(one.interval), "p": one.p}
+                for name, one in comparison.differences.items()
+            }
+            atomic_write_text(arguments.output, json.dumps(content, indent=2) + "\n")
+    print(f"{format_differences(comparison.differences, *names)}\n\n{format_changes(comparison)}")
+    print(f"\nReport: {page}")
 
 
 if __name__ == "__main__":

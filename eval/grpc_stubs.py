@@ -1,4 +1,4 @@
-"""gRPC's messages and stubs, made from the definitions inside TorchServe's own jar."""
+"""gRPC messages and stubs, generated from the definitions in the TorchServe jar."""
 
 import functools
 import importlib.util
@@ -13,21 +13,23 @@ PROTO = "inference.proto"
 
 @functools.cache
 def inference_protos() -> tuple[ModuleType, ModuleType]:
-    """The messages (`PredictionsRequest` and the like) and the services (`InferenceAPIsServiceStub`).
+    """Return the modules with the messages (e.g. `PredictionsRequest`) and the services (`InferenceAPIsServiceStub`).
 
     Raises:
-        ModuleNotFoundError: gRPC or TorchServe is not installed; the message says how to get them.
+        ModuleNotFoundError: If gRPC or TorchServe is not installed; the message says how to install them.
     """
-    found = importlib.util.find_spec("ts")
-    if found is None or importlib.util.find_spec("grpc_tools") is None:
-        raise ModuleNotFoundError("gRPC needs grpcio-tools and TorchServe: pip install -r requirements/eval.txt")
-    import grpc  # REST does without it
+    torchserve = importlib.util.find_spec("ts")
+    locations = torchserve.submodule_search_locations if torchserve else None
+    if not locations or importlib.util.find_spec("grpc_tools") is None:
+        raise ModuleNotFoundError("gRPC needs grpcio-tools and TorchServe: pip install '.[eval]'")
+    import grpc  # optional: REST works without it
 
-    jar = Path(found.submodule_search_locations[0], "frontend", "model-server.jar")
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(jar) as archive:
-        Path(folder, PROTO).write_bytes(archive.read(f"proto/{PROTO}"))
-        sys.path.insert(0, folder)
+    jar = Path(locations[0], "frontend", "model-server.jar")
+    with tempfile.TemporaryDirectory() as directory, zipfile.ZipFile(jar) as archive:
+        Path(directory, PROTO).write_bytes(archive.read(f"proto/{PROTO}"))
+        sys.path.insert(0, directory)
         try:
-            return grpc.protos_and_services(PROTO)
+            messages, services = grpc.protos_and_services(PROTO)
         finally:
-            sys.path.remove(folder)
+            sys.path.remove(directory)
+    return messages, services

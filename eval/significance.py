@@ -1,7 +1,7 @@
-"""How sure a score is: bootstrap intervals, and paired tests of two systems on the same images.
+"""Significance of scores: bootstrap intervals, and paired tests of two systems on the same images.
 
-Images are drawn, and CIDEr's IDF is that of the whole split always: another one for each draw would measure something
-else. BLEU and METEOR are computed anew from the drawn images' summed statistics, as they are no means.
+Images are resampled. The IDF of CIDEr always comes from the whole split, since another IDF for each resample would be
+another metric. BLEU and METEOR are not means, so they are recomputed from the summed statistics of each resample.
 """
 
 from collections.abc import Sequence
@@ -9,43 +9,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.meteor import Meteor
-from eval.metrics import METRICS, CaptionScores, bleu_of
+from eval.meteor import FloatArray, Meteor
+from eval.metrics import METRICS, CaptionScores, bleu_from_stats
 
 RESAMPLES = 1000
 SEED = 12345
 LEVEL = 0.95
 
-Samples = dict[str, np.ndarray]  # metric → its score in each resample
-
-
-def bootstrap(
-    measured: CaptionScores, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of each score: percentiles over sets of as many images, drawn with replacement.
-
-    Args:
-        measured: a split's captions.
-        meteor: running, where METEOR was measured.
-        resamples: sets drawn.
-        seed: of the draws; the same sets each time.
-
-    Returns:
-        For each metric the lower and the upper end.
-    """
-    counts = _draws(len(measured.images), resamples, seed)
-    return {name: _interval(values) for name, values in _scores([(measured, counts)], meteor).items()}
+Samples = dict[str, FloatArray]  # metric → its score in each resample
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a score of B differs from A's.
+    """Difference between the scores of two systems, A and B.
 
     Attributes:
-        a: A's score.
-        b: B's score.
-        interval: 95 % interval of b - a, from paired bootstrap.
-        p: of approximate randomisation, two-sided: how often systems that are alike differ as much by chance.
+        a: Score of A.
+        b: Score of B.
+        interval: 95 % interval of b - a by paired bootstrap.
+        p: Two-sided p-value by approximate randomization.
     """
 
     a: float
@@ -55,74 +37,99 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """b - a."""
+        """Return b - a."""
         return self.b - self.a
 
 
-def compare(
-    a: CaptionScores, b: CaptionScores, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
-) -> dict[str, Difference]:
-    """Paired tests of two systems on the same images.
-
-    The interval comes from drawing the same images for both (Koehn 2004). The p-value comes from swapping the two
-    systems' captions of each image by the toss of a coin (Riezler and Maxwell 2005): p = (c + 1) / (n + 1), c the
-    number of n swaps that give a difference as large.
+def bootstrap(
+    measured: CaptionScores, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, tuple[float, float]]:
+    """Compute 95 % percentile bootstrap intervals of the corpus scores.
 
     Args:
-        a: the one compared with.
-        b: the other.
-        meteor: running, where METEOR was measured.
-        resamples: sets drawn, and swaps.
-        seed: of both.
+        measured: Scores of a split.
+        meteor: Running METEOR process, if METEOR was measured.
+        resamples: Number of resamples, each of as many images as the split has.
+        seed: Seed of the resamples; the same seed gives the same intervals.
+
+    Returns:
+        Lower and upper end by metric.
+    """
+    counts = _bootstrap_counts(len(measured.images), resamples, seed)
+    return {name: _interval(values) for name, values in _scores([(measured, counts)], meteor).items()}
+
+
+def bootstrap_mean(values: FloatArray, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:
+    """Compute the 95 % percentile bootstrap interval of the mean of `values` (N,); resamples as in `bootstrap`."""
+    return _interval(_bootstrap_counts(len(values), resamples, seed) @ values / len(values))
+
+
+def paired_tests(
+    a: CaptionScores, b: CaptionScores, meteor: Meteor | None, resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, Difference]:
+    """Compare two systems on the same images.
+
+    The interval is a paired bootstrap (Koehn 2004, https://aclanthology.org/W04-3250): both systems are scored on the
+    same resamples. The p-value is by approximate randomization (Riezler and Maxwell 2005,
+    https://aclanthology.org/W05-0908): the captions of both systems are swapped with probability 0.5 for each image,
+    and p = (c + 1) / (n + 1) if c of n random swaps have an absolute difference at least as large as the observed one.
+
+    Args:
+        a: Scores of A.
+        b: Scores of B.
+        meteor: Running METEOR process, if METEOR was measured.
+        resamples: Number of resamples and of random swaps.
+        seed: Seed of both.
 
     Raises:
-        ValueError: they were measured on other images.
+        ValueError: If the two systems were scored on different images.
     """
     if a.images != b.images:
         raise ValueError("The two runs do not have the same images.")
-    images = len(a.images)
-    counts = _draws(images, resamples, seed)
-    swapped = np.random.default_rng([seed, 1]).integers(0, 2, (resamples, images)).astype(np.float64)
-    drawn = [_scores([(one, counts)], meteor) for one in (a, b)]
-    mixed = [_scores([(a, 1 - swaps), (b, swaps)], meteor) for swaps in (swapped, 1 - swapped)]
-    whole = [_scores([(one, np.ones((1, images)))], meteor) for one in (a, b)]
-    found = {}
-    for name in drawn[0]:
-        observed = whole[1][name][0] - whole[0][name][0]  # from sums, as what it is held against
-        by_chance = np.abs(mixed[1][name] - mixed[0][name])
-        # Sums in another order differ in their last digits: those count as equal.
-        reached = int((by_chance >= abs(observed) - 1e-12).sum())
-        interval = _interval(drawn[1][name] - drawn[0][name])
-        found[name] = Difference(a.scores[name], b.scores[name], interval, (reached + 1) / (resamples + 1))
-    return found
+    num_images = len(a.images)
+    counts = _bootstrap_counts(num_images, resamples, seed)
+    swaps = np.random.default_rng([seed, 1]).integers(0, 2, (resamples, num_images)).astype(np.float64)
+    resampled_a, resampled_b = (_scores([(measured, counts)], meteor) for measured in (a, b))
+    swapped_a, swapped_b = (_scores([(a, 1 - swap), (b, swap)], meteor) for swap in (swaps, 1 - swaps))
+    corpus_a, corpus_b = (_scores([(measured, np.ones((1, num_images)))], meteor) for measured in (a, b))
+    differences = {}
+    for name in resampled_a:
+        observed = corpus_b[name][0] - corpus_a[name][0]  # from sums, as the differences it is compared with
+        by_chance = np.abs(swapped_b[name] - swapped_a[name])
+        # Sums in another order differ in their last digits; such differences count as equal.
+        num_as_extreme = int((by_chance >= abs(observed) - 1e-12).sum())
+        interval = _interval(resampled_b[name] - resampled_a[name])
+        p = (num_as_extreme + 1) / (resamples + 1)
+        differences[name] = Difference(a.scores[name], b.scores[name], interval, p)
+    return differences
 
 
-def _draws(images: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each image is in each resample, (resamples, images)."""
+def _bootstrap_counts(num_images: int, resamples: int, seed: int) -> FloatArray:
+    """Sample how often each image occurs in each resample, (resamples, images)."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(images, np.full(images, 1 / images), resamples).astype(np.float64)
+    return generator.multinomial(num_images, np.full(num_images, 1 / num_images), resamples).astype(np.float64)
 
 
-def _scores(parts: Sequence[tuple[CaptionScores, np.ndarray]], meteor: Meteor | None) -> Samples:
-    """The scores of sets of images, each set put together from one or more systems' captions.
+def _scores(parts: Sequence[tuple[CaptionScores, FloatArray]], meteor: Meteor | None) -> Samples:
+    """Compute the scores of sets of images, each combined from the captions of one or more systems.
 
     Args:
-        parts: a system and how often each of its images is in each set, (sets, images).
-        meteor: running, where METEOR was measured.
+        parts: Scores of a system, and how often each of its images is in each set (sets, images).
+        meteor: Running METEOR process, if METEOR was measured.
     """
-    size = sum(counts.sum(1) for _, counts in parts)  # (sets,)
-    bleu = bleu_of(sum(counts @ measured.bleu for measured, counts in parts))
-    found = {f"Bleu_{n}": bleu[:, n - 1] for n in range(1, bleu.shape[1] + 1)}
-    if all(measured.meteor is not None for measured, _ in parts):
-        _, values = meteor.evaluate(sum(counts @ measured.meteor for measured, counts in parts))
-        found["METEOR"] = np.array(values)
+    size = np.sum([counts.sum(1) for _, counts in parts], 0)  # (sets,)
+    bleu = bleu_from_stats(np.sum([counts @ measured.bleu for measured, counts in parts], 0))
+    samples = {f"Bleu_{n}": bleu[:, n - 1] for n in range(1, bleu.shape[1] + 1)}
+    meteor_sums = [counts @ measured.meteor for measured, counts in parts if measured.meteor is not None]
+    if meteor is not None and len(meteor_sums) == len(parts):
+        _, values = meteor.evaluate(np.sum(meteor_sums, 0))
+        samples["METEOR"] = np.array(values)
     for name in ("ROUGE_L", "CIDEr", "SPICE"):
-        if any(name not in measured.each for measured, _ in parts):
-            continue
-        found[name] = sum(counts @ measured.each[name] for measured, counts in parts) / size
-    return {name: found[name] for name in METRICS if name in found}
+        if all(name in measured.per_image for measured, _ in parts):
+            samples[name] = np.sum([counts @ measured.per_image[name] for measured, counts in parts], 0) / size
+    return {name: samples[name] for name in METRICS if name in samples}
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def _interval(values: FloatArray) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

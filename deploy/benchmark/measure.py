@@ -17,8 +17,7 @@ from deploy.benchmark.variants import Variant, repack
 from deploy.testing import isolated_server
 from deploy.torchserve import TorchServe, is_jvm
 from eval.client import Client
-from eval.load_test import Load as LoadResult
-from eval.load_test import closed_loop, measure
+from eval.load_test import LoadResult, closed_loop, measure
 from eval.markdown import markdown_table
 
 WARM_UP_SHARE = 0.2  # duration of the first round, which does not count, relative to the others

@@ -49,7 +49,7 @@ def write_run(
         log: Image id → its entry in the request log.
     """
     disagreement = _metric_disagreement(measured)
-    with_thumbnail = _select_thumbnails(measured.each["CIDEr"], disagreement)
+    with_thumbnail = _select_thumbnails(measured.per_image["CIDEr"], disagreement)
     rows = []
     for i, image in enumerate(images):
         entry = log[image.id]
@@ -86,7 +86,7 @@ def write_comparison(
         measured: Scores of these captions.
     """
     before, after = measured
-    change = after.each["CIDEr"] - before.each["CIDEr"]
+    change = after.per_image["CIDEr"] - before.per_image["CIDEr"]
     with_thumbnail = _select_thumbnails(change, np.abs(change))
     rows = [
         _image_row(image, i in with_thumbnail)
@@ -124,15 +124,15 @@ def _image_row(image: CaptionedImage, with_thumbnail: bool) -> dict[str, Any]:
 
 
 def _image_scores(measured: CaptionScores, index: int) -> dict[str, float]:
-    return {name: round(float(values[index]), 4) for name, values in measured.each.items()}
+    return {name: round(float(values[index]), 4) for name, values in measured.per_image.items()}
 
 
 def _metric_disagreement(measured: CaptionScores) -> npt.NDArray[np.float64]:
     """Return the distance between each image's ranks by CIDEr and by METEOR, 0 to 1; 0 without METEOR."""
     last = len(measured.images) - 1
-    if "METEOR" not in measured.each or last < 1:
+    if "METEOR" not in measured.per_image or last < 1:
         return np.zeros(len(measured.images))
-    by_cider, by_meteor = (measured.each[name].argsort(kind="stable").argsort() for name in ("CIDEr", "METEOR"))
+    by_cider, by_meteor = (measured.per_image[name].argsort(kind="stable").argsort() for name in ("CIDEr", "METEOR"))
     disagreement: npt.NDArray[np.float64] = np.abs(by_cider - by_meteor) / last
     return disagreement
 

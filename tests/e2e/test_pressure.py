@@ -124,8 +124,8 @@ def test_full_disk_for_results_ends_a_run_that_resumes(cramped, tmp_path, disk):
     with filled(disk, left=4096):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    sentence = f"{disk / 'run'} can't be written (No space left on device): make room. "
-    assert done.stderr.splitlines()[-1] == sentence + "The same command goes on where it stopped."
+    sentence = f"Cannot write to {disk / 'run'} (No space left on device): free some space. "
+    assert done.stderr.splitlines()[-1] == sentence + "Run the same command again to resume."
     assert "Traceback" not in done.stderr
     before, start = log.read_text().count('"caption"'), time.perf_counter()
     assert 0 < before < COUNT

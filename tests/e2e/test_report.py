@@ -116,7 +116,7 @@ def test_caption_with_markup_stays_text(runs, open_report, tmp_path):
     from eval.coco import read_split
     from eval.metrics import compute_metrics
     from eval.report import write_run
-    from eval.summary import read_results
+    from eval.results import read_results
 
     images = read_split(ROOT / "samples", "photos")
     evil = (

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from eval.client import Client
-from eval.request_log import RequestLog
+from eval.request_log import open_log
 from handler.captioner import Captioner
 from handler.serving.endpoint import Endpoint
 from handler.serving.messages import RawRequest
@@ -63,7 +63,7 @@ def test_the_harness_latencies_and_its_patience(jumping, serve, tmp_path):
     """It asks again when it is turned away, and neither gives up nor waits by the wall clock."""
     answer = {"caption": "a dog", "model": {"digest": "x"}}
     server = serve(lambda number, _: (503, "text/plain", b"") if number % 2 else (200, "application/json", answer))
-    log = RequestLog(tmp_path / "run" / "requests.jsonl", {"split": "x"})
+    log = open_log(tmp_path / "run" / "requests.jsonl", {"split": "x"})
     with Client(server.url, timeout=5, concurrency=2) as client:
         for outcome in client.caption_all((number, lambda: b"x") for number in range(6)):
             assert 0 < outcome.seconds < LONGEST

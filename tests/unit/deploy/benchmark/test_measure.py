@@ -2,7 +2,7 @@
 
 from deploy.benchmark.__main__ import recommended
 from deploy.benchmark.measure import VariantResult, to_markdown
-from eval.load_test import Load as LoadResult
+from eval.load_test import LoadResult
 
 
 def variant_result(name: str, one: tuple[float, float], eight: tuple[float, float]) -> VariantResult:
