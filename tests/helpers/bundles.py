@@ -7,7 +7,7 @@ import torch
 
 from handler.bundle import BundleConfig, save_bundle
 from handler.generation import GenerationConfig
-from handler.modeling import DECODERS, DecoderConfig, build_decoder
+from handler.modeling import DECODERS, Decoder, DecoderConfig, build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
@@ -20,6 +20,14 @@ def small_config(name: str, **sizes: float | bool) -> DecoderConfig:
     config_class = DECODERS[name].config_class
     valid = {field.name for field in fields(config_class)}
     return config_class(**{size: value for size, value in sizes.items() if size in valid})
+
+
+def small_decoder(name: str, **sizes: float | bool) -> Decoder:
+    """Build a decoder in evaluation mode, of vectors of size 8, for 11 tokens and cells of 4 channels."""
+    torch.manual_seed(0)
+    defaults = {"embed_dim": 8, "hidden_dim": 8, "ffn_dim": 8, "attention_dim": 5}
+    layers = {"num_layers": 2, "num_encoder_layers": 1, "num_heads": 2}
+    return build_decoder(small_config(name, **defaults | layers | sizes), 11, 4).eval()
 
 
 def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int = 0) -> Path:

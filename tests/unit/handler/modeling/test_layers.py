@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from handler.modeling.layers import AdditiveAttention, Dropout, TokenEmbedding, attention, grid_shape
-from handler.modeling.layers import sinusoidal_encoding as encoding
+from handler.modeling.layers import (
+    AdditiveAttention,
+    BeamLSTMCell,
+    Dropout,
+    TokenEmbedding,
+    attention,
+    grid_shape,
+    sinusoidal_encoding,
+)
 
 
 def test_attention_matches_equation_1_by_hand():
@@ -26,9 +33,8 @@ def test_attention_with_mask_ignores_masked_keys():
 
 
 def test_sinusoidal_encoding_by_hand():
-    torch.testing.assert_close(
-        encoding(torch.tensor([0, 1]), 4), torch.tensor([[0.0, 0, 1, 1], [0.8414710, 0.0099998, 0.5403023, 0.99995]])
-    )
+    expected = torch.tensor([[0.0, 0, 1, 1], [0.8414710, 0.0099998, 0.5403023, 0.99995]])
+    torch.testing.assert_close(sinusoidal_encoding(torch.tensor([0, 1]), 4), expected)
 
 
 def test_additive_attention_sums_to_1_over_the_cells():
@@ -36,6 +42,15 @@ def test_additive_attention_sums_to_1_over_the_cells():
     weights = layer(torch.randn(2, 5, 6), layer.key_proj(torch.randn(2, 9, 4)))
     assert weights.shape == (2, 5, 9)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5))
+
+
+def test_beam_lstm_cell_equals_an_lstm_cell_per_hypothesis():
+    cell = BeamLSTMCell(4, 5)
+    inputs, hidden, state = torch.randn(2, 3, 4), torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    new_hidden, new_state = cell(inputs, hidden, state)
+    for i in range(2):
+        expected = torch.nn.LSTMCell.forward(cell, inputs[i], (hidden[i], state[i]))
+        torch.testing.assert_close((new_hidden[i], new_state[i]), expected)
 
 
 def test_token_embedding_tied_uses_one_matrix():
