@@ -9,7 +9,6 @@ from handler.errors import OptionOutOfRange, UnknownOption
 from handler.generation import GENERATION_OPTIONS, GenerationConfig
 from handler.generation.config import GenerationOption
 
-RANGES = {name: (option.min, option.max) for name, option in GENERATION_OPTIONS.items() if option.type is not bool}
 MAX_SHOWN = 40  # characters of a client's value in a message
 
 
