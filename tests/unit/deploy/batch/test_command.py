@@ -1,12 +1,17 @@
 """The command line of a batch job: what cannot be done is refused in one sentence."""
 
+import contextlib
+import itertools
 import sys
+import time
+from collections import Counter
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deploy.batch.__main__ import main
+from deploy.batch import __main__ as command
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.paths import PHOTOS
 
@@ -46,5 +51,31 @@ def test_batch_command_with_invalid_arguments_exits_with_one_sentence(
     places = [argument.replace("{}", str(tmp_path)) for argument in arguments]
     monkeypatch.setattr(sys, "argv", ["batch", *places, "--model", str(bundle)])
     with pytest.raises(SystemExit, match=message) as stopped:
-        main()
+        command.main()
     assert "\n" not in str(stopped.value)
+
+
+def test_batch_command_interrupted_exits_with_130_and_says_how_to_resume(tmp_path, monkeypatch, bundle, capsys):
+    @contextlib.contextmanager
+    def interrupted(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(command, "ray_session", interrupted)
+    monkeypatch.setattr(sys, "argv", ["batch", str(PHOTOS[0].parent), str(tmp_path / "out"), "--model", str(bundle)])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "Stopped. Written results stay; the same command resumes the job.\n"
+
+
+def test_log_progress_prints_a_line_at_intervals_and_at_the_end(monkeypatch, capsys):
+    monkeypatch.setattr(command, "PROGRESS_SECONDS", 0.01)
+    counts = itertools.chain([10, 20, 30], itertools.repeat(40))
+    results = SimpleNamespace(outcomes=lambda: Counter({None: next(counts)}))
+    with command.log_progress(results, 100):
+        time.sleep(0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("20 of 100 written after 0 s, ")
+    assert lines[-1].startswith("40 of 100 written after 0 s, ")
+    assert len(lines) > 2

@@ -1,5 +1,7 @@
 """The captioning actor of a batch job, without a running Ray."""
 
+import ast
+
 import pyarrow as pa
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from deploy.batch import job
 from handler.bundle import load_bundle
 from handler.generation import GenerationConfig
-from tests.helpers.paths import PHOTOS
+from tests.helpers.paths import PHOTOS, ROOT
 
 
 def test_caption_pixels_out_of_memory_captions_in_halves(tiny_bundle, monkeypatch):
@@ -38,3 +40,27 @@ def test_caption_pixels_out_of_memory_captions_in_halves(tiny_bundle, monkeypatc
     monkeypatch.setattr(actor.captioner, "caption_pixels", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         actor(batch)
+
+
+def imported_modules(module: str) -> set[str]:
+    """Return the modules of this project that are loaded with a module, not counting imports inside functions."""
+    pending, seen = [module], set()
+    while pending:
+        name = pending.pop()
+        path = ROOT.joinpath(*name.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name in seen or not file.is_file():  # another package's, or a name in a module
+            continue
+        seen.add(name)
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                pending += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                pending += [alias.name for alias in node.names]
+    return seen
+
+
+def test_job_imports_only_packages_that_are_sent_to_a_cluster():
+    modules = imported_modules("deploy.batch.job")
+    assert {"deploy.batch.ray_session", "deploy.batch.sources", "handler.captioner"} <= modules
+    assert {module.split(".")[0] for module in modules} == {"deploy", "handler"}
