@@ -42,7 +42,6 @@ def local_ray_env() -> dict[str, str]:
         # How long the processes of Ray wait for one another. Each of them imports Ray, which takes two seconds of CPU
         # time, so that on a busy machine they are ready much later than Ray expects.
         "RAY_gcs_server_port_wait_time_s": str(START_TIMEOUT),
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_TIMEOUT),
         "RAY_raylet_start_wait_time_s": str(START_TIMEOUT),
         "RAY_agent_register_timeout_ms": str(1000 * START_TIMEOUT),
         "RAY_worker_register_timeout_seconds": str(START_TIMEOUT),
@@ -126,10 +125,11 @@ def _patched_ray(agent_ports: dict[str, int]) -> Iterator[None]:
       from files that the agents write after they have imported Ray; if a file is missing after a fixed 15 seconds,
       the raylet aborts, which happens on a busy machine. Fixed ports need no files. `ray.init` cannot set them, and
       Ray 2.60 never passes that of the dashboard agent to the raylet.
-    - The autoscaler monitor, and the log monitor, which has nothing to do without `log_to_driver`. Each is a process
-      that imports Ray during the start.
+    - The autoscaler monitor, the log monitor, which has nothing to do without `log_to_driver`, and the dashboard,
+      which serves nothing with `include_dashboard=False`. Each is a process that imports Ray during the start, and the
+      start waits for the dashboard.
 
-    Both are set through private names. Names that the installed version lacks are left alone: Ray then starts as it
+    All are set through private names. Names that the installed version lacks are left alone: Ray then starts as it
     does by default. tests/unit/deploy/batch/test_ray_session.py fails if the pinned version lacks one.
 
     Args:
@@ -138,7 +138,8 @@ def _patched_ray(agent_ports: dict[str, int]) -> Iterator[None]:
     try:
         parameter: Any = import_module("ray._private.parameter")
         services: Any = import_module("ray._private.services")
-        ray_params, start_process = parameter.RayParams, services.start_ray_process
+        ray_params = parameter.RayParams
+        start_process, start_dashboard = services.start_ray_process, services.start_api_server
         raylet = import_module("ray._private.ray_constants").PROCESS_TYPE_RAYLET
     except (ImportError, AttributeError):
         yield
@@ -150,12 +151,16 @@ def _patched_ray(agent_ports: dict[str, int]) -> Iterator[None]:
     def start_with_flags(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Ray's
         return start_process(command + flags if process_type == raylet else command, process_type, *args, **kwargs)
 
+    def start_no_dashboard(*_: object, **__: object) -> tuple[str, None]:
+        return "", None  # its URL and its process
+
     parameter.RayParams = partial(ray_params, **{name: values[name] for name in values if name in supported})
-    services.start_ray_process = start_with_flags
+    services.start_ray_process, services.start_api_server = start_with_flags, start_no_dashboard
     try:
         yield
     finally:
-        parameter.RayParams, services.start_ray_process = ray_params, start_process
+        parameter.RayParams = ray_params
+        services.start_ray_process, services.start_api_server = start_process, start_dashboard
 
 
 def remove_leftovers(job: str) -> None:

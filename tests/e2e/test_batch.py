@@ -21,8 +21,8 @@ from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
 
 pytestmark = pytest.mark.slow
-COUNT, GROUP = 1200, 30
-SLOW = {"beam_size": 10, "min_length": 50, "max_length": 50}  # slow enough to be interrupted
+COUNT, GROUP = 900, 30
+SLOW = {"beam_size": 10, "min_length": 50, "max_length": 50}
 ERRORS = {0: "InvalidImage", 3: "EmptyBody"} | dict.fromkeys(range(GROUP, 2 * GROUP), "InvalidParquet")
 
 
@@ -64,6 +64,14 @@ class Job:
             except (ProcessLookupError, psutil.Error):
                 continue
         return found
+
+    def is_captioning(self) -> bool:
+        """Return True if a worker of this job is running; those of the job before are dead then."""
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if "CaptionPixels" in " ".join(process.cmdline()):
+                    return True
+        return False
 
     def listen_addresses(self) -> set[str]:
         """Return the addresses that its processes listen on."""
@@ -111,10 +119,10 @@ def test_job_killed_and_interrupted_resumes_to_its_end(start_job, tmp_path):
     bundle, source, output = write_tiny_bundle(tmp_path / "bundle"), tmp_path / "data.parquet", tmp_path / "captions"
     images = write_images(source)
     arguments = [source, output, "--model", bundle, "--image-column", "image", "--keep", "id"]
-    arguments += ["--workers", 2, "--batch-size", 4, "--rows-per-file", GROUP]
+    arguments += ["--batch-size", 1, "--rows-per-file", GROUP]  # one by one is slow enough to be interrupted
     arguments += ["--options", *(f"{name}={value}" for name, value in SLOW.items())]
 
-    killed, addresses, modes = start_job(*arguments), set(), set()
+    killed, addresses, modes = start_job(*arguments, "--workers", 2), set(), set()
 
     def has_written() -> bool:
         addresses.update(killed.listen_addresses())
@@ -127,18 +135,18 @@ def test_job_killed_and_interrupted_resumes_to_its_end(start_job, tmp_path):
     assert 0 < num_written(output) < COUNT, killed.output()
     assert (addresses, modes) == ({"127.0.0.1"}, {0o700})
 
-    interrupted = start_job(*arguments)  # at once, while workers of the killed job may still write
-    eventually(lambda: "written before" in interrupted.output() or interrupted.process.poll() is not None, 120)
-    eventually(
-        lambda: len(complete_files(output)) > len(kept) + 2 or interrupted.process.poll() is not None, 300, pause=0.1
-    )
+    # At once, while workers of the killed job may still write; one worker, so that it is not done too early.
+    interrupted = start_job(*arguments, "--workers", 1)
+    eventually(lambda: interrupted.is_captioning() or interrupted.process.poll() is not None, 300, pause=0.3)
+    before = complete_files(output).keys()
+    eventually(lambda: complete_files(output).keys() - before or interrupted.process.poll() is not None, 300)
     interrupted.process.send_signal(signal.SIGINT)
     assert interrupted.process.wait(60) == 130, interrupted.output()
     assert "the same command resumes the job" in interrupted.output()
     written = num_written(output)
     assert written < COUNT, "the job was too fast to be interrupted"
 
-    last = start_job(*arguments)
+    last = start_job(*arguments, "--workers", 2)
     assert last.process.wait(300) == 0, last.output()
     assert f"{COUNT} images, {written} of them written before." in last.output()
     assert f"{COUNT - len(ERRORS)} have a caption, others an error: {GROUP} InvalidParquet, 1 " in last.output()

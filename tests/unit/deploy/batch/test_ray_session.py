@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ray._private import parameter, services
+from ray._private.node import Node
 
 from deploy.batch import ray_session
 from deploy.batch.ray_session import AGENT_PORTS, JOB_ENV_VAR, local_ray_env, remove_leftovers
@@ -43,11 +44,22 @@ def test_patched_ray_tells_the_raylet_the_port_of_the_dashboard_agent(patched):
     assert "start_ray_process(" in inspect.getsource(services.start_raylet)
 
 
+def test_patched_ray_starts_no_dashboard(patched):
+    """The pinned version starts it through the patched function, and accepts that there is no process."""
+    starts = inspect.getsource(Node.start_api_server)
+    assert "self._webui_url, process_info = ray._private.services.start_api_server(" in starts
+    assert "if process_info is not None:" in starts
+    assert services.start_api_server(False, True, port=8265) == ("", None)
+
+
 def test_patched_ray_restores_ray():
-    before = parameter.RayParams, services.start_ray_process
+    def private_names():
+        return parameter.RayParams, services.start_ray_process, services.start_api_server
+
+    before = private_names()
     with ray_session._patched_ray(dict.fromkeys(AGENT_PORTS, 1)):
-        assert (parameter.RayParams, services.start_ray_process) != before
-    assert (parameter.RayParams, services.start_ray_process) == before
+        assert not set(private_names()) & set(before)
+    assert private_names() == before
 
 
 def test_local_ray_env_has_a_new_token_each_time():
