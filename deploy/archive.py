@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model_archiver.model_archiver_config import ModelArchiverConfig
-from model_archiver.model_packaging import generate_model_archive
+from model_archiver.model_archiver_config import ModelArchiverConfig  # type: ignore[import-untyped]
+from model_archiver.model_packaging import generate_model_archive  # type: ignore[import-untyped]
 
 from handler.backends.openvino import export_openvino
 from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, load_bundle, verify_bundle

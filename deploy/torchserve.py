@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import requests
-from ts.model_server import load_properties
+from ts.model_server import load_properties  # type: ignore[import-untyped]
 
 from eval.files import file_lock  # the container image has these two modules of eval, and no handler
 from eval.java import ensure_java

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector, FileType
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from pyarrow.fs import FileSelector, FileType  # type: ignore[import-untyped]
 
 from deploy.batch.sources import IMAGE_COLUMN
 from deploy.batch.storage import THREADS, BatchJobError, one_line, resolve_uri

@@ -11,10 +11,10 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from PIL import Image
-from pyarrow.fs import FileType
+from pyarrow.fs import FileType  # type: ignore[import-untyped]
 
 from deploy.batch.storage import (
     THREADS,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torchvision.transforms import v2 as transforms
+from torchvision.transforms import v2 as transforms  # type: ignore[import-untyped]
 
 from handler.backends import ModelSource
 from handler.bundle import load_bundle
