@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pytest
+
 from deploy.archive import build_archive
 from deploy.container.entrypoint import PRODUCTION
 from deploy.torchserve import load_properties
@@ -65,6 +67,7 @@ def test_dockerignore_allows_what_is_copied_and_no_secrets():
         assert not any(fnmatch(secret, f"{rule}*") for rule in allowed), secret
 
 
+@pytest.mark.slow
 def test_build_stage_packs_the_same_archive_from_its_files_alone(tmp_path):
     copy_stage(BUILD, tmp_path, skip=MODEL)
     bundle = write_tiny_bundle(tmp_path / MODEL)  # the shipped model takes half a minute to convert

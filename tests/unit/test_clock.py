@@ -1,4 +1,4 @@
-"""The clock on the wall jumps, by hours and back: whatever is measured takes as long as it takes."""
+"""Durations are right while the wall clock jumps, by hours and back."""
 
 import itertools
 import json
@@ -20,47 +20,47 @@ from tests.helpers.paths import PHOTOS, ROOT
 
 PHOTO = PHOTOS[0].read_bytes()
 JUMPS = (0.0, 7200.0, -86400.0, 3.2e9)  # s, from true time
-LONGEST = 60.0  # s; whatever is done here takes less
+LONGEST = 60.0  # s; everything here takes less
 
 
 @pytest.fixture
 def jumping(monkeypatch):
-    """Each look at the wall clock sees another of the jumps."""
+    """Each reading of the wall clock is off by another jump."""
     now, jumps = time.time, itertools.cycle(JUMPS)
     monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
     monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * time.time()))
 
 
 class Metrics:
-    """Keeps what a worker's metrics are told."""
+    """Records the values of metrics."""
 
     def __init__(self):
-        self.told: dict[str, list[float]] = {}
+        self.values: dict[str, list[float]] = {}
 
     def add_metric_to_cache(self, metric_name, **_):
-        told = self.told.setdefault(metric_name, [])
-        return SimpleNamespace(add_or_update=lambda value, dimensions: told.append(value))
+        values = self.values.setdefault(metric_name, [])
+        return SimpleNamespace(add_or_update=lambda value, dimensions: values.append(value))
 
 
-def test_the_handlers_times_and_its_cache(jumping, tmp_path, caplog):
+def test_handler_times_and_cache_ignore_wall_clock_jumps(jumping, tmp_path, caplog):
     captioner, metrics = Captioner.load(write_tiny_bundle(tmp_path / "model")), Metrics()
     endpoint = Endpoint(captioner, {"name": "c", "version": "1.0", "digest": ""}, Settings(cache_entries=2))
     telemetry = Telemetry(metrics, "c")
     with caplog.at_level(logging.INFO):
-        for outcome in ("ok", "cached", "cached"):  # what is kept does not grow old
+        for outcome in ("ok", "cached", "cached"):  # cached captions do not expire
             calls = [RawRequest({"body": PHOTO}, {"host": "x"}, "id", None)]
             _, stats = endpoint.handle_batch(calls)
             telemetry.record(stats)
             assert stats.requests[0].outcomes == [outcome]
-    seconds = {name: told for name, told in metrics.told.items() if name.endswith("_seconds")}
+    seconds = {name: values for name, values in metrics.values.items() if name.endswith("_seconds")}
     assert len(seconds) == 4
-    assert all(0 <= value < LONGEST for told in seconds.values() for value in told)
+    assert all(0 <= value < LONGEST for values in seconds.values() for value in values)
     line = json.loads(next(record.message for record in caplog.records if "request_id" in record.message))
     assert all(0 < line[name] < 1000 * LONGEST for name in ("decode_ms", "encode_ms", "search_ms"))
 
 
-def test_the_harness_latencies_and_its_patience(jumping, serve, tmp_path):
-    """It asks again when it is turned away, and neither gives up nor waits by the wall clock."""
+def test_client_latencies_and_retries_ignore_wall_clock_jumps(jumping, serve, tmp_path):
+    """The client retries a busy server; timeouts and pauses do not depend on the wall clock."""
     answer = {"caption": "a dog", "model": {"digest": "x"}}
     server = serve(lambda number, _: (503, "text/plain", b"") if number % 2 else (200, "application/json", answer))
     log = open_log(tmp_path / "run" / "requests.jsonl", {"split": "x"})
@@ -77,7 +77,7 @@ def test_the_harness_latencies_and_its_patience(jumping, serve, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["handler", "eval", "deploy"])
-def test_nothing_is_measured_by_the_wall_clock(folder):
+def test_code_never_reads_the_wall_clock(folder):
     for path in (ROOT / folder).rglob("*.py"):
         code = path.read_text()
         assert "time.time(" not in code, path
