@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InferenceTask:
-    """An inference request and its images on their way.
+    """An inference request and the tasks of its images.
 
     Attributes:
         raw: The request from TorchServe.

@@ -82,7 +82,7 @@ class ImageTask:
     """The place of an image in its request.
 
     Attributes:
-        step: How far the image has come. An error ends its way, and stands in its place.
+        step: Last step that the image reached. An error is final and stands in the place of the image.
         cache_key: Key to store the captions with; None if they must not be cached.
         stream: Sends the tokens of its best caption; None if they are not streamed.
         decode_seconds: Time spent on opening and decoding.
