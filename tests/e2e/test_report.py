@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,10 +23,13 @@ def runs(server, tmp_path_factory):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
 
-    common = ["samples", "photos", "--results", results]
-    call("eval.run", *common, "--run", "rest", "--endpoint", server.inference)
-    call("eval.run", *common, "--run", "grpc", "--endpoint", server.grpc, "--protocol", "grpc", "--no-meteor")
-    call("eval.run", *common, "--run", "short", "--endpoint", server.inference, "max_length=4")
+    runs = [
+        ["--run", "rest", "--endpoint", server.inference],
+        ["--run", "grpc", "--endpoint", server.grpc, "--protocol", "grpc", "--no-meteor"],
+        ["--run", "short", "--endpoint", server.inference, "max_length=4"],
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda run: call("eval.run", "samples", "photos", "--results", results, *run), runs))
     report = ["--report", results / "comparison.html"]
     call("eval.compare", results / "rest", results / "short", "samples", "photos", *report)
     return results
