@@ -18,7 +18,7 @@ class Scores:
 
     def __init__(self, ciders, meteors=None):
         self.images = list(range(len(ciders)))
-        self.each = {"CIDEr": np.array(ciders)} | ({} if meteors is None else {"METEOR": np.array(meteors)})
+        self.per_image = {"CIDEr": np.array(ciders)} | ({} if meteors is None else {"METEOR": np.array(meteors)})
 
 
 def data(page) -> dict:
