@@ -121,10 +121,10 @@ def _start(job: str, cpus: int) -> None:
 def _patched_ray(agent_ports: dict[str, int]) -> Iterator[None]:
     """Start a local Ray without the waiting times and processes that it does not need, for which it has no options.
 
-    - Ports of the agents. The raylet starts two agents and needs their ports. Ports that it does not know it reads
-      from files that the agents write after they have imported Ray; if a file is missing after a fixed 15 seconds,
-      the raylet aborts, which happens on a busy machine. Fixed ports need no files. `ray.init` cannot set them, and
-      Ray 2.60 never passes that of the dashboard agent to the raylet.
+    - Ports of the agents. The raylet starts two agents and needs their ports. It reads ports that are not set from
+      files that the agents write after they have imported Ray. If a file is missing after 15 seconds, which cannot be
+      configured, the raylet aborts; this happens on a busy machine. Fixed ports need no files. `ray.init` cannot set
+      them, and Ray 2.60 never passes the port of the dashboard agent to the raylet.
     - The autoscaler monitor, the log monitor, which has nothing to do without `log_to_driver`, and the dashboard,
       which serves nothing with `include_dashboard=False`. Each is a process that imports Ray during the start, and the
       start waits for the dashboard.

@@ -17,16 +17,16 @@ from tests.helpers.commands import require_program
 from tests.helpers.paths import ROOT
 from tests.helpers.sandbox import USER
 
-FOLDER = ROOT / "deploy" / "kubernetes"
+MANIFESTS = ROOT / "deploy" / "kubernetes"
 VERSIONS = ["1.30", "1.37"]
 FOREIGN = {"ServiceMonitor", "InferenceService"}
 NAME = {"app.kubernetes.io/name": "captioner"}
 
 
-def rendered(folder: Path) -> dict[str, dict]:
+def rendered(directory: Path) -> dict[str, dict]:
     """Render a kustomization like `kubectl apply -k`, by kind and name."""
     done = subprocess.run(
-        [require_program("kubectl", "kubectl"), "kustomize", folder], capture_output=True, text=True, check=False
+        [require_program("kubectl", "kubectl"), "kustomize", directory], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return {f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(done.stdout)}
@@ -35,17 +35,17 @@ def rendered(folder: Path) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
     """A kustomization of an operator in another directory, with every part."""
-    folder = tmp_path_factory.mktemp("own")
-    relative = Path(os.path.relpath(FOLDER, folder))
+    directory = tmp_path_factory.mktemp("own")
+    relative = Path(os.path.relpath(MANIFESTS, directory))
     parts = {"resources": ["base"], "components": ["monitoring", "autoscaling", "gpu"]}
     content = {kind: [str(relative / name) for name in names] for kind, names in parts.items()}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    return folder
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    return directory
 
 
 @pytest.fixture(scope="module")
 def production() -> dict[str, dict]:
-    return rendered(FOLDER / "production")
+    return rendered(MANIFESTS / "production")
 
 
 def pod(manifests: dict[str, dict]) -> dict:
@@ -60,7 +60,7 @@ def pod(manifests: dict[str, dict]) -> dict:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("part", ["production", "kserve", "own"])
 def test_manifests_match_the_schemas_of_kubernetes(part, version, own):
-    manifests = rendered(own if part == "own" else FOLDER / part)
+    manifests = rendered(own if part == "own" else MANIFESTS / part)
     lone_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "captioner"}, "spec": pod(manifests)}
     for manifest in [*manifests.values(), lone_pod]:
         if manifest["kind"] not in FOREIGN:
@@ -74,7 +74,7 @@ def test_schema_check_rejects_an_unknown_field(production):
 
 @pytest.mark.parametrize("part", ["production", "kserve"])
 def test_pod_runs_without_rights_and_with_limits(part):
-    spec = pod(rendered(FOLDER / part))
+    spec = pod(rendered(MANIFESTS / part))
     [container] = spec["containers"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"] == {
@@ -96,7 +96,7 @@ def test_pod_runs_without_rights_and_with_limits(part):
 
 @pytest.mark.parametrize("part", ["production", "kserve"])
 def test_probes_use_paths_of_the_gateway_and_termination_allows_draining(part):
-    spec = pod(rendered(FOLDER / part))
+    spec = pod(rendered(MANIFESTS / part))
     [container] = spec["containers"]
     template = (ROOT / "deploy" / "container" / "nginx.conf.j2").read_text()
     for kind, path in (("startupProbe", "/ready"), ("readinessProbe", "/ready"), ("livenessProbe", "/live")):
@@ -146,7 +146,7 @@ def test_autoscaler_uses_the_metric_of_the_adapter(production):
     scaler = production["HorizontalPodAutoscaler/captioner"]["spec"]
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "captioner"}
     assert "replicas" not in production["Deployment/captioner"]["spec"]  # they would fight over it
-    [rule] = yaml.safe_load((FOLDER / "autoscaling" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    [rule] = yaml.safe_load((MANIFESTS / "autoscaling" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
     [metric] = scaler["metrics"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
     assert set(re.findall(r"\bts_\w+", rule["metricsQuery"])) == {
@@ -157,7 +157,7 @@ def test_autoscaler_uses_the_metric_of_the_adapter(production):
 
 def test_adapter_query_gives_the_queue_seconds_of_one_request(tmp_path):
     """Evaluated by promtool: every 15 seconds, ten requests that waited five seconds in total."""
-    [rule] = yaml.safe_load((FOLDER / "autoscaling" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    [rule] = yaml.safe_load((MANIFESTS / "autoscaling" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
     pod = 'namespace="captioner",pod="captioner-1"'
     query = rule["metricsQuery"].replace("<<.GroupBy>>", "namespace,pod").replace("<<.LabelMatchers>>", pod)
     series = {"ts_queue_latency_microseconds": "0+5000000x40", "ts_inference_requests_total": "0+10x40"}
@@ -166,7 +166,7 @@ def test_adapter_query_gives_the_queue_seconds_of_one_request(tmp_path):
         "input_series": [{"series": f"{name}{{{pod}}}", "values": values} for name, values in series.items()],
         "promql_expr_test": [
             {"expr": query, "eval_time": "8m", "exp_samples": [{"labels": f"{{{pod}}}", "value": 0.5}]},
-            {"expr": query, "eval_time": "1h", "exp_samples": []},  # nothing is asked of a pod that is gone
+            {"expr": query, "eval_time": "1h", "exp_samples": []},  # no value for a pod that is gone
         ],
     }
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
