@@ -52,6 +52,13 @@ def test_patched_ray_starts_no_dashboard(patched):
     assert services.start_api_server(False, True, port=8265) == ("", None)
 
 
+def test_patched_ray_leaves_other_versions_alone(monkeypatch):
+    monkeypatch.setattr("ray.__version__", "2.61.0")
+    before = parameter.RayParams
+    with ray_session._patched_ray(dict.fromkeys(AGENT_PORTS, 1)):
+        assert parameter.RayParams is before
+
+
 def test_patched_ray_restores_ray():
     def private_names():
         return parameter.RayParams, services.start_ray_process, services.start_api_server
