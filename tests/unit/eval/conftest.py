@@ -4,14 +4,15 @@ import importlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from typing import ClassVar, NamedTuple
 
+import numpy as np
 import pytest
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from eval.meteor import Meteor
+from eval.meteor import NUM_STATISTICS, Meteor
 from tests.helpers.paths import ROOT
 
 
@@ -57,12 +58,40 @@ def meteor() -> Iterator[Meteor]:
         yield process
 
 
+class FakeMeteor(Meteor):
+    """A METEOR without Java, which counts the tokens that occur in any reference.
+
+    Scores of the real one are compared with pycocoevalcap by the tests of `meteor` and `significance`.
+    """
+
+    requests: ClassVar[list[tuple[Mapping[int, Sequence[str]], Mapping[int, str]]]] = []
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def statistics(self, references, captions):
+        self.requests.append((references, captions))
+        rows = np.zeros((len(captions), NUM_STATISTICS))
+        for row, (image, texts) in zip(rows, references.items(), strict=True):
+            tokens = captions[image].split()
+            row[:2] = sum(any(token in text.split() for text in texts) for token in tokens), len(tokens)
+        return rows
+
+    def evaluate(self, statistics):
+        scores = statistics[:, 0] / np.maximum(statistics[:, 1], 1)
+        return float(statistics[:, 0].sum() / max(statistics[:, 1].sum(), 1)), scores.tolist()
+
+
 @pytest.fixture
-def shared_meteor(monkeypatch, meteor) -> None:
-    """Let commands use the METEOR process of the tests."""
-    for module in ("run", "score", "compare"):
-        patched = f"eval.{module}.optional_meteor"
-        monkeypatch.setattr(patched, lambda wanted: nullcontext(meteor if wanted else None))
+def fake_meteor(monkeypatch) -> type[FakeMeteor]:
+    """Let commands and metrics start a METEOR without Java."""
+    FakeMeteor.requests.clear()
+    monkeypatch.setattr("eval.meteor.Meteor", FakeMeteor)
+    monkeypatch.setattr("eval.metrics.Meteor", FakeMeteor)
+    return FakeMeteor
 
 
 @pytest.fixture(scope="session", autouse=True)

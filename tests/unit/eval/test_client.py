@@ -71,10 +71,15 @@ def test_client_refusal_is_not_retried(serve):
         (200, {"caption": 7}, "application/json", "NoCaption", "The response holds no caption."),
         (200, REFUSED, "application/json", "InvalidImage", "No picture."),  # as over gRPC
         (413, b"", "text/plain", "Request Entity Too Large", "HTTP 413."),
-        (404, {"code": 404, "type": "ModelNotFoundException", "message": "?"}, "application/json",
-         "ModelNotFoundException", "?"),
+        (
+            404,
+            {"code": 404, "type": "ModelNotFoundException", "message": "?"},
+            "application/json",
+            "ModelNotFoundException",
+            "?",
+        ),
     ],
-)  # fmt: skip
+)
 def test_client_invalid_response_raises(serve, code, content, kind, type, message):
     with Client(serve(always(code, content, kind)).url) as client, pytest.raises(EndpointError) as caught:
         client.caption(b"x")

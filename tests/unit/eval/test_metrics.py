@@ -58,12 +58,14 @@ def test_score_captions_line_separators_do_not_shift_texts(character):
     assert score_captions(REFERENCES, captions | {1: f"a dog{character}runs"}, meteor=False) == plain
 
 
-def test_score_captions_has_meteor_unless_disabled(meteor):
-    """METEOR gets the tokenized texts of each image, so captions that equal references have the full score."""
+def test_score_captions_has_meteor_of_tokenized_texts_unless_disabled(fake_meteor):
     captions = {3: "The car is RED.", 1: "a dog runs through the grass", 2: "two men play football"}
-    scores = score_captions(REFERENCES, captions, meteor=meteor)
+    scores = score_captions(REFERENCES, captions)
     assert list(scores) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr"]
     assert scores["METEOR"] == pytest.approx(1)
+    [(references, tokens)] = fake_meteor.requests
+    assert references[1] == ["a dog runs through the grass", "the brown dog is running"]
+    assert tokens == captions | {3: "the car is red"}
     without = score_captions(REFERENCES, captions, meteor=False)
     assert without == {name: score for name, score in scores.items() if name != "METEOR"}
 

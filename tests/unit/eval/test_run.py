@@ -42,7 +42,7 @@ def run(run_main, monkeypatch):
     return lambda *arguments, **options: run_main("eval.run", *run_arguments(*arguments, **options))
 
 
-def test_run_writes_results_and_repeats_scores(serve, tmp_path, run, run_main, shared_meteor):
+def test_run_writes_results_and_repeats_scores(serve, tmp_path, run, run_main, fake_meteor):
     endpoint = serve(first_reference)
     done = run(endpoint, tmp_path, "--train", "photos", meteor=True)
     assert done.returncode == 0, done.stderr
