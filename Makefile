@@ -4,7 +4,7 @@ MODEL ?= pretrained
 BIN := .venv/bin
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-BIOME := @biomejs/biome@2.3.8
+BIOME := @biomejs/biome@2.6.8
 need_data = $(if $(DATA),,$(error DATA is missing. Name a directory in COCO layout: DATA=…))
 need_split = $(if $(SPLIT),,$(error SPLIT is missing. Name a split of the data: SPLIT=…))
 
