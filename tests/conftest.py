@@ -18,16 +18,21 @@ from tests.helpers.paths import ROOT, RUN_DIRECTORY
 if TYPE_CHECKING:
     from handler.captioner import Captioner
 
-LONGEST = (  # files below tests/e2e, the longest first
-    "test_training",
+# Files that take longest, the longest first; a name includes those that go on with an underscore.
+LONGEST = (
+    "test_shipped_model",
     "test_docs",
     "test_protocols",
     "test_batch",
     "test_page",
+    "test_distributed",
+    "test_trainer",
     "test_serve",
-    "test_container",
     "test_demo",
     "test_benchmark",
+    "test_report",
+    "test_container",
+    "test_backends",
 )
 
 
@@ -52,10 +57,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark end-to-end tests, and start with the files that take longest, so that none is left alone at the end."""
 
-    def position(item: pytest.Item) -> int:
-        if item.path.parent.name != "e2e":
-            return len(LONGEST) + 1
-        return next((i for i, name in enumerate(LONGEST) if item.path.stem.startswith(name)), len(LONGEST))
+    def position(item: pytest.Item) -> tuple[int, bool]:
+        names = (i for i, name in enumerate(LONGEST) if f"{item.path.stem}_".startswith(f"{name}_"))
+        rank = next(names, len(LONGEST))
+        return rank, item.path.parent.name != "e2e"
 
     for item in items:
         if "e2e" in item.path.parts:

@@ -1,6 +1,5 @@
 """What words rest on: gradients worked out by hand, every decoder, the figure."""
 
-
 import numpy as np
 import pytest
 import torch
