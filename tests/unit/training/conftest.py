@@ -13,6 +13,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from eval.meteor import Meteor
@@ -110,6 +111,13 @@ def shared_meteor() -> Iterator[Meteor]:
         for module in ("eval.metrics", "training.trainer"):
             patch.setattr(f"{module}.Meteor", SharedMeteor)
         yield SharedMeteor()
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Skip the figures of each epoch, which take longer than its steps; forked processes skip them too."""
+    monkeypatch.setattr("training.run_logger.draw_samples", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setattr("training.run_logger.draw_curve", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,122 +1,126 @@
-"""Several processes, as torchrun starts them: the same curve as one, however they come and go."""
+"""Several processes, as torchrun starts them, give the same curve as one process, also if they die or change."""
 
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.helpers.polling import eventually
 from tests.helpers.training_runs import read_metrics, train_command
+from tests.unit.training.conftest import copy_features, fork
+from training import train
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
 
 SETTINGS = [
-    "--batch_size=4",
-    "--epochs=6",
-    "--self_critical.epochs=0",
-    "--decoder.dropout=0",
-    "--learning_rate=0.003",
-    "--warmup_steps=3",
-    "--unfreeze_from=blocks.6",
-    "--encoder_learning_rate=0.0001",
-    "--ema_decay=0.5",
+    *("--batch_size=4", "--epochs=6", "--self_critical.epochs=0", "--learning_rate=0.003", "--warmup_steps=3"),
+    *("--decoder.dropout=0", "--ema_decay=0.5", "--unfreeze_from=blocks.6", "--encoder_learning_rate=0.0001"),
 ]
-STEPS = 6  # seven pictures, four a step
+STEPS = 6  # of seven images, four per step
 
 
-def distributed(run, *settings, torchrun=()):
-    arguments = train_command(run, *SETTINGS, *settings)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", *torchrun]
-    return [arguments[0], *launcher, *arguments[1:]]
+def arguments_of(run, *settings):
+    arguments = train_command(run, *SETTINGS, *settings)[3:]
+    arguments[1] = str(ROOT / "samples")
+    return arguments
+
+
+def fork_ranks(run, directory, *settings):
+    """Train in two forked processes with the environment that torchrun sets; return what they wrote to stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def train_rank(rank):
+        os.environ.update(
+            {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+            | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"}
+        )
+        train.main(arguments_of(run, *settings))
+
+    stderr = [directory / f"stderr-{rank}" for rank in range(2)]
+    processes = [fork(lambda rank=rank: train_rank(rank), stderr[rank]) for rank in range(2)]
+    for process, file in zip(processes, stderr, strict=True):
+        process.join(240)
+        assert process.exitcode == 0, file.read_text()
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """One process with twice the batch that each of two has."""
-    run = tmp_path_factory.mktemp("distributed") / "alone"
-    subprocess.run(train_command(run, *SETTINGS), cwd=ROOT, check=True, capture_output=True)
+def single_run(tmp_path_factory, shared_meteor) -> Path:
+    """A run of one process with twice the batch that each of two processes has."""
+    run = tmp_path_factory.mktemp("distributed") / "single"
+    train.main(arguments_of(run))
     return run
 
 
-def new_run(alone, folder):
-    shutil.copytree(alone.parent / "features", folder / "features")
-    return folder / "run"
-
-
-def assert_same_curve(run, alone):
+def assert_same_curve(run, single_run):
     assert len([line for line in read_metrics(run) if "loss" in line]) == STEPS
-    for left, right in zip(read_metrics(run), read_metrics(alone), strict=True):
-        assert left.keys() == right.keys()
-        assert left["phase"] == right["phase"]
-        for name in left.keys() - {"seconds", "phase"}:
-            assert left[name] == pytest.approx(right[name], rel=2e-3, abs=2e-4), (name, right["step"])
+    for actual, expected in zip(read_metrics(run), read_metrics(single_run), strict=True):
+        assert actual.keys() == expected.keys()
+        assert actual["phase"] == expected["phase"]
+        for name in actual.keys() - {"seconds", "phase"}:
+            assert actual[name] == pytest.approx(expected[name], rel=2e-3, abs=2e-4), (name, expected["step"])
 
 
-def test_two_processes_are_as_one_with_twice_the_batch(alone, tmp_path):
-    run = new_run(alone, tmp_path)
-    done = subprocess.run(distributed(run), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert_same_curve(run, alone)
+def test_two_processes_give_the_curve_of_one_with_twice_the_batch(single_run, tmp_path, no_figures):
+    run = copy_features(single_run, tmp_path)
+    fork_ranks(run, tmp_path)
+    assert_same_curve(run, single_run)
     assert (run / "bundle" / "captioner.json").exists()
 
 
-def test_a_process_that_dies_takes_the_run_back_to_its_checkpoint(alone, tmp_path):
-    """torchrun starts both anew, and they go on there."""
-    run = new_run(alone, tmp_path)
+def test_two_processes_self_critical_steps_stay_in_step(single_run, tmp_path, no_figures):
+    run = copy_features(single_run, tmp_path)
+    critical = ["--self_critical.epochs=2", "--self_critical.cross_entropy=0.2", "--self_critical.batch_size=4"]
+    fork_ranks(run, tmp_path, "--epochs=1", *critical)
+    rewards = [line for line in read_metrics(run) if "reward" in line]
+    assert [line["step"] for line in rewards] == [2, 3]
+    assert all(line["loss"] > 0 and line["words"] > 0 for line in rewards)
+
+
+def test_torchrun_process_dies_and_run_resumes_with_another_number_of_processes(single_run, tmp_path, no_figures):
+    """Torchrun restarts both processes at the checkpoint; after a stop, one process continues."""
+    run = copy_features(single_run, tmp_path)
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--max-restarts=1"]
     launcher = subprocess.Popen(
-        distributed(run, torchrun=["--max-restarts=1"]),
+        [sys.executable, *torchrun, "-m", "training.train", *arguments_of(run)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # pytorch/pytorch#135712
     )
-    victim = wait_for_steps(launcher, run, 3)[1]
-    victim.kill()
-    assert launcher.wait(timeout=300) == 0
-    assert_same_curve(run, alone)
+    try:
+        wait_for_steps(launcher, run, 1)
+        ranks_of(launcher)[1].kill()
+        wait_for_steps(launcher, run, 3)
+        launcher.send_signal(signal.SIGTERM)  # torchrun forwards it
+        assert launcher.wait(timeout=120) != 0
+    finally:
+        launcher.kill()
+    assert 3 <= max(line["step"] for line in read_metrics(run)) < STEPS
+    train.main(arguments_of(run))
+    assert_same_curve(run, single_run)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
-    run = new_run(alone, tmp_path)
-    launcher = subprocess.Popen(distributed(run), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_steps(launcher, run, 2)
-    launcher.send_signal(signal.SIGTERM)  # torchrun passes it on
-    assert launcher.wait(timeout=300) != 0
-    assert max(line["step"] for line in read_metrics(run)) < STEPS
-    subprocess.run(train_command(run, *SETTINGS), cwd=ROOT, check=True, capture_output=True)
-    assert_same_curve(run, alone)
+def ranks_of(launcher):
+    """Return the training processes that torchrun started."""
+    children = psutil.Process(launcher.pid).children()
+    return [child for child in children if "training.train" in child.cmdline()]
 
 
 def wait_for_steps(launcher, run, steps):
-    """The training processes, once the log has so many steps."""
-    deadline = time.monotonic() + 200
+    """Wait until the log has this number of steps."""
     metrics = run / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count('"loss"') >= steps):
-        assert launcher.poll() is None, "it ended too soon"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return [
-        child
-        for child in psutil.Process(launcher.pid).children()
-        if child.cmdline()[:1] == [sys.executable] and "training.train" in child.cmdline()
-    ]
 
+    def logged():
+        assert launcher.poll() is None, "torchrun ended too early"
+        return metrics.exists() and metrics.read_text().count('"loss"') >= steps
 
-def test_self_critical_steps_stay_in_step(alone, tmp_path):
-    run = new_run(alone, tmp_path)
-    settings = [
-        "--epochs=2",
-        "--self_critical.epochs=2",
-        "--self_critical.cross_entropy=0.2",
-        "--self_critical.batch_size=4",
-    ]
-    done = subprocess.run(
-        distributed(run, *settings), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    rewards = [line for line in read_metrics(run) if "reward" in line]
-    assert [line["step"] for line in rewards] == [3, 4]
-    assert all(line["loss"] > 0 and line["words"] > 0 for line in rewards)
+    eventually(logged, 200)

@@ -25,7 +25,9 @@ def test_export_missing_checkpoint_lists_available_ones(finished_run):
     assert errors.endswith("Available checkpoints: best-cross_entropy, best-self_critical, checkpoint.\n")
 
 
-def test_train_self_critical_only_starts_from_bundles_which_can_be_averaged(finished_run, tmp_path, shared_meteor):
+def test_train_self_critical_only_starts_from_bundles_which_can_be_averaged(
+    finished_run, tmp_path, shared_meteor, no_figures
+):
     bundles, start = [], finished_run / "bundle"
     for seed in (1, 2):
         run = tmp_path / str(seed)

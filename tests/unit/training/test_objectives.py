@@ -60,9 +60,9 @@ def learn(model, objective, batch, steps, rate):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_cross_entropy_every_decoder_learns_its_captions(decoder, settings):
     model, objective = build(decoder, doubly_stochastic_weight=0.1, **settings)
-    losses = [metrics["loss"] for metrics in learn(model, objective, batch_of(torch.randn(3, 4, 256)), 100, 0.01)]
+    losses = [metrics["loss"] for metrics in learn(model, objective, batch_of(torch.randn(3, 4, 256)), 50, 0.02)]
     assert losses[0] == pytest.approx(torch.tensor(float(len(VOCABULARY))).log().item(), abs=0.5)  # uniform at first
-    assert losses[-1] < 0.9
+    assert losses[-1] < losses[0] / 2
     assert (objective.baseline != 0) == (decoder == "hard_attention")
 
 
@@ -84,7 +84,7 @@ def test_self_critical_training_raises_the_reward(baseline):
     batch = batch_of(torch.randn(3, 4, 256))
     learn(model, cross_entropy, batch, 20, 0.01)
     objective = SelfCriticalObjective(cross_entropy, REWARD)
-    rewards = [metrics["reward"] for metrics in learn(model, objective, batch, 60, 0.003)]
+    rewards = [metrics["reward"] for metrics in learn(model, objective, batch, 40, 0.005)]
     assert sum(rewards[-10:]) > 1.15 * sum(rewards[:10])
 
 

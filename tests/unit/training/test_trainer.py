@@ -112,7 +112,7 @@ def fill_the_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def test_trainer_killed_in_each_phase_and_disk_full_resumes_identically(finished_run, tmp_path):
+def test_trainer_killed_in_each_phase_and_disk_full_resumes_identically(finished_run, tmp_path, no_figures):
     run, stderr = copy_features(finished_run, tmp_path), tmp_path / "stderr"
 
     def train_until(step, action):
@@ -147,7 +147,7 @@ def test_trainer_killed_in_each_phase_and_disk_full_resumes_identically(finished
     assert [c[0].text for c in actual.caption(PHOTOS)] == [c[0].text for c in expected.caption(PHOTOS)]
 
 
-def test_trainer_asked_to_stop_finishes_its_step_and_loses_nothing(finished_run, tmp_path, monkeypatch):
+def test_trainer_asked_to_stop_finishes_its_step_and_loses_nothing(finished_run, tmp_path, monkeypatch, no_figures):
     run = copy_features(finished_run, tmp_path)
     settings = ["--checkpoint_every=1000", "--epochs=300", "--self_critical.epochs=0"]
     for step in (4, 5):  # in the second epoch, without a regular checkpoint
