@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.coco import read_split
+from eval.markdown import markdown_table
 from handler.bundle import load_bundle
 from handler.captioner import Captioner
 from handler.cli import cli_errors
@@ -112,7 +113,7 @@ def format_table(results: Sequence[Result]) -> str:
     groups: dict[tuple[str, str, int, int], list[Result]] = defaultdict(list)
     for result in results:
         groups[result["decoder"], result["model"], list(PHASES).index(result["phase"]), result["beam"]].append(result)
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    rows = []
     for (decoder, _, phase, beam_size), group in sorted(groups.items()):
         group.sort(key=lambda result: result["seed"])
         scores = [f"{100 * mean(result['scores'][name] for result in group):.1f}" for name in METRICS]
@@ -122,9 +123,8 @@ def format_table(results: Sequence[Result]) -> str:
         minutes = ", ".join(f"{result['minutes']:.0f}" for result in group)  # not a mean: machines may differ
         endings = f"{100 * mean(result['bad_endings'] for result in group):.1f} %"
         seeds = ", ".join(str(result["seed"]) for result in group)
-        cells = [f"`{decoder}`", size, list(PHASES.values())[phase], minutes, str(beam_size), *scores, endings, seeds]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([f"`{decoder}`", size, list(PHASES.values())[phase], minutes, beam_size, *scores, endings, seeds])
+    return markdown_table(COLUMNS, rows)
 
 
 def main() -> None:

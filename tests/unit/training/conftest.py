@@ -104,6 +104,24 @@ class SharedMeteor(Meteor):
         pass
 
 
+class FakeMeteor:
+    """Score captions by their number of words and of references, without Java."""
+
+    started = 0
+
+    def __init__(self):
+        type(self).started += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def score(self, references, captions):
+        return 0.0, [len(captions[i].split()) + len(references[i]) / 10 for i in captions]
+
+
 @pytest.fixture(scope="session")
 def shared_meteor() -> Iterator[Meteor]:
     """Let all code of this process use the same METEOR."""

@@ -1,15 +1,14 @@
 """The weighted sum of rewards."""
 
 import numpy as np
-import pytest
 
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
+from tests.unit.training.conftest import FakeMeteor
 from training.rewards import CiderD, SentenceBleu, SentenceMeteor, build_reward
 
 
-@pytest.mark.slow
-def test_combined_reward_is_the_weighted_sum(monkeypatch, shared_meteor):
-    monkeypatch.setattr("training.rewards.meteor.Meteor", type(shared_meteor))
+def test_combined_reward_is_the_weighted_sum(monkeypatch):
+    monkeypatch.setattr("training.rewards.meteor.Meteor", FakeMeteor)
     vocabulary = Vocabulary((*SPECIAL, *"abcdefgh"))
     references, captions = [[[5, 6, 7, 8]], [[9, 10]]], [[5, 6, 7], [9, 10]]
     parts = [CiderD(references), SentenceBleu(references), SentenceMeteor(references, vocabulary)]

@@ -4,6 +4,7 @@ import pytest
 
 from eval.meteor import MeteorError
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
+from tests.unit.training.conftest import FakeMeteor
 from training.rewards import SentenceMeteor
 
 TEXTS = [["a dog runs in the grass", "a dog in grass"], ["two children play"]]
@@ -12,24 +13,6 @@ REFERENCES = [[[*VOCABULARY.encode(text.split()), VOCABULARY.eos_id] for text in
 CAPTIONS = ["two children play in the grass", "a dog runs", "a dog play", "", "a dog runs", "a dog runs"]
 IMAGES = [1, 0, 1, 0, 1, 0]  # the last pair is the second one again
 IDS = [VOCABULARY.encode(text.split()) for text in CAPTIONS]
-
-
-class FakeMeteor:
-    """Scores a caption by its number of words and the number of its references."""
-
-    started = 0
-
-    def __init__(self):
-        type(self).started += 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def score(self, references, captions):
-        return 0.0, [len(captions[i].split()) + len(references[i]) / 10 for i in captions]
 
 
 @pytest.mark.slow
