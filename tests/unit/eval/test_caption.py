@@ -16,7 +16,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 
 ANSWER = {"caption": "a dog", "captions": [{"caption": "a dog", "score": -0.5}], "request_id": "7"}
-REFUSED = {"code": 422, "type": "InvalidImage", "message": "No picture.", "request_id": "8"}
+REFUSED = {"code": 422, "type": "InvalidImage", "message": "No image.", "request_id": "8"}
 STREAM = b'event: token\ndata: {"token": "a"}\n\nevent: token\ndata: {"token": "dog"}\n\nevent: response\ndata: %s\n\n'
 
 
@@ -99,7 +99,7 @@ def test_results_writer_reopened_keeps_captions_and_removes_failures(tmp_path, s
     path = tmp_path / f"out{suffix}"
     with ResultsWriter.open(path, {"beam_size": 3}) as writer:
         writer.add(CaptionResult(name, {"caption": 'he said "no", then left', "captions": []}, 0.1))
-        writer.add(CaptionResult("c.jpg", EndpointError(422, "InvalidImage", "No picture."), 0.1))
+        writer.add(CaptionResult("c.jpg", EndpointError(422, "InvalidImage", "No image."), 0.1))
     content = path.read_bytes()
     path.write_bytes(content + '{"image": "é'.encode()[:-1])  # truncated within a character
     with ResultsWriter.open(path, {"beam_size": 3}) as writer:

@@ -12,7 +12,7 @@ from eval.client import Client
 from eval.transports import Busy, EndpointError, Unreachable
 
 ANSWER = {"caption": "a dog", "captions": [{"caption": "a dog", "score": -0.5}], "request_id": "7"}
-REFUSED = {"code": 422, "type": "InvalidImage", "message": "No picture.", "request_id": "8"}
+REFUSED = {"code": 422, "type": "InvalidImage", "message": "No image.", "request_id": "8"}
 
 
 def always(code, content, kind="application/json"):
@@ -22,11 +22,11 @@ def always(code, content, kind="application/json"):
 def test_client_sends_image_as_body_and_with_options_as_form(serve):
     server = serve(always(200, ANSWER))
     with Client(server.url, token="secret") as client:  # noqa: S106
-        assert client.caption(b"picture") == ANSWER
-        assert client.caption(b"picture", beam_size=3, attention=True) == ANSWER
+        assert client.caption(b"image") == ANSWER
+        assert client.caption(b"image", beam_size=3, attention=True) == ANSWER
     (path, headers, raw), (_, _, form) = server.seen
-    assert (path, headers["Authorization"], raw) == ("/predictions/captioner", "Bearer secret", b"picture")
-    for part in (b'name="beam_size"\r\n\r\n3\r\n', b'name="attention"\r\n\r\ntrue\r\n', b"\r\n\r\npicture\r\n"):
+    assert (path, headers["Authorization"], raw) == ("/predictions/captioner", "Bearer secret", b"image")
+    for part in (b'name="beam_size"\r\n\r\n3\r\n', b'name="attention"\r\n\r\ntrue\r\n', b"\r\n\r\nimage\r\n"):
         assert part in form
 
 
@@ -57,7 +57,7 @@ def test_client_endpoint_that_stays_busy_raises_after_retries(serve):
 
 def test_client_refusal_is_not_retried(serve):
     server = serve(always(422, REFUSED))
-    with Client(server.url) as client, pytest.raises(EndpointError, match="No picture") as caught:
+    with Client(server.url) as client, pytest.raises(EndpointError, match="No image") as caught:
         client.caption(b"x")
     assert (caught.value.code, caught.value.type, caught.value.request_id) == (422, "InvalidImage", "8")
     assert len(server.seen) == 1
@@ -69,7 +69,7 @@ def test_client_refusal_is_not_retried(serve):
         (200, b"{", "application/json", "NoJSON", "The response is not valid JSON."),
         (200, [1], "application/json", "NoCaption", "The response holds no caption."),
         (200, {"caption": 7}, "application/json", "NoCaption", "The response holds no caption."),
-        (200, REFUSED, "application/json", "InvalidImage", "No picture."),  # as over gRPC
+        (200, REFUSED, "application/json", "InvalidImage", "No image."),  # as over gRPC
         (413, b"", "text/plain", "Request Entity Too Large", "HTTP 413."),
         (
             404,
@@ -175,8 +175,8 @@ def test_client_stream_yields_tokens_and_response_and_raises_errors(serve):
         assert list(client.stream(b"x")) == [{"token": "a"}, {"token": "dog"}, ANSWER]
     assert b'name="stream"\r\n\r\ntrue' in server.seen[1][2]
     for answer, message in (
-        ((422, "application/json", REFUSED), "No picture."),
-        ((200, "text/event-stream", STREAM % json.dumps(REFUSED).encode()), "No picture."),
+        ((422, "application/json", REFUSED), "No image."),
+        ((200, "text/event-stream", STREAM % json.dumps(REFUSED).encode()), "No image."),
         (
             (200, "text/event-stream", STREAM.partition(b"event: response")[0]),
             "The stream ended without the whole response.",
@@ -209,7 +209,7 @@ def test_caption_all_is_ordered_concurrent_and_reads_images_late(serve):
 
     read = []
 
-    def picture(number):
+    def image(number):
         def bytes_of():
             if number == 5:
                 raise FileNotFoundError(2, "No such file")
@@ -220,7 +220,7 @@ def test_caption_all_is_ordered_concurrent_and_reads_images_late(serve):
 
     with Client(serve(slow).url, concurrency=4) as client:
         found = []
-        for result in client.caption_all(picture(number) for number in range(20)):
+        for result in client.caption_all(image(number) for number in range(20)):
             found.append(result)
             assert len(read) <= len(found) + 9
     assert most == 4
