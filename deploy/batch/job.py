@@ -81,9 +81,9 @@ def run(
     size = max(1, min(rows_per_file, len(pending) // (8 * workers.count)))
     blocks = [pending.slice(first, size) for first in range(0, len(pending), size)]
     captions = (
-        ray.data.from_arrow(blocks)
+        ray.data.from_blocks(blocks)  # unlike from_arrow, it starts no task to look at them
         .map_batches(
-            read_pixels,  # type: ignore[arg-type]  # Ray has no type for generators of tables
+            read_pixels,
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"source": source, "preprocessing": bundle[0].preprocessing},

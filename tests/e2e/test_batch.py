@@ -108,7 +108,7 @@ def start_job(tmp_path):
 def complete_files(directory: Path) -> dict[Path, bytes]:
     """Return the content of each complete Parquet file."""
     contents = {path: path.read_bytes() for path in directory.glob("*.parquet")}
-    return {path: content for path, content in contents.items() if content[-4:] == b"PAR1"}
+    return {path: content for path, content in contents.items() if len(content) > 4 and content[-4:] == b"PAR1"}
 
 
 def num_written(directory: Path) -> int:
