@@ -62,7 +62,7 @@ def translate_decoder(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def translate_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the decoder's weights; those of the encoder have the same names in both formats."""
+    """Rename the weights of the decoder; those of the encoder have the same names in both formats."""
     return {_translate_key(key) if key.startswith("decoder.") else key: tensor for key, tensor in weights.items()}
 
 

@@ -1,7 +1,7 @@
 """Decoder interface: initial state from a grid, one step for all hypotheses of a batch, teacher forcing.
 
-Letters for shapes: B images, K hypotheses per image (beams, or an image's captions in training), T tokens, N tokens of
-all captions without padding, V vocabulary, C channels of a cell, E embedding, H hidden state, A attention.
+Letters for shapes: B images, K hypotheses per image (beams, or the captions of an image in training), T tokens, N
+tokens of all captions without padding, V vocabulary, C channels of a cell, E embedding, H hidden state, A attention.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class Decoder(nn.Module, ABC):
         vocabulary_size: Number of tokens V, special ones included.
 
     Attributes:
-        config_class: The architecture's config.
+        config_class: Config of the architecture.
         has_attention: True if steps return attention over the grid.
     """
 
@@ -136,8 +136,8 @@ class Decoder(nn.Module, ABC):
 
         Args:
             grid: (B, cells, C).
-            tokens: (B, K, T), the captions' tokens from `<start>` on, then `<pad>`. An image's captions should be
-                ordered longest first: finished ones at the end are skipped.
+            tokens: (B, K, T), the tokens of the captions from `<start>` on, then `<pad>`. Order the captions of an
+                image longest first: finished ones at the end are skipped.
         """
         memory, state = self.init_state(grid)
         state = expand_state(state, tokens.shape[1])

@@ -68,7 +68,7 @@ class SoftAttention(Decoder):
         return StepFeatures(features, state | {"hidden": hidden, "cell": cell}, memory, attention, sampled_cells)
 
     def context_weights(self, attention: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turn attention (B, K, cells) into the cells' weights in the context, and the sampled cells (B, K) if any."""
+        """Turn attention (B, K, cells) into weights of the cells in the context, and sampled cells (B, K) if any."""
         del state  # `HardAttention` reads it
         return attention, None
 

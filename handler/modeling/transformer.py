@@ -76,10 +76,10 @@ class Transformer(Decoder):
         self.norm = nn.LayerNorm(embed_dim)
 
     def init_state(self, grid: torch.Tensor) -> tuple[Memory, State]:
-        """Compute the cells' keys and values of each layer; the KV cache of the tokens is empty.
+        """Compute keys and values of the cells for each layer; the KV cache of the tokens is empty.
 
-        The KV cache stores all K hypotheses of each step and is never reordered. Each hypothesis' state holds the cache
-        slots that belong to it, so reordering hypotheses only permutes indices.
+        The KV cache stores all K hypotheses of each step and is never reordered. The state of each hypothesis holds the
+        cache slots that belong to it, so reordering hypotheses only permutes indices.
         """
         cells = self._encode_grid(grid)
         memory = {}
@@ -91,7 +91,7 @@ class Transformer(Decoder):
         return memory, {"history_slots": history_slots}
 
     def step_features(self, tokens: torch.Tensor, state: State, memory: Memory) -> StepFeatures:
-        """Run one step of all layers; the returned memory has the tokens' keys and values appended."""
+        """Run one step of all layers; the returned memory includes keys and values of the tokens."""
         images, hypotheses = tokens.shape
         slots = torch.arange(hypotheses, device=tokens.device)
         history_slots = torch.cat([state["history_slots"], slots.view(1, -1, 1).expand(images, -1, 1)], 2)  # (B, K, t)

@@ -1,4 +1,4 @@
-"""What words rest on: gradients worked out by hand, every decoder, the figure."""
+"""Attribution: gradients worked out by hand, and every decoder."""
 
 import numpy as np
 import pytest
@@ -15,15 +15,15 @@ VOCABULARY = Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "dog", "cat"])
 
 
 class Mean(torch.nn.Module):
-    """Each word's logit is one channel of the grid's mean, whatever the words before it."""
+    """A decoder whose logits are the channels of the mean cell, for any tokens."""
 
     def forward(self, grid: torch.Tensor, tokens: torch.Tensor) -> TeacherForcingOutput:
         mean = grid.mean(1)  # (B, C), C = V
         return TeacherForcingOutput(mean.unsqueeze(1).expand(-1, tokens.shape[2], -1).flatten(0, 1), None)
 
 
-def test_gradients_by_hand():
-    """d log p(dog) / d g = (onehot - p) / cells; times g, summed up over channels, the negative cut off."""
+def test_input_x_gradient_matches_values_by_hand():
+    """d log p(dog) / d g = (onehot - p) / cells; times g, summed over channels, negative sums set to 0."""
     grid = torch.tensor([[0.0, 0, 0, 0, 4, 0], [0, 0, 0, 0, 2, 6]])  # cells × channels
     mean = grid.mean(0).numpy()
     p = np.exp(mean) / np.exp(mean).sum()
@@ -33,7 +33,7 @@ def test_gradients_by_hand():
         expected.append(products / products.sum())
     found = input_x_gradient(Mean(), grid, [4, 5], VOCABULARY)
     assert found.numpy() == pytest.approx(np.array(expected), abs=1e-6)
-    assert found[0, 0] == 1  # the second cell speaks for a cat, and so against a dog
+    assert found[0, 0] == 1  # the second cell speaks for a cat and so against a dog
     assert input_x_gradient(Mean(), grid, [], VOCABULARY).shape == (0, 2)
     nothing = input_x_gradient(Mean(), torch.zeros(4, 6), [4], VOCABULARY)
     assert nothing.tolist() == [[0.25] * 4]
@@ -42,12 +42,12 @@ def test_gradients_by_hand():
 @pytest.mark.parametrize(
     ("weights", "bits"), [([0.25] * 4, 2), ([1, 0, 0, 0], 0), ([0.5, 0.5, 0, 0], 1), ([0.7, 0.3, 0, 0], 0.88129)]
 )
-def test_entropy_is_in_bits(weights, bits):
+def test_entropy_of_weights_is_in_bits(weights, bits):
     assert entropy(torch.tensor([weights]).view(1, 2, 2)).item() == pytest.approx(bits, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_every_decoder_explains_its_words(tmp_path, name):
+def test_explain_with_every_decoder_attributes_each_token(tmp_path, name):
     captioner = Captioner.load(write_tiny_bundle(tmp_path / "model", name))
     assert captioner.explanation_methods == (("gradient",) if name == "nic" else ("attention", "gradient"))
     options = GenerationConfig(beam_size=4, num_captions=2, max_length=6)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from handler.modeling.layers import (
     AdditiveAttention,
@@ -23,13 +24,16 @@ def test_attention_matches_equation_1_by_hand():
     torch.testing.assert_close(attended, torch.tensor([[[[5.0]]]]))
 
 
-def test_attention_with_mask_ignores_masked_keys():
-    query, key, value = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 4, 5), torch.randn(1, 2, 5, 4)
-    mask = torch.tensor([False, True, False, True, False]).expand(3, 5)
+def test_attention_equals_that_of_pytorch():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 4, 7), torch.randn(2, 3, 7, 4)
+    mask = torch.rand(2, 1, 5, 7) < 0.3
     attended, weights = attention(query, key, value, mask)
-    expected, _ = attention(query, key[..., ::2], value[..., ::2, :])
-    torch.testing.assert_close(attended, expected)
-    assert not weights[..., 1::2].any()
+    torch.testing.assert_close(
+        attended, scaled_dot_product_attention(query, key.transpose(-1, -2), value, attn_mask=~mask)
+    )
+    assert not weights[mask.expand_as(weights)].any()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 5))
 
 
 def test_sinusoidal_encoding_by_hand():
