@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -14,6 +15,13 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from eval.meteor import NUM_STATISTICS, Meteor
 from tests.helpers.paths import ROOT
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the real METEOR as slow: the process takes ten seconds to start."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "meteor" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 class Finished(NamedTuple):

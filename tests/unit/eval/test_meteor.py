@@ -180,6 +180,7 @@ def test_process_ends_with_the_interpreter(java, end):
     assert wait_until_gone(int(done.stdout))
 
 
+@pytest.mark.slow
 def test_process_ends_after_the_interpreter_was_killed():
     """METEOR ends at the end of its input."""
     script = """
