@@ -118,7 +118,7 @@ class TrainingConfig:
         scheduled_sampling: Share of input tokens replaced by model predictions at the last epoch, in [0, 1); it rises
             linearly from 0 (Bengio et al. 2015).
         doubly_stochastic_weight: Weight of the doubly stochastic term (Xu et al. 2015, eq. 14). Here cross-entropy is
-            a mean over tokens and the term a mean over cells, so the scale differs from the paper's lambda.
+            a mean over tokens and the term a mean over cells, so the scale of lambda differs from the paper.
         reinforce_weight: Weight of REINFORCE for sampled attention (Xu et al. 2015, eq. 12: lambda_r).
         entropy_weight: Weight of the attention entropy for sampled attention (eq. 12: lambda_e).
         ema_decay: Decay per step of the moving average of the weights, which is then validated and exported, in
@@ -234,7 +234,7 @@ def add_config_arguments(parser: ArgumentParser) -> list[str]:
 
 
 def config_from_args(parser: ArgumentParser, arguments: Namespace, names: list[str]) -> TrainingConfig:
-    """Build a `TrainingConfig` from the parser's arguments `names`."""
+    """Build a `TrainingConfig` from the arguments `names` of a parser."""
     values = parser.instantiate(arguments)
     fields = {name: getattr(values, name) for name in names}
     return TrainingConfig(**fields | {"decoder": decoder_config(**fields["decoder"])})

@@ -188,8 +188,8 @@ class SelfCriticalObjective:
 
     def _score(self, indices: list[int], captions: Samples) -> dict[str, Array]:
         """Compute each reward of each caption, (B, S)."""
-        image_indices = [index for index, some in zip(indices, captions, strict=True) for _ in some]
-        scores = self.reward.score(image_indices, [ids for some in captions for ids in some])
+        image_indices = [index for index, samples in zip(indices, captions, strict=True) for _ in samples]
+        scores = self.reward.score(image_indices, [ids for samples in captions for ids in samples])
         return {name: score.reshape(len(indices), -1) for name, score in scores.items()}
 
 
@@ -235,8 +235,8 @@ def sample_captions(
         if finished.all():
             break
     rows = torch.stack(columns, 2).tolist()  # (B, S, T)
-    captions = [[[i for i in ids if i != vocabulary.pad_id] for ids in some] for some in rows]
-    return [sorted(_truncate(some, vocabulary, max_length), key=len, reverse=True) for some in captions]
+    captions = [[[i for i in ids if i != vocabulary.pad_id] for ids in image_rows] for image_rows in rows]
+    return [sorted(_truncate(group, vocabulary, max_length), key=len, reverse=True) for group in captions]
 
 
 def _truncate(captions: list[list[int]], vocabulary: Vocabulary, max_length: int) -> list[list[int]]:

@@ -119,8 +119,8 @@ class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
         self.rank, self.world_size = rank, world_size
         if self.batch_size < world_size:
             raise ValueError(f"A step has {self.batch_size} images, too few for {world_size} processes.")
-        words = [[tokenize(text) for text in image.captions] for image in images]
-        self.captions = [[self._encode(caption, max_length) for caption in some if caption] for some in words]
+        tokenized = [[tokenize(text) for text in image.captions] for image in images]
+        self.captions = [[self._encode(words, max_length) for words in captions if words] for captions in tokenized]
         if not all(self.captions):
             image_id = images[self.captions.index([])].id
             raise ValueError(f"The image {image_id} has no caption with a word: remove it from the split.")

@@ -36,7 +36,7 @@ def load_image(
         image: The image file and its captions.
         preprocessing: Resizes the image.
         augmentation: Random augmentation; None loads the image unchanged.
-        seed: Integers ≥ 0 that, together with the file's content, determine the augmentation.
+        seed: Integers ≥ 0 that, together with the content of the file, determine the augmentation.
 
     Raises:
         ValueError: If the file cannot be decoded; the message names it.

@@ -11,16 +11,16 @@ from training.average_weights import average_bundles
 
 
 def test_average_bundles_weights_are_the_mean(tmp_path):
-    folders = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3)]
-    average_bundles(folders, tmp_path / "mean")
-    parts = [load_bundle(folder)[1] for folder in folders]
+    bundles = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3)]
+    average_bundles(bundles, tmp_path / "mean")
+    parts = [load_bundle(bundle)[1] for bundle in bundles]
     config, mean, vocabulary = load_bundle(tmp_path / "mean")
     for name, tensor in mean.items():
         expected = sum(some[name].double() for some in parts) / 3
         torch.testing.assert_close(tensor.double(), expected, atol=1e-3, rtol=1e-3)  # stored in half precision
     assert not torch.equal(mean["decoder.embedding.weight"], parts[0]["decoder.embedding.weight"])
-    assert vocabulary.tokens == load_bundle(folders[0])[2].tokens
-    assert config.card["mean_of"] == [load_bundle(folder)[0].digest for folder in folders]
+    assert vocabulary.tokens == load_bundle(bundles[0])[2].tokens
+    assert config.card["mean_of"] == [load_bundle(bundle)[0].digest for bundle in bundles]
 
 
 def test_average_bundles_other_architecture_or_one_bundle_is_refused(tmp_path):

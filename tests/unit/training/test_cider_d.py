@@ -89,9 +89,9 @@ def test_cider_d_is_independent_of_the_batch():
 def test_cider_d_rewards_the_end_token():
     end = 2
     reward = CiderD([[[5, 6, 7, end]], [[5, 8, end]], [[9, end]]])
-    whole, cut = reward.score([0, 0], [[5, 6, 7, end], [5, 6, 7]])
-    assert whole == pytest.approx(10)
-    assert cut < whole
+    complete, cut = reward.score([0, 0], [[5, 6, 7, end], [5, 6, 7]])
+    assert complete == pytest.approx(10)
+    assert cut < complete
 
 
 def test_cider_d_without_captions_or_tokens_is_zero():

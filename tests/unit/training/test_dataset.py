@@ -93,10 +93,10 @@ def test_dataset_processes_share_a_step():
     for step in range(5):
         parts = [share[step] for share in shares]
         assert [len(part.indices) for part in parts] == [2, 1, 1]
-        found = {index: part.images[i] for part in parts for i, index in enumerate(part.indices)}
-        assert sorted(found) == [0, 1, 2, 3]
+        images_by_index = {index: part.images[i] for part in parts for i, index in enumerate(part.indices)}
+        assert sorted(images_by_index) == [0, 1, 2, 3]
         for index, image in zip(complete[step].indices, complete[step].images, strict=True):
-            assert torch.equal(found[index], image)
+            assert torch.equal(images_by_index[index], image)
     with pytest.raises(ValueError, match="2 images, too few for 3 processes"):
         dataset_of(batch_size=2, rank=0, world_size=3)
 

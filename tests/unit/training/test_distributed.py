@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 from tests.helpers.training_runs import read_metrics, train_command
-from tests.unit.training.conftest import copy_features, fork
+from tests.unit.training.runs import copy_features, fork
 from training import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]

@@ -6,7 +6,7 @@ from handler import Captioner
 from tests.helpers.commands import run_module_in_process
 from tests.helpers.paths import ROOT
 from tests.helpers.training_runs import read_metrics
-from tests.unit.training.conftest import CRITICAL_EPOCHS, CRITICAL_STEPS, STEPS, train_in_process
+from tests.unit.training.runs import CRITICAL_EPOCHS, CRITICAL_STEPS, STEPS, train_in_process
 from training.export import export_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished_run")]

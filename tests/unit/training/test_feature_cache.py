@@ -28,9 +28,9 @@ def features_of(directory, encoder, images, **options):
     return cached_features(directory, encoder, PREPROCESSING, images, device=torch.device("cpu"), **options)
 
 
-def relative_distance(found, expected):
+def relative_distance(actual, expected):
     """Return the distance of two arrays relative to the second."""
-    return np.linalg.norm(np.float32(found) - np.float32(expected)) / np.linalg.norm(np.float32(expected))
+    return np.linalg.norm(np.float32(actual) - np.float32(expected)) / np.linalg.norm(np.float32(expected))
 
 
 @torch.inference_mode()
@@ -81,7 +81,7 @@ def test_cached_features_are_reused_unless_stale(tmp_path, encoder):
 
 def test_cached_features_interrupted_computation_resumes(tmp_path, encoder, monkeypatch):
     images = read_split(ROOT / "samples", "photos")
-    whole = np.array(features_of(tmp_path / "whole", encoder, images))
+    complete = np.array(features_of(tmp_path / "complete", encoder, images))
     monkeypatch.setattr("training.data.feature_cache.BATCH_SIZE", 2)
     seen = []
     decode = image_loading.decode_image
@@ -98,7 +98,7 @@ def test_cached_features_interrupted_computation_resumes(tmp_path, encoder, monk
     assert not list((tmp_path / "broken").glob("*.npy"))
     features = features_of(tmp_path / "broken", encoder, images)
     assert len(seen) == 5 + 3  # the four encoded images are not read again
-    assert relative_distance(features, whole) < 2e-3
+    assert relative_distance(features, complete) < 2e-3
 
 
 def test_cached_features_damaged_image_is_named(tmp_path, encoder):

@@ -73,8 +73,8 @@ def test_caption_sums_add_the_tokens_of_each_caption():
 
 
 def test_advantages_leave_one_out_subtracts_mean_of_the_others():
-    found = advantages(np.array([[1.0, 2.0, 6.0]]), None)
-    np.testing.assert_allclose(found, [[1 - 4, 2 - 3.5, 6 - 1.5]])  # the others' means are 4, 3.5 and 1.5
+    actual = advantages(np.array([[1.0, 2.0, 6.0]]), None)
+    np.testing.assert_allclose(actual, [[1 - 4, 2 - 3.5, 6 - 1.5]])  # the means of the others are 4, 3.5 and 1.5
 
 
 def test_advantages_greedy_subtracts_greedy_reward():

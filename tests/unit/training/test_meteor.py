@@ -4,7 +4,7 @@ import pytest
 
 from eval.meteor import MeteorError
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
-from tests.unit.training.conftest import FakeMeteor
+from tests.unit.training.runs import FakeMeteor
 from training.rewards import SentenceMeteor
 
 TEXTS = [["a dog runs in the grass", "a dog in grass"], ["two children play"]]
@@ -43,6 +43,8 @@ def test_sentence_meteor_processes_share_the_captions(monkeypatch, cpus, local_w
 def test_sentence_meteor_restarts_an_ended_process_once(monkeypatch, capsys):
     class Ending(FakeMeteor):
         """The second process ends at its second call, the fourth one at each."""
+
+        started = 0
 
         def score(self, references, captions):
             self.calls = getattr(self, "calls", 0) + 1

@@ -15,7 +15,7 @@ from training.optim import ema_update, lr_multiplier, set_learning_rate
         (10, {"warmup": 4, "schedule": "cosine"}, 0.25),  # two thirds: (1 + cos 120°) / 2
         (9, {"warmup": 2, "schedule": "constant"}, 1.0),
         (9, {"warmup": 0, "schedule": "step", "decay": 0.5, "decay_steps": 4}, 0.25),
-        (1, {"warmup": 99, "schedule": "cosine"}, 2 / 13),  # the warm-up is at most the whole training
+        (1, {"warmup": 99, "schedule": "cosine"}, 2 / 13),  # the warm-up is at most the training
     ],
 )
 def test_lr_multiplier_at_a_step_equals_manual_value(step, options, factor):

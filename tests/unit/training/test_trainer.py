@@ -14,7 +14,7 @@ from eval.coco import read_split
 from handler import Captioner
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.training_runs import read_metrics
-from tests.unit.training.conftest import (
+from tests.unit.training.runs import (
     CRITICAL_EPOCHS,
     CRITICAL_STEPS,
     EPOCHS,
