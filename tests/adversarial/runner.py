@@ -67,13 +67,13 @@ class RunReport:
             counts = [sum(result.code // 100 == hundred for result in results) for hundred in (2, 4, 5)]
             longest = max(result.seconds for result in results)
             lines.append(f"| {kind} | {len(results)} | {' | '.join(map(str, counts))} | {longest:.2f} s |")
-        longest = max(self.results, key=lambda result: result.seconds)
+        slowest = max(self.results, key=lambda result: result.seconds)
         captions = " / ".join(sorted({result.neighbour for result in self.results}))
         memory = f"Worker memory: {self.before} MB before, {self.peak} MB at most. Workers that ended: {self.deaths}."
         return "\n".join([
             *lines,
             "",
-            f"Longest response: '{longest.case}'. Captions of the valid images: {captions}.",
+            f"Longest response: '{slowest.case}'. Captions of the valid images: {captions}.",
             memory,
         ])  # fmt: skip
 
