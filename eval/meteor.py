@@ -17,7 +17,7 @@ from typing import IO, Self, cast
 
 import numpy as np
 import numpy.typing as npt
-from pycocoevalcap.meteor import meteor as coco  # type: ignore[import-untyped]
+from pycocoevalcap.meteor import meteor as coco
 
 from eval.java import find_java
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocoevalcap.bleu.bleu_scorer import BleuScorer  # type: ignore[import-untyped]
-from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]
-from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # codespell:ignore rouge
-from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # type: ignore[import-untyped]
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from eval import spice
 from eval.java import ensure_java
@@ -92,7 +92,7 @@ def compute_metrics(
         with nullcontext(meteor) if isinstance(meteor, Meteor) else Meteor() as process:
             statistics = process.statistics(tokenized_references, tokens)
             scores["METEOR"], per_image["METEOR"] = process.evaluate(statistics)
-    for name, metric in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):  # codespell:ignore rouge
+    for name, metric in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):
         scores[name], per_image[name] = metric.compute_score(tokenized_references, candidates)
     return CaptionScores(
         images=list(tokenized_references),

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pycocoevalcap.spice import get_stanford_models as models  # type: ignore[import-untyped]
-from pycocoevalcap.spice.spice import Spice  # type: ignore[import-untyped]
+from pycocoevalcap.spice import get_stanford_models as models
+from pycocoevalcap.spice.spice import Spice
 
 MISSING = (
     "its parser's models are not installed: .venv/bin/python -c 'from pycocoevalcap.spice.get_stanford_models import "

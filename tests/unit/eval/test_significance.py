@@ -8,7 +8,7 @@ import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor as CocoMeteor
-from pycocoevalcap.rouge.rouge import Rouge  # codespell:ignore rouge
+from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from eval.coco import read_split
@@ -41,7 +41,7 @@ def test_compute_metrics_equals_pycocoevalcap_on_1000_images(split, measured):
     for n, score in enumerate(bleu, 1):
         assert measured.scores[f"Bleu_{n}"] == pytest.approx(score, abs=1e-9)
     assert bleu_from_stats(measured.bleu.sum(0)) == pytest.approx(bleu, abs=1e-9)
-    for name, coco in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):  # codespell:ignore rouge
+    for name, coco in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):
         score, each = coco.compute_score(wanted, found)
         assert measured.scores[name] == pytest.approx(score, abs=1e-9)
         assert measured.per_image[name] == pytest.approx(each, abs=1e-9)
