@@ -83,7 +83,7 @@ lint: .venv/test.stamp ## check style, types, imports and spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	if command -v npx > /dev/null; then npx --yes $(BIOME) check; else echo "No npx: JavaScript was not checked."; fi
+	if command -v npx > /dev/null; then npx --yes $(BIOME) check --error-on-warnings; else echo "No npx: JavaScript was not checked."; fi
 
 test: .venv/test.stamp ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
