@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from eval.meteor import Meteor
-from tests.unit.training.runs import SharedMeteor, train_in_process
+from tests.unit.training.runs import SharedMeteor, train_in_process, without_figures
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +19,10 @@ def shared_meteor() -> Iterator[Meteor]:
 
 
 @pytest.fixture
-def no_figures(monkeypatch):
+def no_figures():
     """Skip the figures of each epoch, which take longer than its steps; forked processes skip them too."""
-    monkeypatch.setattr("training.run_logger.draw_samples", lambda *_: np.zeros((1, 1, 3), np.uint8))
-    monkeypatch.setattr("training.run_logger.draw_curve", lambda *_: None)
+    with without_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

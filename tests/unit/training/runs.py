@@ -8,10 +8,13 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
+import pytest
 
 from eval.meteor import Meteor
 from tests.helpers.paths import ROOT
@@ -42,6 +45,23 @@ def train_in_process(run: Path, *settings: str, data: Path = ROOT / "samples") -
     except SystemExit as error:
         return str(error.code)
     return None
+
+
+@contextmanager
+def without_figures() -> Iterator[None]:
+    """Draw no figures in this process and those that it forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.run_logger.draw_samples", lambda *_: np.zeros((1, 1, 3), np.uint8))
+        patch.setattr("training.run_logger.draw_curve", lambda *_: None)
+        yield
+
+
+@contextmanager
+def without_bundles() -> Iterator[None]:
+    """Export no bundles in this process, which would start METEOR."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_export_bundles", lambda _trainer: [])
+        yield
 
 
 def copy_features(run: Path, directory: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 from tests.helpers.training_runs import read_metrics, train_command
-from tests.unit.training.runs import copy_features, fork
+from tests.unit.training.runs import copy_features, fork, without_bundles, without_figures
 from training import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
@@ -53,10 +53,11 @@ def fork_ranks(run, directory, *settings):
 
 
 @pytest.fixture(scope="module")
-def single_run(tmp_path_factory, shared_meteor) -> Path:
+def single_run(tmp_path_factory) -> Path:
     """A run of one process with twice the batch that each of two processes has."""
     run = tmp_path_factory.mktemp("distributed") / "single"
-    train.main(arguments_of(run))
+    with without_figures(), without_bundles():
+        train.main(arguments_of(run))
     return run
 
 
@@ -69,14 +70,14 @@ def assert_same_curve(run, single_run):
             assert actual[name] == pytest.approx(expected[name], rel=2e-3, abs=2e-4), (name, expected["step"])
 
 
-def test_two_processes_give_the_curve_of_one_with_twice_the_batch(single_run, tmp_path, no_figures):
+def test_two_processes_give_the_curve_of_one_with_twice_the_batch(single_run, tmp_path, shared_meteor, no_figures):
     run = copy_features(single_run, tmp_path)
     fork_ranks(run, tmp_path)
     assert_same_curve(run, single_run)
     assert (run / "bundle" / "captioner.json").exists()
 
 
-def test_two_processes_self_critical_steps_stay_in_step(single_run, tmp_path, no_figures):
+def test_two_processes_self_critical_steps_stay_in_step(single_run, tmp_path, shared_meteor, no_figures):
     run = copy_features(single_run, tmp_path)
     critical = ["--self_critical.epochs=2", "--self_critical.cross_entropy=0.2", "--self_critical.batch_size=4"]
     fork_ranks(run, tmp_path, "--epochs=1", *critical)
@@ -105,7 +106,8 @@ def test_torchrun_process_dies_and_run_resumes_with_another_number_of_processes(
     finally:
         launcher.kill()
     assert 3 <= max(line["step"] for line in read_metrics(run)) < STEPS
-    train.main(arguments_of(run))
+    with without_bundles():
+        train.main(arguments_of(run))
     assert_same_curve(run, single_run)
 
 
