@@ -21,7 +21,7 @@ from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually
 
 pytestmark = pytest.mark.slow
-COUNT, GROUP = 900, 30
+COUNT, GROUP = 480, 30
 SLOW = {"beam_size": 10, "min_length": 50, "max_length": 50}
 ERRORS = {0: "InvalidImage", 3: "EmptyBody"} | dict.fromkeys(range(GROUP, 2 * GROUP), "InvalidParquet")
 
