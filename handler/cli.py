@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from handler.errors import BundleError, RequestError
 from handler.generation import GENERATION_OPTIONS, GenerationConfig
-from handler.serving.options import parse_options
+from handler.serving.option_parsing import parse_options
 
 
 @contextmanager

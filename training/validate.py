@@ -21,10 +21,13 @@ from eval.metrics import score_captions, signature
 from handler.captioner import Captioner
 from handler.cli import add_generation_options, cli_errors, generation_config
 from handler.files import atomic_write_text
-from handler.generation import GenerationConfig
+from handler.generation import GENERATION_OPTIONS, GenerationConfig
 from training.data.image_loading import load_images
 
 BATCH_SIZE = 50
+# Options that are always in a signature, and those that change no caption: one caption is scored.
+SIGNED = {"beam_size", "temperature", "top_p", "seed", "length_penalty", "min_length", "max_length", "no_repeat_ngram"}
+UNSIGNED = {"num_captions", "attention"}
 
 
 def default_device() -> torch.device:
@@ -42,9 +45,14 @@ def describe_decoding(options: GenerationConfig) -> str:
     search = f"beam:{options.beam_size}"
     if options.do_sample:
         search = f"temperature:{options.temperature}|top_p:{options.top_p}|seed:{options.seed}"
-    return (
+    shown = (
         f"{search}|lp:{options.length_penalty}|length:{options.min_length}-{options.max_length}"
         f"|ngram:{options.no_repeat_ngram}"
+    )
+    # Any other option that may change a caption has to be in the signature, too.
+    others = {name: getattr(options, name) for name in GENERATION_OPTIONS if name not in SIGNED | UNSIGNED}
+    return shown + "".join(
+        f"|{name}:{value}" for name, value in others.items() if value != GENERATION_OPTIONS[name].default
     )
 
 

@@ -25,7 +25,7 @@ from handler.backends import PRECISIONS
 from handler.bundle import load_bundle
 from handler.errors import BundleError, RequestError
 from handler.generation import GenerationConfig
-from handler.serving.options import parse_options as parse_generation_options
+from handler.serving.option_parsing import parse_options as parse_generation_options
 
 DEFAULT_BUNDLE = Path(__file__).parent.parent.parent / "pretrained"
 PROGRESS_SECONDS = 60  # from one progress line to the next

@@ -98,8 +98,8 @@ def _connect(address: str) -> None:
 def _start(job: str, cpus: int) -> None:
     import ray
 
-    # Not at the top: this module is imported on the nodes of a cluster, too, which lack what `deploy.testing` imports.
-    from deploy.testing import free_ports
+    # Not at the top: cluster nodes import this module, too, and lack what `deploy.isolated_server` imports.
+    from deploy.isolated_server import free_ports
 
     os.environ[JOB_ENV_VAR] = job
     remove_leftovers(job)  # of a job that was killed

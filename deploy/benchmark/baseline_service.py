@@ -16,7 +16,7 @@ from handler.backends import ModelSource
 from handler.bundle import load_bundle
 from handler.generation import generate
 from handler.modeling import build_decoder
-from handler.serving.options import parse_options
+from handler.serving.option_parsing import parse_options
 
 
 class BaselineService:

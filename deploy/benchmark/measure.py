@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from deploy.benchmark.offline import InProcess
 from deploy.benchmark.variants import Variant, repack
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from deploy.torchserve import TorchServe, is_jvm
 from eval.client import Client
 from eval.load_test import LoadResult, closed_loop, measure

@@ -13,7 +13,7 @@ import yaml
 from deploy.archive import MODEL_CONFIG
 from handler.captioner import Captioner
 from handler.parallel import available_cpus
-from handler.serving.options import parse_options
+from handler.serving.option_parsing import parse_options
 
 
 class InProcess:

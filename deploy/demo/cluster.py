@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from deploy.haproxy.proxy import NAMES, Proxy
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from deploy.torchserve import TorchServe
 
 HAS_AFFINITY = hasattr(os, "sched_setaffinity")  # Linux only

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.testing import free_ports
+from deploy.isolated_server import free_ports
 from deploy.torchserve import ServerError, TorchServe
 
 CONFIG = Path(__file__).parent / "haproxy.cfg"

@@ -4,7 +4,7 @@ python -m deploy.soak --minutes 30
 python -m deploy.soak --model pretrained --minutes 480 --clients 16 --interval 15
 
 It exits with 1 if a response was lost, wrong or 5xx, if a worker was restarted, if responses get slower, or if memory,
-open files, threads or processes grow; `GROWTH_LIMITS` in deploy/soak/report.py defines growth.
+open files, threads or processes grow; `GROWTH_LIMITS` in deploy/soak/limits.py defines growth.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from typing import Any
 
 from deploy.archive import build_archive
 from deploy.cli import add_bundle_arguments, add_result_arguments, read_images
+from deploy.isolated_server import isolated_server
+from deploy.soak.limits import failures
 from deploy.soak.load import SoakLoad
 from deploy.soak.monitor import ResourceMonitor
-from deploy.soak.report import failures, plot, summarize, to_markdown
+from deploy.soak.report import plot, summarize, to_markdown
 from deploy.soak.request_mix import sample_requests
-from deploy.testing import isolated_server
 from deploy.torchserve import ServerError
 from eval.cli import cli_errors
 from handler.errors import BundleError

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from handler.generation.backpointers import BackPointer, BackPointers
-from handler.generation.config import GenerationConfig
+from handler.generation.options import GenerationConfig
 from handler.generation.sampling import sample_tokens, uniform_noise
 from handler.modeling.decoder import Decoder, State, TensorDict, expand_state
 from handler.modeling.vocabulary import Vocabulary

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from handler.generation.config import GenerationConfig
+from handler.generation.options import GenerationConfig
 
 
 def uniform_noise(configs: Sequence[GenerationConfig], num_beams: int, num_steps: int) -> torch.Tensor:

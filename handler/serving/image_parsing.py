@@ -9,7 +9,7 @@ from typing import Any
 from handler.errors import EmptyBody, MalformedJSON, OptionOutOfRange, RequestError, TooLarge, TooManyImages
 from handler.generation import GenerationConfig
 from handler.serving.messages import ExplainOptions, ImageRequest
-from handler.serving.options import as_str, format_value, parse_bool, parse_options
+from handler.serving.option_parsing import as_str, format_value, parse_bool, parse_options
 from handler.serving.settings import DEFAULT_SETTINGS, Settings
 
 # Fields that hold a single image: `image` in forms and JSON, `body` for raw bodies, and `data`, which TorchServe's

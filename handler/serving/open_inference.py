@@ -25,7 +25,7 @@ from handler.serving.json_schema import (
     refs,
 )
 from handler.serving.messages import ImageRequest, InferenceRequest
-from handler.serving.options import as_str, format_value
+from handler.serving.option_parsing import as_str, format_value
 from handler.serving.responses import Prediction, encode_predictions, overall_status
 
 OUTPUTS = ("caption", "response")  # names of the output tensors

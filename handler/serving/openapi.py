@@ -6,7 +6,7 @@ from typing import Any
 
 from handler.errors import REQUEST_ERRORS
 from handler.generation import GENERATION_OPTIONS, GenerationConfig
-from handler.generation.config import GenerationOption
+from handler.generation.options import GenerationOption
 from handler.serving import open_inference
 from handler.serving.image_parsing import ParseContext
 from handler.serving.json_schema import (

@@ -19,7 +19,7 @@ from handler.serving.image_parsing import (
     reject_stream,
 )
 from handler.serving.messages import ImageRequest, InferenceRequest, MultiImageRequest, SingleImageRequest
-from handler.serving.options import parse_bool
+from handler.serving.option_parsing import parse_bool
 
 JSON_FIELDS = ("images", "instances", "inputs", "parameters", "outputs")  # in a form they are JSON text
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from deploy.archive import build_archive
-from deploy.testing import ROOT, isolated_server
+from deploy.isolated_server import ROOT, isolated_server
 from tests.adversarial import grpc_cases
 from tests.adversarial.runner import run_cases
 

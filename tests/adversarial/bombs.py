@@ -5,7 +5,8 @@ import zlib
 
 from PIL import Image
 
-from tests.adversarial.builders import (
+from tests.adversarial.case import EITHER, cases
+from tests.adversarial.image_parts import (
     before_image,
     bits_of_webp,
     bmp,
@@ -22,7 +23,6 @@ from tests.adversarial.builders import (
     with_chunks,
     with_segments,
 )  # fmt: skip
-from tests.adversarial.case import EITHER, cases
 
 MILLIONS = 5_000_000
 

@@ -3,8 +3,8 @@
 import random
 from functools import partial
 
-from tests.adversarial.builders import encoded, noise, small_image
 from tests.adversarial.case import EITHER, REFUSED, ImageCase
+from tests.adversarial.image_parts import encoded, noise, small_image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SHARES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)

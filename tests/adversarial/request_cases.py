@@ -4,8 +4,8 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 
-from tests.adversarial.builders import small_image
 from tests.adversarial.case import CAPTION, RequestCase
+from tests.adversarial.image_parts import small_image
 
 IMAGE = base64.b64encode(small_image("PNG")).decode()
 V1, V2 = "/v1/models/captioner:predict", "/v2/models/captioner/infer"

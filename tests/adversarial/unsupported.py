@@ -2,8 +2,8 @@
 
 import struct
 
-from tests.adversarial.builders import encoded, noise, small_image
 from tests.adversarial.case import cases
+from tests.adversarial.image_parts import encoded, noise, small_image
 
 UNSUPPORTED = [
     *cases("no image", "EmptyBody", {"nothing": lambda: b""}),

@@ -6,7 +6,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
-from tests.adversarial.builders import (
+from tests.adversarial.case import CAPTION, cases
+from tests.adversarial.image_parts import (
     before_image,
     bmp,
     chunk,
@@ -20,7 +21,6 @@ from tests.adversarial.builders import (
     with_chunks,
     with_segments,
 )  # fmt: skip
-from tests.adversarial.case import CAPTION, cases
 
 
 def cmyk(profile: bytes | None = None) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from eval.grpc_stubs import inference_protos
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually

@@ -11,7 +11,7 @@ import requests
 import yaml
 
 from deploy.haproxy.proxy import Proxy
-from deploy.testing import free_ports
+from deploy.isolated_server import free_ports
 from eval.client import Client
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.commands import require_program

@@ -9,7 +9,7 @@ import pytest
 import requests
 from playwright.sync_api import expect
 
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.demo_page import (
     CAT,

@@ -9,7 +9,7 @@ import requests
 from PIL import Image
 
 from deploy.haproxy.proxy import BACKENDS, Proxy
-from deploy.testing import free_ports
+from deploy.isolated_server import free_ports
 from deploy.torchserve import ServerError
 from eval.client import Client, EndpointError
 from tests.helpers.commands import require_program

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import requests
 
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from deploy.torchserve import ServerError, TorchServe
 from eval.java import find_java, java_version
 from tests.helpers.bundles import write_tiny_bundle

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import requests
 
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from eval.client import Client, EndpointError
 from eval.grpc_stubs import inference_protos
 from tests.helpers.bundles import write_tiny_bundle

@@ -19,7 +19,7 @@ INSTRUMENTED = [
     "handler.serving.parsing",
     "handler.serving.image_parsing",
     "handler.serving.open_inference",
-    "handler.serving.options",
+    "handler.serving.option_parsing",
     "PIL.ImageFile",
     *PARSERS,
 ]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from deploy.testing import free_ports, isolated_server
+from deploy.isolated_server import free_ports, isolated_server
 from tests.helpers.commands import require_program
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.polling import eventually

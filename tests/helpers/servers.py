@@ -12,7 +12,7 @@ import psutil
 
 from deploy.archive import build_archive
 from deploy.benchmark.variants import Variant, repack
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from deploy.torchserve import TorchServe
 from handler.bundle import CONFIG
 from tests.helpers.paths import ROOT, RUN_DIRECTORY

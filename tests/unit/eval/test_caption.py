@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.caption import ResultsWriter
+from eval.caption import OPTIONS, ResultsWriter
 from eval.client import CaptionResult
 from eval.files import find_images
 from eval.transports import EndpointError
+from handler.generation import GENERATION_OPTIONS
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 
@@ -153,3 +154,8 @@ def test_caption_interrupted_during_backoff_says_how_to_resume(photos, tmp_path)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 1
     assert process.stderr.read().endswith("Stopped. Run the same command again to resume.\n")
+
+
+def test_options_are_those_of_the_endpoint():
+    """The client imports nothing of the handler, so its flags are held against the handler here."""
+    assert {*OPTIONS, "attention"} == GENERATION_OPTIONS.keys()

@@ -11,7 +11,7 @@ from handler.serving.image_parsing import ParseContext
 from handler.serving.messages import InferenceRequest
 from handler.serving.parsing import parse_request
 from tests.adversarial import CAPTION, IMAGE_CASES, REQUEST_CASES
-from tests.adversarial.builders import before_image
+from tests.adversarial.image_parts import before_image
 from tests.adversarial.request_cases import as_torchserve_reads
 from tests.adversarial.resource_limit import resource_limit
 from tests.helpers.paths import PHOTOS, ROOT

@@ -4,7 +4,7 @@ import pytest
 
 from handler.generation import GenerationConfig
 from tests.helpers.commands import run_module_in_process
-from training.validate import describe_decoding
+from training.validate import SIGNED, describe_decoding
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,9 @@ def test_validate_mistake_in_arguments_gives_one_sentence(arguments, message):
 )
 def test_describe_decoding_names_search_or_sampling(options, expected):
     assert describe_decoding(GenerationConfig(**options)) == expected
+
+
+def test_describe_decoding_names_a_new_option_that_is_set(monkeypatch):
+    monkeypatch.setattr("training.validate.SIGNED", SIGNED - {"no_repeat_ngram"})  # as if it had been added just now
+    assert describe_decoding(GenerationConfig()) == "beam:5|lp:0.7|length:1-20|ngram:0"
+    assert describe_decoding(GenerationConfig(no_repeat_ngram=3)).endswith("|no_repeat_ngram:3")

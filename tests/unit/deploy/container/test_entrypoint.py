@@ -6,7 +6,7 @@ import pytest
 
 from deploy.container.entrypoint import serve
 from deploy.container.gateway import Gateway
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from deploy.torchserve import ServerError
 from tests.helpers.paths import ROOT
 

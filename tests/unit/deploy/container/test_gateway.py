@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.container.gateway import Gateway
-from deploy.testing import isolated_server
+from deploy.isolated_server import isolated_server
 from deploy.torchserve import ServerError
 from tests.helpers.commands import require_program
 from tests.helpers.paths import ROOT

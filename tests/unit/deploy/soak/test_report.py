@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from deploy.soak.limits import GROWTH_LIMITS, failures
 from deploy.soak.load import SoakResult
 from deploy.soak.monitor import FIGURES, Sample
-from deploy.soak.report import GROWTH_LIMITS, failures, summarize, to_markdown
+from deploy.soak.report import summarize, to_markdown
 from tests.unit.deploy.soak.series import RESPONSE, soak_report
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from handler.errors import OptionOutOfRange, UnknownOption
 from handler.generation import GENERATION_OPTIONS, GenerationConfig
-from handler.serving.options import format_value, parse_options
+from handler.serving.option_parsing import format_value, parse_options
 
 DEFAULTS = GenerationConfig()
 

@@ -1,6 +1,6 @@
 """The table of decoding options, the checks derived from it, and the documentation of it.
 
-python -m tests.unit.handler.test_generation_config   # writes the table into docs/api.md
+python -m tests.unit.handler.test_generation_options   # writes the table into docs/api.md
 """
 
 import math

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from handler.errors import OptionOutOfRange, UnknownOption
 from handler.generation import GENERATION_OPTIONS, GenerationConfig
-from handler.generation.config import GenerationOption
+from handler.generation.options import GenerationOption
 
 MAX_SHOWN = 40  # characters of a client's value in a message
 
