@@ -29,6 +29,22 @@ def test_sentence_meteor_equals_meteor_of_the_split(monkeypatch, shared_meteor):
     assert reward.score([], []).tolist() == []
 
 
+@pytest.mark.slow
+def test_sentence_meteor_whose_java_is_killed_restarts_it(monkeypatch, capsys, shared_meteor):
+    monkeypatch.setattr("training.rewards.meteor.available_cpus", lambda: 2)
+    reward = SentenceMeteor(REFERENCES, VOCABULARY)
+    references = {i: TEXTS[image] for i, image in enumerate(IMAGES)}
+    _, expected = shared_meteor.score(references, dict(enumerate(CAPTIONS)))
+    assert reward.score(IMAGES, IDS).tolist() == expected
+    reward._processes[0].meteor._process.kill()
+    assert reward.score(IMAGES, IDS).tolist() == expected
+    assert capsys.readouterr().err.count("Restarting it.") == 1
+    monkeypatch.setattr("eval.meteor.COMMAND", ("-version",))  # a Java that ends at once
+    reward._processes[0].meteor._process.kill()
+    with pytest.raises(MeteorError, match="METEOR"):
+        reward.score(IMAGES, IDS)
+
+
 @pytest.mark.parametrize(("cpus", "local_world_size", "processes"), [(2, 1, 1), (12, 1, 3), (64, 1, 4), (16, 2, 2)])
 def test_sentence_meteor_processes_share_the_captions(monkeypatch, cpus, local_world_size, processes):
     monkeypatch.setattr("training.rewards.meteor.Meteor", FakeMeteor)
