@@ -121,17 +121,7 @@ def _parse_outputs(requested: object) -> tuple[str, ...]:
 def encode_response(
     request: OpenInferenceRequest, predictions: Sequence[Prediction], model: dict[str, str], request_id: str
 ) -> tuple[int, dict[str, Any]]:
-    """Encode a response.
-
-    Args:
-        request: The request.
-        predictions: One per image.
-        model: Name, version and digest.
-        request_id: Request id assigned by the server.
-
-    Returns:
-        The HTTP status and the JSON content.
-    """
+    """Encode a response; arguments and result as for `responses.encode_response`."""
     id_field = {"id": request.id} if request.id else {}
     status = overall_status(predictions)
     contents = encode_predictions(predictions)
