@@ -142,7 +142,7 @@ def test_worker_runs_the_code_of_the_archive(server):
     """The worker logs the path of its package: in the unpacked archive, below the private directory of the server."""
     lines = (server.logs / "model_log.log").read_text().splitlines()
     [line] = [line for line in lines if "code from" in line]
-    assert f"code from {server.folder}/models/" in line
+    assert f"code from {server.temp_dir}/models/" in line
     assert line.rstrip().endswith("/handler")
 
 
