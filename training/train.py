@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.mkdir(parents=True, exist_ok=True)
         with lock_run(run) if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
-                save_config(run, config)
+                check_config(run, config)
             trainer = build_trainer(config, args.data, run, args.feature_cache, fabric)
+            if fabric.is_global_zero:
+                save_config(run, config)  # not before: a start that failed leaves the directory free
             trainer.resume()
             with cli_errors(MeteorError, TrainingInterrupted, advice=advice):
                 bundles = trainer.train()
@@ -124,19 +126,24 @@ def lock_run(run: Path) -> Iterator[None]:
         raise ValueError(f"Another process is training in {run}.") from error
 
 
-def save_config(run: Path, config: TrainingConfig) -> None:
-    """Write `settings.yaml`. A run resumes only with the settings that it was started with.
+def check_config(run: Path, config: TrainingConfig) -> None:
+    """Check that a run resumes with the settings that it was started with.
 
     Raises:
         ValueError: If they differ; the message lists them.
     """
     path, settings = run / "settings.yaml", asdict(config)
-    if path.exists():
-        saved = asdict(load_config(path))
-        changed = sorted(n for n in saved if saved[n] != settings[n] and n not in MUTABLE_SETTINGS)
-        if changed:
-            raise ValueError(f"{run} was started with other settings ({', '.join(changed)}): use another --output-dir.")
-    atomic_write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    if not path.exists():
+        return
+    saved = asdict(load_config(path))
+    if changed := sorted(n for n in saved if saved[n] != settings[n] and n not in MUTABLE_SETTINGS):
+        raise ValueError(f"{run} was started with other settings ({', '.join(changed)}): use another --output-dir.")
+
+
+def save_config(run: Path, config: TrainingConfig) -> None:
+    """Write the settings of a run to `settings.yaml`."""
+    text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+    atomic_write_text(run / "settings.yaml", text)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,8 @@ def test_caption_interrupted_during_backoff_says_how_to_resume(photos, tmp_path)
         photos,
         "--endpoint",
         "127.0.0.1:9",
+        "--retries",
+        "99",
         "--output",
         tmp_path / "o.csv",
     ]

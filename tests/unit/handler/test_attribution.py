@@ -49,7 +49,9 @@ def test_entropy_of_weights_is_in_bits(weights, bits):
 @pytest.mark.parametrize("name", DECODERS)
 def test_explain_with_every_decoder_attributes_each_token(tmp_path, name):
     captioner = Captioner.load(write_tiny_bundle(tmp_path / "model", name))
-    assert captioner.explanation_methods == (("gradient",) if name == "nic" else ("attention", "gradient"))
+    assert captioner.explanation_methods == (
+        ("attention", "gradient") if DECODERS[name].has_attention else ("gradient",)
+    )
     options = GenerationConfig(beam_size=4, num_captions=2, max_length=6)
     plain = [caption.tokens for caption in captioner.caption(PHOTOS[:1], options)[0]]
     for method in captioner.explanation_methods:

@@ -16,7 +16,9 @@ def test_load_config_preset_has_the_decoder_and_encoder_of_its_name(path):
 
 def test_preset_path_unknown_name_lists_presets():
     assert preset_path("soft_attention-lite2-flickr8k").parent == PRESETS
-    with pytest.raises(FileNotFoundError, match="no preset 'x': choose one of hard_attention"):
+    with pytest.raises(
+        FileNotFoundError, match=f"no preset 'x': choose one of {min(path.stem for path in PRESETS.glob('*.yaml'))}"
+    ):
         preset_path("x")
 
 

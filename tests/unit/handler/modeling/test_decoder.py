@@ -30,7 +30,7 @@ def test_teacher_forcing_equals_step_by_step(name, tied):
         real = tokens[:, :, t] != PAD_ID
         torch.testing.assert_close(step.logits[real], unpacked[:, :, t][real])
         assert all(tensor.shape[:2] == (3, 2) for tensor in state.values())
-        assert (step.attention is None) == (attention is None) == (name == "nic")
+        assert (step.attention is None) == (attention is None) == (not decoder.has_attention)
         if attention is not None:
             torch.testing.assert_close(step.attention[real], attention[:, :, t][real])
             torch.testing.assert_close(step.attention.sum(-1), torch.ones(3, 2))
@@ -83,8 +83,8 @@ def test_decoder_config_builds_the_config_of_the_architecture():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "gpt"}, "Unknown decoder 'gpt'. Valid decoders: nic, soft_attention, hard_attention, top_down, tra"),
-        ({}, "Unknown decoder ''. Valid decoders: nic,"),
+        ({"name": "gpt"}, f"Unknown decoder 'gpt'. Valid decoders: {', '.join(DECODERS)}"),
+        ({}, "Unknown decoder ''. Valid decoders: "),
         (
             {"name": "nic", "num_layers": 3},
             "The decoder 'nic' has no field 'num_layers'. "
