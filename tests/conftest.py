@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def position(item: pytest.Item) -> tuple[int, bool]:
         names = (i for i, name in enumerate(LONGEST) if f"{item.path.stem}_".startswith(f"{name}_"))
         rank = next(names, len(LONGEST))
-        return rank, item.path.parent.name != "e2e"
+        return rank, "e2e" not in item.path.parts
 
     for item in items:
         if "e2e" in item.path.parts:
@@ -108,3 +108,14 @@ def serve() -> Iterator:
     yield start
     for endpoint in running:
         endpoint.close()
+
+
+@pytest.fixture(scope="session")
+def shared_meteor() -> Iterator:
+    """Let all code of this process use the same METEOR."""
+    from tests.helpers.trainings import SharedMeteor
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("eval.metrics", "training.trainer"):
+            patch.setattr(f"{module}.Meteor", SharedMeteor)
+        yield SharedMeteor()

@@ -22,7 +22,7 @@ ELSEWHERE = {
     r"torchserve |until curl|export TS_CONFIG_FILE|\. \.venv/bin/activate": "test_serve.py",
     r"\.venv/bin/python -m deploy\.container": "test_container.py",
     r"docker |kubectl |mkdir |openssl |cp |chown |sed -i": "tests/unit/deploy: the image and the manifests",
-    r".*-m training\.|\.venv/bin/torchrun|for seed in": "tests/unit/training and test_training_run.py",
+    r".*-m training\.|\.venv/bin/torchrun|for seed in": "tests/e2e/training",
     r"git |cd |pip |python3? -m venv|\.venv/bin/pre-commit|npx |\.venv/bin/(ruff|mypy|pytest|python -m pytest)": "CI",
 }
 RUN = (

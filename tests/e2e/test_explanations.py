@@ -9,6 +9,7 @@ import requests
 from jsonschema_rs import Draft202012Validator
 from PIL import Image
 
+from tests.helpers.commands import run_module_in_process
 from tests.helpers.paths import PHOTOS
 
 IMAGE = PHOTOS[0].read_bytes()
@@ -74,3 +75,14 @@ def test_bad_request_gives_the_errors_of_captions(explanations):
         400,
         "method must be attention or gradient for this model, not magic.",
     )
+
+
+@pytest.mark.slow
+def test_faithfulness_on_the_samples_is_higher_for_largest_weights():
+    """Log-probabilities drop more if the cells with the largest weights are hidden than those with the smallest."""
+    code, output, errors = run_module_in_process("eval.faithfulness", "pretrained", "samples", "photos", "--images", 4)
+    assert code == 0, errors
+    rows = [line.split(" | ") for line in output.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| attention", "| gradient"]
+    for _, largest, _, smallest, _ in rows:
+        assert float(largest) > float(smallest)

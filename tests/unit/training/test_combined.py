@@ -3,7 +3,7 @@
 import numpy as np
 
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
-from tests.unit.training.runs import FakeMeteor
+from tests.helpers.trainings import FakeMeteor
 from training.rewards import CiderD, SentenceBleu, SentenceMeteor, build_reward
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from eval.coco import read_split
 from tests.helpers.polling import eventually
+from tests.helpers.trainings import fork
 from tests.unit.training.file_server import FileServer, pack, sha256
-from tests.unit.training.runs import fork
 from tests.unit.training.test_karpathy import KARPATHY
 from training.data.download_coco import CATALOG, Archive, main
 from training.data.http_download import CHUNK

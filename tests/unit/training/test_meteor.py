@@ -4,7 +4,7 @@ import pytest
 
 from eval.meteor import MeteorError
 from handler.modeling.vocabulary import SPECIAL, Vocabulary
-from tests.unit.training.runs import FakeMeteor
+from tests.helpers.trainings import FakeMeteor
 from training.rewards import SentenceMeteor
 
 TEXTS = [["a dog runs in the grass", "a dog in grass"], ["two children play"]]

@@ -14,7 +14,7 @@ from eval.coco import read_split
 from handler import Captioner
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.training_runs import read_metrics
-from tests.unit.training.runs import (
+from tests.helpers.trainings import (
     CRITICAL_EPOCHS,
     CRITICAL_STEPS,
     EPOCHS,
@@ -30,7 +30,7 @@ from training.checkpoint import load_checkpoint
 from training.trainer import CHECKPOINT, Trainer
 from training.validate import validate_bundle
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished_run")]
+pytestmark = pytest.mark.slow
 
 
 def validations(run):

@@ -13,10 +13,10 @@ import pytest
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 from tests.helpers.training_runs import read_metrics, train_command
-from tests.unit.training.runs import copy_features, fork, without_bundles, without_figures
+from tests.helpers.trainings import copy_features, fork, without_bundles, without_figures
 from training import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
+pytestmark = pytest.mark.slow
 
 SETTINGS = [
     *("--batch_size=4", "--epochs=6", "--self_critical.epochs=0", "--learning_rate=0.003", "--warmup_steps=3"),

@@ -6,10 +6,10 @@ from handler import Captioner
 from tests.helpers.commands import run_module_in_process
 from tests.helpers.paths import ROOT
 from tests.helpers.training_runs import read_metrics
-from tests.unit.training.runs import CRITICAL_EPOCHS, CRITICAL_STEPS, STEPS, train_in_process
+from tests.helpers.trainings import CRITICAL_EPOCHS, CRITICAL_STEPS, STEPS, train_in_process
 from training.export import export_bundle
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished_run")]
+pytestmark = pytest.mark.slow
 
 
 def test_export_bundle_latest_checkpoint_is_exported_with_its_step(finished_run, tmp_path, shared_meteor):
