@@ -17,9 +17,9 @@ def main() -> None:
     """Print the table of docs/robustness.md; exit with 1 if there is a fault."""
     good = (ROOT / "samples" / "photos" / "cat.jpg").read_bytes()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        build_archive(ROOT / "pretrained", folder / "model_store")
-        server = isolated_server(folder, folder / "model_store")
+        directory = Path(name)
+        build_archive(ROOT / "pretrained", directory / "model_store")
+        server = isolated_server(directory, directory / "model_store")
         try:
             server.start()
             report = run_cases(server, good, grpc_cases())

@@ -30,16 +30,16 @@ def server() -> TorchServe:
 def served(server, tmp_path_factory) -> Captioner:
     """The model that the worker of `server` runs, in this process."""
     with zipfile.ZipFile(server.archive) as archive:
-        archive.extractall(folder := tmp_path_factory.mktemp("archive"))
-    return Captioner.load(folder / "model", backend="auto", precision="fast")
+        archive.extractall(directory := tmp_path_factory.mktemp("archive"))
+    return Captioner.load(directory / "model", backend="auto", precision="fast")
 
 
 @pytest.fixture(scope="module")
 def server_with_streaming(tmp_path_factory) -> Iterator[TorchServe]:
     """A tiny model whose server accepts `stream` over gRPC, caches results, and logs captions."""
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-    folder = tmp_path_factory.mktemp("streaming")
-    with running_server(folder, bundle, grpc_streaming=True, cache_entries=8, log_captions=True) as server:
+    directory = tmp_path_factory.mktemp("streaming")
+    with running_server(directory, bundle, grpc_streaming=True, cache_entries=8, log_captions=True) as server:
         yield server
 
 
@@ -64,9 +64,9 @@ def grpc_client(server):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
     """A model store with the archive of a tiny bundle."""
-    folder = tmp_path_factory.mktemp("store")
-    packed(write_tiny_bundle(folder / "bundle"), folder / "model_store")
-    return folder / "model_store"
+    directory = tmp_path_factory.mktemp("store")
+    packed(write_tiny_bundle(directory / "bundle"), directory / "model_store")
+    return directory / "model_store"
 
 
 @pytest.fixture(scope="module")

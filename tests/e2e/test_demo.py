@@ -16,14 +16,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> dict[str, dict]:
     require_program("haproxy", "haproxy")
-    folder = tmp_path_factory.mktemp("demo")
-    old, new = (write_tiny_bundle(folder / f"bundle{seed}", seed=seed) for seed in (1, 2))
-    settings = ["--seconds", "1", "--canary", "200", "--clients", "6", "--results", folder]
+    directory = tmp_path_factory.mktemp("demo")
+    old, new = (write_tiny_bundle(directory / f"bundle{seed}", seed=seed) for seed in (1, 2))
+    settings = ["--seconds", "1", "--canary", "200", "--clients", "6", "--results", directory]
     command = [sys.executable, "-m", "deploy.demo", "--model", old, "--next", new, *settings]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    content = json.loads((folder / "demo" / "demo.json").read_text())
-    assert done.stdout == (folder / "demo" / "demo.md").read_text()
+    content = json.loads((directory / "demo" / "demo.json").read_text())
+    assert done.stdout == (directory / "demo" / "demo.md").read_text()
     return {scene["name"]: scene for scene in content["scenarios"]}
 
 

@@ -38,8 +38,8 @@ def selectors(expression: str) -> set[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A tiny model; a server of its own, because load or errors of other tests would raise alerts."""
-    folder = tmp_path_factory.mktemp("server")
-    with running_server(folder, write_tiny_bundle(folder / "bundle")) as server:
+    directory = tmp_path_factory.mktemp("server")
+    with running_server(directory, write_tiny_bundle(directory / "bundle")) as server:
         yield server
 
 
@@ -48,17 +48,17 @@ def ask(server, tmp_path_factory):
     """Query a Prometheus with the project's configuration, but other addresses and interval, after a request."""
     require_program("haproxy", "haproxy")
     program = require_program("prometheus", "prometheus")
-    folder = tmp_path_factory.mktemp("prometheus")
-    proxy = Proxy({"one": server}, folder / "haproxy.log")
+    directory = tmp_path_factory.mktemp("prometheus")
+    proxy = Proxy({"one": server}, directory / "haproxy.log")
     [port] = free_ports(1)
     text = (MONITORING / "prometheus.yml").read_text()
     for documented, actual in (("127.0.0.1:8082", server.metrics), ("127.0.0.1:8404", proxy.metrics), ("15s", "1s")):
         assert documented in text
         text = text.replace(documented, actual.removeprefix("http://"))
-    (folder / "prometheus.yml").write_text(text)
-    shutil.copy(MONITORING / "alerts.yml", folder)
+    (directory / "prometheus.yml").write_text(text)
+    shutil.copy(MONITORING / "alerts.yml", directory)
     url = f"http://127.0.0.1:{port}/api/v1"
-    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    command = [program, f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
     command.append(f"--web.listen-address=127.0.0.1:{port}")
     process = None
 
@@ -75,7 +75,7 @@ def ask(server, tmp_path_factory):
 
     try:
         proxy.start()
-        with (folder / "prometheus.log").open("w") as log:
+        with (directory / "prometheus.log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         eventually(answers, seconds=120, pause=0.2)
         eventually(lambda: proxy.ready("one"))

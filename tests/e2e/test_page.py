@@ -266,9 +266,9 @@ def test_token_is_requested_and_kept_in_memory_only(visit):
 
 def test_page_works_with_token_authorization_of_torchserve(browser, tmp_path_factory):
     """TorchServe requires a token for the page, too; the test adds it to this request only, as a proxy would."""
-    folder = tmp_path_factory.mktemp("authorized")
-    packed(write_tiny_bundle(folder / "bundle"), folder / "model_store")
-    server = isolated_server(folder, folder / "model_store", folder, disable_token_authorization="false")  # noqa: S106
+    directory = tmp_path_factory.mktemp("authorized")
+    packed(write_tiny_bundle(directory / "bundle"), directory / "model_store")
+    server = isolated_server(directory, directory / "model_store", directory, disable_token_authorization="false")  # noqa: S106
     page = browser.new_page()
     try:
         server.start()

@@ -40,30 +40,32 @@ Captioner.encode = _eat
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int):
+def small_disk(directory: Path, megabytes: int):
     """Mount a disk of some megabytes at a directory."""
     lacking = pytest.fail if os.environ.get("CI") else pytest.skip
     if os.getuid() != 0:
         lacking("needs root, to mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", directory]
     if (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
         lacking(f"can't mount a small disk: {done.stderr}")
     try:
-        yield folder
+        yield directory
     finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 @pytest.fixture(scope="module")
 def cramped(tmp_path_factory):
     """A server with a queue of four requests and 16 MB for logs, whose encoder allocates 40 MB for each image."""
-    folder = tmp_path_factory.mktemp("cramped")
-    entry = folder / "entry.py"
+    directory = tmp_path_factory.mktemp("cramped")
+    entry = directory / "entry.py"
     entry.write_text(ENTRY.read_text() + HUNGRY)
-    bundle = write_tiny_bundle(folder / "bundle")
+    bundle = write_tiny_bundle(directory / "bundle")
     with (
         small_disk(tmp_path_factory.mktemp("disk"), 16) as disk,
-        running_server(folder, bundle, {"job_queue_size": "4"}, entry=entry, logs=disk / "logs", threads=1) as server,
+        running_server(
+            directory, bundle, {"job_queue_size": "4"}, entry=entry, logs=disk / "logs", threads=1
+        ) as server,
     ):
         yield server
 

@@ -20,11 +20,11 @@ PHOTO = PHOTOS[0].read_bytes()
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """A server of versions 1.0 and 2.0, whose captions differ."""
-    folder = tmp_path_factory.mktemp("both")
-    store = folder / "model_store"
-    packed(write_tiny_bundle(folder / "old", seed=1), store)
-    packed(write_tiny_bundle(folder / "new", seed=2), store / "captioner-2.0.mar", "2.0")
-    server = isolated_server(folder, store, load_models="captioner.mar,captioner-2.0.mar")
+    directory = tmp_path_factory.mktemp("both")
+    store = directory / "model_store"
+    packed(write_tiny_bundle(directory / "old", seed=1), store)
+    packed(write_tiny_bundle(directory / "new", seed=2), store / "captioner-2.0.mar", "2.0")
+    server = isolated_server(directory, store, load_models="captioner.mar,captioner-2.0.mar")
     try:
         server.start()
         yield server

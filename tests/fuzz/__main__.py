@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     corpus = args.corpus or HERE.parent.parent / "runs" / "fuzz" / args.target
     found = HERE / "regressions" / args.target
-    for folder in (corpus, found):
-        folder.mkdir(parents=True, exist_ok=True)
+    for directory in (corpus, found):
+        directory.mkdir(parents=True, exist_ok=True)
     with atheris.instrument_imports(include=INSTRUMENTED):
         for name in INSTRUMENTED:  # Pillow would import its parsers with the first file of their format
             importlib.import_module(name)

@@ -30,7 +30,7 @@ def small_decoder(name: str, **sizes: float | bool) -> Decoder:
     return build_decoder(small_config(name, **defaults | layers | sizes), 11, 4).eval()
 
 
-def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int = 0) -> Path:
+def write_tiny_bundle(directory: Path, decoder: str = "soft_attention", seed: int = 0) -> Path:
     """Write a bundle of timm's test-sized encoder and an untrained decoder."""
     torch.manual_seed(seed)
     vocabulary = build_vocabulary(CORPUS, min_count=1)
@@ -41,5 +41,5 @@ def write_tiny_bundle(folder: Path, decoder: str = "soft_attention", seed: int =
     weights |= {f"decoder.{name}": 3 * tensor for name, tensor in built.state_dict().items()}
     preprocessing = Preprocessing(64, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
     bundle = BundleConfig("test_efficientnet", preprocessing, config, GenerationConfig(beam_size=3, max_length=8))
-    save_bundle(folder, bundle, weights, vocabulary)
-    return folder
+    save_bundle(directory, bundle, weights, vocabulary)
+    return directory

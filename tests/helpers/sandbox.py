@@ -33,15 +33,15 @@ class Sandbox:
         process: The bubblewrap process.
     """
 
-    def __init__(self, folder: Path, store: Path, *arguments: str, **properties: str):
-        self.folder, self.arguments = folder, arguments
-        self.store, self.tls, self.tokens = store, folder / "tls", folder / "tokens"
+    def __init__(self, directory: Path, store: Path, *arguments: str, **properties: str):
+        self.directory, self.arguments = directory, arguments
+        self.store, self.tls, self.tokens = store, directory / "tls", directory / "tokens"
         listen, internal = free_ports(2)
         self.address, self.internal = f"127.0.0.1:{listen}", f"http://127.0.0.1:{internal}"
         self.url = f"https://{self.address}"
         template = ROOT / "deploy" / "container" / "config.properties"
-        # The archive's folder in the image is named there.
-        self.server = isolated_server(folder, Path("/opt/captioner/model_store"), template=template, **properties)
+        # The archive's directory in the image is named there.
+        self.server = isolated_server(directory, Path("/opt/captioner/model_store"), template=template, **properties)
         make_certificate(self.tls)
         self.tokens.mkdir()
         self.set_tokens(TOKEN)
@@ -101,9 +101,9 @@ class Sandbox:
         if os.getuid() != 0:
             pytest.skip("needs root, to become another user")
         for name in ("stdout", "stderr"):
-            (self.folder / name).touch()
-            (self.folder / name).chmod(0o666)  # an engine gives these to the container's user
-        with (self.folder / "stdout").open("a") as out, (self.folder / "stderr").open("a") as errors:
+            (self.directory / name).touch()
+            (self.directory / name).chmod(0o666)  # an engine gives these to the container's user
+        with (self.directory / "stdout").open("a") as out, (self.directory / "stderr").open("a") as errors:
             self.process = subprocess.Popen(self.command(), stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
 
     def ready(self) -> bool:
@@ -148,7 +148,7 @@ class Sandbox:
         self.init_process().send_signal(signal.SIGTERM)
 
     def stderr(self) -> str:
-        return (self.folder / "stderr").read_text()
+        return (self.directory / "stderr").read_text()
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -159,9 +159,9 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(folder: Path, store: Path, *arguments: str) -> Iterator[Sandbox]:
+def sandbox(directory: Path, store: Path, *arguments: str) -> Iterator[Sandbox]:
     """Run a sandbox, from ready to stopped."""
-    made = Sandbox(folder, store, "--drain-seconds", "1", *arguments)
+    made = Sandbox(directory, store, "--drain-seconds", "1", *arguments)
     made.start()
     try:
         eventually(made.ready, seconds=120, pause=0.1)
@@ -181,14 +181,14 @@ def post_image(container: Sandbox, **arguments) -> requests.Response:
     return container.http.post(f"{container.url}/predictions/captioner", data=image, timeout=60, **arguments)
 
 
-def make_certificate(folder: Path) -> None:
+def make_certificate(directory: Path) -> None:
     """Write a self-signed certificate for 127.0.0.1."""
-    folder.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
     command = (
         require_program("openssl", "openssl") + " req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     )
     command += (
-        f" -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {folder}/tls.key -out {folder}/tls.crt"
+        f" -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {directory}/tls.key -out {directory}/tls.crt"
     )
     subprocess.run(command.split(), check=True, capture_output=True)
-    (folder / "tls.key").chmod(0o644)  # for the container's user
+    (directory / "tls.key").chmod(0o644)  # for the container's user

@@ -42,7 +42,7 @@ def packed(bundle: Path, output: Path, version: str = "1.0") -> Path:
 
 @contextmanager
 def running_server(
-    folder: Path,
+    directory: Path,
     bundle: Path,
     properties: dict[str, str] | None = None,
     entry: Path | None = None,
@@ -52,17 +52,17 @@ def running_server(
     """Run a server of a bundle, and stop it at the end.
 
     Args:
-        folder: Directory for its configuration, model store and logs.
+        directory: Directory for its configuration, model store and logs.
         bundle: Bundle to serve.
         properties: TorchServe properties to change.
         entry: Replacement for the entry file of the archive.
-        logs: Directory for the logs instead of one below `folder`.
+        logs: Directory for the logs instead of one below `directory`.
         settings: Handler settings in `model-config.yaml` to change.
     """
-    archive = packed(bundle, folder / "model_store")
+    archive = packed(bundle, directory / "model_store")
     changed = {f"handler.{name}": value for name, value in settings.items()}
     repack(archive, archive, Variant("changed", changed, entry))
-    server = isolated_server(folder, folder / "model_store", **(properties or {}))
+    server = isolated_server(directory, directory / "model_store", **(properties or {}))
     server.logs = logs or server.logs
     try:
         server.start()
@@ -84,17 +84,17 @@ def shared_server(name: str, bundle: Path) -> TorchServe:
 
     Tests that kill its worker, fill its disk or count its metrics need a server of their own.
     """
-    folder = _run_directory() / "servers" / name
-    config = folder / "config.properties"
+    directory = _run_directory() / "servers" / name
+    config = directory / "config.properties"
     with _locked(name):
         if not config.exists():
-            packed(bundle, folder / "model_store")
+            packed(bundle, directory / "model_store")
             try:
-                isolated_server(folder, folder / "model_store").start()
+                isolated_server(directory, directory / "model_store").start()
             except BaseException:
                 config.unlink(missing_ok=True)  # the next to ask tries again
                 raise
-    return TorchServe(config, ROOT, folder / "logs")
+    return TorchServe(config, ROOT, directory / "logs")
 
 
 def stop_shared_servers() -> None:

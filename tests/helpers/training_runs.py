@@ -14,9 +14,9 @@ SMALL = [
 
 def train_command(run: Path, *settings: str) -> list[str]:
     """Return the command of a training; the feature cache is a directory beside the run."""
-    folders = [f"--output-dir={run}", f"--feature-cache={run.parent / 'features'}"]
+    directories = [f"--output-dir={run}", f"--feature-cache={run.parent / 'features'}"]
     preset = ["soft_attention-lite2-flickr8k", "samples"]
-    return [sys.executable, "-m", "training.train", *preset, *folders, *PHOTO_SPLITS, *SMALL, *settings]
+    return [sys.executable, "-m", "training.train", *preset, *directories, *PHOTO_SPLITS, *SMALL, *settings]
 
 
 def read_metrics(run: Path) -> list[dict]:

@@ -76,9 +76,9 @@ def test_client_latencies_and_retries_ignore_wall_clock_jumps(jumping, serve, tm
     assert 0 < log.seconds < LONGEST
 
 
-@pytest.mark.parametrize("folder", ["handler", "eval", "deploy"])
-def test_code_never_reads_the_wall_clock(folder):
-    for path in (ROOT / folder).rglob("*.py"):
+@pytest.mark.parametrize("directory", ["handler", "eval", "deploy"])
+def test_code_never_reads_the_wall_clock(directory):
+    for path in (ROOT / directory).rglob("*.py"):
         code = path.read_text()
         assert "time.time(" not in code, path
         assert "datetime.now(" not in code, path

@@ -113,8 +113,8 @@ def test_split_batches_uses_bucket_sizes(images, sizes):
     assert given == sizes
 
 
-def source(folder, precision="full") -> ModelSource:
-    return ModelSource(*load_bundle(folder)[:2], CPU, precision, folder)
+def source(directory, precision="full") -> ModelSource:
+    return ModelSource(*load_bundle(directory)[:2], CPU, precision, directory)
 
 
 def test_converted_encoder_is_reproducible_and_used(tiny_bundle):

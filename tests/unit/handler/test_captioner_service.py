@@ -18,12 +18,14 @@ TORCHSERVES_METRICS = Path(ts.__file__).parent / "configs" / "metrics.yaml"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def make_context(folder, **settings):
-    write_tiny_bundle(folder / "model")
+def make_context(directory, **settings):
+    write_tiny_bundle(directory / "model")
     manifest = {"model": {"modelName": "captioner", "modelVersion": "1.0"}}
     settings = {"handler": {"max_pixels": 300_000} | settings}
     metrics = MetricsCacheYamlImpl(str(TORCHSERVES_METRICS))
-    return Context("captioner", str(folder), manifest, 3, None, "0.12.0", metrics=metrics, model_yaml_config=settings)
+    return Context(
+        "captioner", str(directory), manifest, 3, None, "0.12.0", metrics=metrics, model_yaml_config=settings
+    )
 
 
 @pytest.fixture
