@@ -2,6 +2,7 @@
 
 import fcntl
 import glob
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,18 +45,16 @@ def _is_image(path: Path) -> bool:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` if the block succeeds; a failure leaves `path` unchanged."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as directory:
+        temporary = Path(directory, path.name)
+        yield temporary
+        temporary.replace(path)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file completely or not at all, also if the process is killed or the disk is full."""
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def lock_file(file: IO[Any], *, wait: bool = False) -> None:
