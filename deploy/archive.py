@@ -105,7 +105,9 @@ def _temp_dir(directory: str) -> Iterator[None]:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Pack a bundle into an archive for TorchServe.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.archive", description="Pack a bundle into an archive for TorchServe."
+    )
     parser.add_argument("bundle", type=Path, help="bundle directory")
     parser.add_argument("--version", default=DEFAULT_VERSION, help="model version in responses, e.g. 2.0")
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="directory or .mar file")

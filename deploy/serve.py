@@ -37,7 +37,9 @@ def start(server: TorchServe) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Start or stop the endpoint on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.serve", description="Start or stop the endpoint on this machine."
+    )
     parser.add_argument("action", choices=["start", "stop"])
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe properties")
     arguments = parser.parse_args()

@@ -136,7 +136,9 @@ def _verify(directory: Path) -> tuple[BundleConfig, int]:
                         f"{directory / name} is not the file that {CONFIG} was written with: "
                         f"{key} {actual[key]}, expected {expected.get(key)}."
                     )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise BundleError(f"{directory / CONFIG} has no field {error}.") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"{directory / CONFIG} cannot be read: {str(error).rstrip('.')}.") from error
     return config, version
 

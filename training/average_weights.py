@@ -57,7 +57,10 @@ def average_bundles(bundles: Sequence[Path], output: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Average the weights of several bundles, and score the result.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.average_weights",
+        description="Average the weights of several bundles, and score the result.",
+    )
     parser.add_argument("bundles", type=Path, nargs="+", help="directories of the bundles")
     parser.add_argument("--data", type=Path, required=True, help="data that they were trained on")
     parser.add_argument("--output", type=Path, required=True, help="directory to write")

@@ -62,7 +62,10 @@ def _logged_seconds(run: Path) -> list[float]:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Measure training throughput. Other options go to training.train.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.benchmark",
+        description="Measure training throughput. Other options go to training.train.",
+    )
     parser.add_argument("preset", help="name of a file in training/configs, without its suffix")
     parser.add_argument("data", help="directory in the COCO layout")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64], help="images per step")

@@ -91,7 +91,9 @@ def score_bundle(bundle: Path, data: Path, splits: Sequence[str], meteor: Meteor
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Export a checkpoint of a run as a bundle, and score it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export", description="Export a checkpoint of a run as a bundle, and score it."
+    )
     parser.add_argument("run", type=Path, help="directory of the run")
     parser.add_argument("data", type=Path, help="data that it was trained on")
     parser.add_argument("--checkpoint", default="checkpoint", help="e.g. best-cross_entropy; default: the latest one")

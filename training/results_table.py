@@ -129,7 +129,7 @@ def format_table(results: Sequence[Result]) -> str:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Print a table of runs.")
+    parser = argparse.ArgumentParser(prog="python -m training.results_table", description="Print a table of runs.")
     parser.add_argument("data", type=Path, help="data that they were trained on")
     parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs, or files of their results")
     parser.add_argument("--save-to", type=Path, metavar="DIRECTORY", help="write the results of each run as <run>.json")

@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _build_parser() -> tuple[ArgumentParser, list[str]]:
     """Return the parser, and the names of its arguments that are settings."""
-    parser = ArgumentParser(description="Train a captioner from a preset.", allow_abbrev=False)
+    parser = ArgumentParser(
+        prog="python -m training.train", description="Train a captioner from a preset.", allow_abbrev=False
+    )
     parser.add_argument("preset", help="name of a file in training/configs, without its suffix")
     parser.add_argument("data", type=Path, help="directory in the COCO layout")
     parser.add_argument("--output-dir", type=Path, help="directory of the run; default: runs/<preset>")

@@ -102,7 +102,9 @@ def validate_bundle(
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Score a bundle on a split, in this process.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.validate", description="Score a bundle on a split, in this process."
+    )
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
     parser.add_argument("data", type=Path, help="directory in the COCO layout")
     parser.add_argument("split", help="e.g. val")

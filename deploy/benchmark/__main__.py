@@ -45,7 +45,9 @@ def print_recommendation(results: Sequence[VariantResult], variants: Sequence[Va
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Compare ways to serve a bundle side by side.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.benchmark", description="Compare ways to serve a bundle side by side."
+    )
     parser.add_argument("options", nargs="*", help="generation options, e.g. beam_size=3")
     add_bundle_arguments(parser)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["baseline", "default"])

@@ -130,7 +130,9 @@ def _profile_search(
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Measure each stage of captioning in one process.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.benchmark.profile_stages", description="Measure each stage of captioning in one process."
+    )
     add_bundle_arguments(parser)
     parser.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")

@@ -94,7 +94,9 @@ def _path_or_off(text: str) -> Path | None:
 def main() -> None:
     """Run the command line."""
     work = Path(tempfile.gettempdir())
-    parser = argparse.ArgumentParser(description="Serve in the foreground until SIGTERM.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.container.entrypoint", description="Serve in the foreground until SIGTERM."
+    )
     parser.add_argument("--listen", default="0.0.0.0:8443", help="address for clients")
     parser.add_argument("--internal", default="0.0.0.0:9000", help="address for probes and Prometheus")
     parser.add_argument(

@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace, images: dict[str, bytes]) -> list[Scenari
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Run two servers behind HAProxy through failures and upgrades.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.demo", description="Run two servers behind HAProxy through failures and upgrades."
+    )
     add_bundle_arguments(parser)
     parser.add_argument("--next", type=Path, help=f"bundle of version {NEW} (default: the same bundle)")
     parser.add_argument("--clients", type=int, default=8, help="concurrent requests (default: 8)")

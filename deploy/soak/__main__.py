@@ -92,7 +92,9 @@ def soak(model: Path, images: list[bytes], plan: Plan, results: Path) -> dict[st
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Load a private server with mixed requests for a long time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.soak", description="Load a private server with mixed requests for a long time."
+    )
     add_bundle_arguments(parser)
     parser.add_argument("--minutes", type=float, default=30, help="duration (default: 30)")
     parser.add_argument("--clients", type=int, default=8, help="concurrent requests (default: 8)")

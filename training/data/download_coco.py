@@ -189,7 +189,11 @@ def main(
         catalog: As for `download`.
         pause: As for `download`.
     """
-    parser = argparse.ArgumentParser(description="Download COCO into the COCO layout.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data.download_coco",
+        description="Download COCO into the COCO layout.",
+        allow_abbrev=False,
+    )
     parser.add_argument("directory", type=Path, help="target directory; created if missing")
     sets = f"default: {' '.join(DEFAULT)}"
     parser.add_argument("--sets", nargs="+", choices=sorted(catalog), default=DEFAULT, help=sets)

@@ -72,12 +72,12 @@ def test_verify_bundle_with_a_truncated_file_names_both_sizes(tiny_bundle):
     ("change", "message"),
     [
         (lambda c: c.update(format=3), "has format 3, but this version reads formats 1 to 2"),
-        (lambda c: c.pop("format"), "cannot be read: 'format'"),
-        (lambda c: c.pop("decoder"), "cannot be read: 'decoder'"),
+        (lambda c: c.pop("format"), "captioner.json has no field 'format'"),
+        (lambda c: c.pop("decoder"), "captioner.json has no field 'decoder'"),
         (lambda c: c["decoder"].update(wings=8), "cannot be read: .* has no field 'wings'"),
         (lambda c: c["decoder"].update(name="gpt"), "cannot be read: Unknown decoder 'gpt'"),
         (lambda c: c["decoder"].update(hidden_dim="wide"), "cannot be read: hidden_dim must be an integer"),
-        (lambda c: c.pop("files"), "cannot be read"),
+        (lambda c: c.pop("files"), "captioner.json has no field 'model.safetensors'"),
         (lambda c: c["files"].update({"vocabulary.txt": "?"}), "cannot be read"),
     ],
 )
