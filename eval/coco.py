@@ -42,12 +42,13 @@ def read_split(root: Path, split: str, *, require_images: bool = True) -> list[C
             f"Existing splits: {', '.join(splits) or 'none'}."
         )
     names, captions = _read_annotations(annotations)
+    directory = _image_directory(root, split)
     images = []
     for image_id, name in names.items():
         parts = name.split("/")
         if "\\" in name or not {"", ".", ".."}.isdisjoint(parts):
             raise ValueError(f"{annotations} names '{name}', which is not a plain file name or a path below {root}.")
-        path = root / split / name if len(parts) == 1 else root / name
+        path = directory / name if len(parts) == 1 else root / name
         if require_images and not path.is_file():
             raise FileNotFoundError(f"{annotations} names {path}, which is missing.")
         if image_id in captions:
@@ -55,6 +56,16 @@ def read_split(root: Path, split: str, *, require_images: bool = True) -> list[C
     if not images:
         raise ValueError(f"{annotations} has no captioned image.")
     return images
+
+
+def _image_directory(root: Path, split: str) -> Path:
+    """Return `root/split`, or the directory that it names: without symbolic links, git writes one as a text file."""
+    directory = root / split
+    if directory.is_file() and directory.stat().st_size < 256:
+        target = directory.read_text(encoding="utf-8", errors="replace").strip()
+        if target in {path.name for path in root.iterdir() if path.is_dir()}:
+            return root / target
+    return directory
 
 
 def load_training_split(data: Path, split: str | None) -> Sequence[CaptionedImage]:

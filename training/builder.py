@@ -70,6 +70,7 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
         train,
         source,
         vocabulary,
+        weights=[config.split_weights.get(split, 1.0) for split, images in train_splits.items() for _ in images],
         captions_per_image=config.captions_per_image,
         max_length=config.max_length,
         rank=fabric.global_rank,

@@ -99,6 +99,8 @@ class TrainingConfig:
         decoder: Architecture and sizes.
         decoding: Decoding options of validation, and defaults of the bundle.
         train_splits: Training splits, relative to the data directory. The vocabulary comes from their captions.
+        split_weights: Times that the images of a training split occur per epoch, by its name in `train_splits`; 0.5
+            samples half of them anew each epoch. Default: 1. The vocabulary counts every split, whatever its weight.
         val_splits: Validation splits; the first one selects the best epoch.
         min_count: Occurrences that a word needs to enter the vocabulary.
         max_length: Maximum length of a caption in tokens; longer ones are truncated.
@@ -143,6 +145,7 @@ class TrainingConfig:
     decoder: DecoderConfig = field(default_factory=SoftAttentionConfig)
     decoding: GenerationConfig = GenerationConfig()
     train_splits: list[str] = field(default_factory=lambda: ["train2017"])
+    split_weights: dict[str, float] = field(default_factory=dict)
     val_splits: list[str] = field(default_factory=lambda: ["val2017"])
     min_count: int = 5
     max_length: int = 20
@@ -178,6 +181,11 @@ class TrainingConfig:
         _check_at_least(self, 0, ("serving_size", "num_cached_views", "workers", "seed", "epochs"))
         if not self.epochs and not (self.self_critical.epochs and self.decoder_weights):
             raise ValueError("epochs 0 needs decoder_weights and self_critical.epochs of at least 1.")
+        if unknown := self.split_weights.keys() - set(self.train_splits):
+            raise ValueError(f"split_weights names '{min(unknown)}', which is not in train_splits.")
+        weights = [self.split_weights.get(split, 1.0) for split in self.train_splits]
+        if min(weights, default=1) < 0 or not any(weights):
+            raise ValueError("split_weights must be at least 0, and above 0 for one split.")
         for name in ("train_splits", "val_splits"):
             if not getattr(self, name):
                 raise ValueError(f"{name} needs at least one split.")

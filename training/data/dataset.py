@@ -4,6 +4,7 @@ The data set is stateless: the same seed and step give the same batch with any n
 at the exact step.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,8 +43,8 @@ class CaptionBatch:
 class ImageSource(Protocol):
     """Pixels or features of training images."""
 
-    def __call__(self, indices: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
-        """Return the images at `indices` of the split, in the random view of this epoch and seed."""
+    def __call__(self, indices: Sequence[int], seeds: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the images at `indices` of the split, each in the random view of its seed."""
 
 
 class CachedFeatures:
@@ -58,11 +59,11 @@ class CachedFeatures:
         self.views = views
         self.rows = [(part, row) for part, features in enumerate(views[0]) for row in range(len(features))]
 
-    def __call__(self, indices: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+    def __call__(self, indices: Sequence[int], seeds: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return features (B, cells, C)."""
         features = []
-        for index in indices:
-            view = int(np.random.default_rng([seed, epoch, index]).integers(len(self.views)))
+        for index, seed in zip(indices, seeds, strict=True):
+            view = int(np.random.default_rng(seed).integers(len(self.views)))
             part, row = self.rows[index]
             features.append(self.views[view][part][row])
         return torch.from_numpy(np.stack(features))
@@ -70,16 +71,19 @@ class CachedFeatures:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images read from their files, in another random view each epoch."""
+    """Images read from their files, each time in another random view."""
 
     images: Sequence[CaptionedImage]
     preprocessing: Preprocessing
     augmentation: Augmentation
 
-    def __call__(self, indices: Sequence[int], epoch: int, seed: int) -> torch.Tensor:
+    def __call__(self, indices: Sequence[int], seeds: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return uint8 pixels (B, 3, size, size)."""
         return torch.stack(
-            [load_image(self.images[i], self.preprocessing, self.augmentation, [seed, epoch, i]) for i in indices]
+            [
+                load_image(self.images[index], self.preprocessing, self.augmentation, seed)
+                for index, seed in zip(indices, seeds, strict=True)
+            ]
         )
 
 
@@ -90,6 +94,8 @@ class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
         images: The split.
         source: Loads the pixels or features of the images.
         vocabulary: Unknown words become `<unk>`.
+        weights: Times that each image occurs in an epoch, ≥ 0; the fraction is the share of the images with that weight
+            that occur once more, sampled anew each epoch. Default: 1 for each.
         batch_size: Images per step, over all processes.
         captions_per_image: Captions per image in a batch, sampled anew each epoch if an image has more.
         max_length: Maximum length of a caption in tokens. A truncated caption has no `<end>`.
@@ -107,6 +113,7 @@ class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
         source: ImageSource,
         vocabulary: Vocabulary,
         *,
+        weights: Sequence[float] | None = None,
         batch_size: int,
         captions_per_image: int,
         max_length: int,
@@ -115,7 +122,11 @@ class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
         world_size: int = 1,
     ) -> None:
         self.source, self.vocabulary = source, vocabulary
-        self.batch_size, self.captions_per_image, self.seed = min(batch_size, len(images)), captions_per_image, seed
+        self.weights = np.array([1.0] * len(images) if weights is None else weights)
+        self.seed = seed
+        self.images_per_epoch = len(self._epoch_indices(0))
+        self.batch_size = min(batch_size, self.images_per_epoch)
+        self.captions_per_image = captions_per_image
         self.rank, self.world_size = rank, world_size
         if self.batch_size < world_size:
             raise ValueError(f"A step has {self.batch_size} images, too few for {world_size} processes.")
@@ -127,19 +138,32 @@ class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
 
     def __len__(self) -> int:
         """Return the steps per epoch."""
-        return len(self.captions) // self.batch_size
+        return self.images_per_epoch // self.batch_size
 
     def __getitem__(self, step: int) -> CaptionBatch:
         """Return the share of this process in a step, counted over all epochs from 0."""
         epoch, index = divmod(step, len(self))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.captions))
-        batch_indices = order[index * self.batch_size : (index + 1) * self.batch_size]
-        indices = batch_indices[self.rank :: self.world_size].tolist()
+        order = self._epoch_indices(epoch)
+        first = index * self.batch_size + self.rank
+        positions = range(first, (index + 1) * self.batch_size, self.world_size)
+        indices = [int(order[position]) for position in positions]
         captions = [
-            self._sample_captions(self.captions[i], np.random.default_rng([self.seed, epoch, i, 1])) for i in indices
+            self._sample_captions(self.captions[i], np.random.default_rng([self.seed, epoch, position, 1]))
+            for i, position in zip(indices, positions, strict=True)
         ]
         inputs, targets = collate_captions(captions, self.captions_per_image, self.vocabulary)
-        return CaptionBatch(self.source(indices, epoch, self.seed), inputs, targets, indices)
+        seeds = [[self.seed, epoch, position] for position in positions]
+        return CaptionBatch(self.source(indices, seeds), inputs, targets, indices)
+
+    def _epoch_indices(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the indices of the images of an epoch in random order; an image can occur several times."""
+        rng = np.random.default_rng([self.seed, epoch])
+        copies = np.floor(self.weights).astype(int)
+        for weight in np.unique(self.weights):  # a fixed number for each weight, so all epochs have the same length
+            members = np.flatnonzero(self.weights == weight)
+            extra = round((weight - math.floor(weight)) * len(members))
+            copies[rng.permutation(members)[:extra]] += 1
+        return rng.permutation(np.repeat(np.arange(len(copies)), copies))
 
     def _encode(self, words: list[str], max_length: int) -> list[int]:
         """Encode words as ids, with `<end>` unless truncated."""

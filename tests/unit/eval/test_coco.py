@@ -106,3 +106,16 @@ def test_read_split_without_images_needs_captions_only(tmp_path):
     assert image.captions == ("x",)
     assert load_training_split(tmp_path, "s") == [image]
     assert load_training_split(tmp_path, None) == ()
+
+
+def test_read_split_placeholder_of_a_symbolic_link_is_followed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    (tmp_path / "machine").write_text("photos")  # as git checks a link out where there are none
+    (tmp_path / "annotations").mkdir()
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}
+    (tmp_path / "annotations" / "captions_machine.json").write_text(json.dumps(content))
+    assert read_split(tmp_path, "machine")[0].path == tmp_path / "photos" / "a.jpg"
+    (tmp_path / "machine").write_text("../photos")
+    with pytest.raises(FileNotFoundError, match="which is missing"):
+        read_split(tmp_path, "machine")

@@ -66,6 +66,15 @@ def test_dataset_epoch_has_each_image_once_with_its_captions():
         assert sorted(seen) == [0, 1, 2, 3]
 
 
+def test_dataset_weights_repeat_and_sample_images():
+    dataset, _ = dataset_of(batch_size=1, weights=[2.0, 0.5, 0.5, 0.0])
+    assert len(dataset) == 3  # 2 + half of two images
+    epochs = [sorted(i for step in range(3 * e, 3 * e + 3) for i in dataset[step].indices) for e in range(20)]
+    assert {tuple(epoch) for epoch in epochs} == {(0, 0, 1), (0, 0, 2)}
+    pairs = [[dataset[step] for step in range(3 * e, 3 * e + 3) if dataset[step].indices == [0]] for e in range(20)]
+    assert any(int(a.images[0, 0, 1]) != int(b.images[0, 0, 1]) for a, b in pairs)  # another view the second time
+
+
 def test_dataset_incomplete_last_batch_is_dropped():
     dataset, _ = dataset_of(batch_size=3)
     assert len(dataset) == 1
@@ -104,11 +113,11 @@ def test_dataset_processes_share_a_step():
 def test_image_files_take_another_view_each_epoch():
     images = read_split(ROOT / "samples", "photos")
     source = ImageFiles(images, PREPROCESSING, Augmentation(min_crop_area=0.5))
-    pixels = source([3, 5], epoch=0, seed=1)
+    pixels = source([3, 5], [[1, 0, 3], [1, 0, 5]])
     assert pixels.shape == (2, 3, 64, 64)
     assert pixels.dtype == torch.uint8
-    assert torch.equal(source([5], epoch=0, seed=1)[0], pixels[1])
-    assert not torch.equal(source([5], epoch=1, seed=1)[0], pixels[1])
+    assert torch.equal(source([5], [[1, 0, 5]])[0], pixels[1])
+    assert not torch.equal(source([5], [[1, 1, 5]])[0], pixels[1])
 
 
 def test_dataset_truncated_caption_has_no_end():
