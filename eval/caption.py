@@ -33,6 +33,7 @@ OPTIONS = (
     "top_p",
     "seed",
 )
+FLAGS = ("no_repeat_words", "attention")  # options that are true or false
 RESUME = "Run the same command again to resume."
 
 
@@ -229,7 +230,9 @@ def build_parser() -> argparse.ArgumentParser:
     options = parser.add_argument_group("generation options, which the endpoint validates")
     for name in OPTIONS:
         options.add_argument(f"--{name.replace('_', '-')}", type=parse_value)
-    options.add_argument("--attention", action="store_true", default=None)
+    for name in FLAGS:
+        options.add_argument(f"--{name.replace('_', '-')}", action="store_true", default=None)
+    options.add_argument("--repeat-words", dest="no_repeat_words", action="store_false", default=None)
     return parser
 
 
@@ -240,7 +243,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
-    options = {name: value for name in [*OPTIONS, "attention"] if (value := getattr(arguments, name)) is not None}
+    options = {name: value for name in OPTIONS + FLAGS if (value := getattr(arguments, name)) is not None}
     if arguments.stream and (arguments.output or arguments.json):
         parser.error("--stream prints to the terminal: remove --output and --json.")
     failures = 0

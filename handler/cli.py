@@ -47,7 +47,9 @@ def error_message(error: Exception) -> str:
 
 
 def add_generation_options(parser: argparse.ArgumentParser, exclude: Collection[str] = ()) -> None:
-    """Add a flag for each numeric decoding option, e.g. `--beam-size`; see `generation_config`.
+    """Add a flag for each decoding option but `attention`, e.g. `--beam-size`; see `generation_config`.
+
+    An option that is true or false gets two flags, e.g. `--no-repeat-words` and `--repeat-words`.
 
     Args:
         parser: The parser to add to.
@@ -55,9 +57,19 @@ def add_generation_options(parser: argparse.ArgumentParser, exclude: Collection[
     """
     group = parser.add_argument_group("decoding options", "The defaults are the model's own.")
     for option in GENERATION_OPTIONS.values():
-        if option.type is not bool and option.name not in exclude:
-            flag = f"--{option.name.replace('_', '-')}"
-            group.add_argument(flag, metavar="N", help=f"{option.help} [{option.range}]".replace("%", "%%"))
+        if option.name in (*exclude, "attention"):  # attention is drawn by --explain
+            continue
+        name = option.name.replace("_", "-")
+        if option.type is bool:
+            opposite = name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
+            group.add_argument(f"--{name}", action="store_const", const="true", help=option.help)
+            opposite_help = f"The opposite of --{name}."
+            group.add_argument(
+                f"--{opposite}", action="store_const", const="false", dest=option.name, help=opposite_help
+            )
+        else:
+            help_text = f"{option.help} [{option.range}]".replace("%", "%%")
+            group.add_argument(f"--{name}", metavar="N", help=help_text)
 
 
 def generation_config(arguments: argparse.Namespace, defaults: GenerationConfig) -> GenerationConfig:

@@ -60,6 +60,7 @@ def sample_options(random: Random) -> dict[str, Any]:
         "max_length": random.randint(5, 20),
         "length_penalty": round(random.uniform(0, 2), 2),
         "no_repeat_ngram": random.randint(0, 3),
+        "no_repeat_words": random.random() < 0.5,
         "attention": random.random() < 0.5,
     }
     options = {name: value for name, value in values.items() if random.random() < 0.5}

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from handler.generation.backpointers import BackPointer, BackPointers
+from handler.generation.constraints import NEG_INF, Constraints
 from handler.generation.options import GenerationConfig
 from handler.generation.sampling import sample_tokens, uniform_noise
-from handler.modeling.decoder import Decoder, State, TensorDict, expand_state
+from handler.modeling.decoder import Decoder, State, TensorDict, expand_state, gather_beams
 from handler.modeling.vocabulary import Vocabulary
 
-NEG_INF = float("-inf")
 # Steps between two checks for finished images, by device. On a GPU a check waits for all work that is queued there.
 DONE_CHECK_INTERVAL = {"cuda": 4}
 TokenCallback = Callable[[list[int]], None]  # receives the ids of all tokens that are certain so far
@@ -110,19 +110,14 @@ class _BeamSearch:
         self.row_of_image = np.arange(num_images)
         self.num_beams = max(config.num_beams for config in configs)
         self.num_candidates = 2 * self.num_beams  # at most K of them end, so K others remain
-        self.suppressed_tokens = torch.tensor([vocabulary.pad_id, vocabulary.bos_id, vocabulary.unk_id], device=device)
         self.return_attention = any(config.attention for config in configs)
         self.max_tokens = max(config.max_length for config in configs) + 1  # with `<end>`
-        self.shortest_max_length = min(config.max_length for config in configs)
-        self.longest_min_length = max(config.min_length for config in configs)
+        self.constraints = Constraints(configs, vocabulary, self.num_beams, device)
         self.history = BackPointers()
 
         self.memory, state = decoder.init_state(grid)
         self.state: State = expand_state(state, self.num_beams)
         self.last_tokens = torch.full((num_images, self.num_beams), vocabulary.bos_id, device=device)
-        self.generated: torch.Tensor | None = None  # (B, K, tokens so far), only if n-grams must not repeat
-        if any(config.no_repeat_ngram for config in configs):
-            self.generated = self.last_tokens.new_empty(num_images, self.num_beams, 0)
 
         def column(values: Iterable[float]) -> torch.Tensor:  # (B, 1)
             return torch.tensor(list(values), device=device).unsqueeze(1)
@@ -135,7 +130,6 @@ class _BeamSearch:
         self.state_by_row: TensorDict = {
             "num_beams": num_beams,
             "length_penalty": column(float(config.length_penalty) for config in configs),
-            "min_length": column(config.min_length for config in configs),
             "max_length": column(config.max_length for config in configs),
             "unused": self.beams >= num_beams,  # (B, K)
             "can_finish": candidates < num_beams,  # (B, 2K), candidates that are good enough to become a caption
@@ -162,7 +156,7 @@ class _BeamSearch:
         """Extend every live hypothesis by one token."""
         step = self.decoder.step(self.last_tokens, self.state, self.memory)
         self.memory = step.memory
-        logprobs = self._apply_constraints(step.logits.log_softmax(-1, dtype=torch.float32))  # (B, K, V)
+        logprobs = self.constraints.apply(step.logits.log_softmax(-1, dtype=torch.float32), self.length)  # (B, K, V)
         logprob, token, parent_beam = self._top_candidates(logprobs)  # (B, 2K) each, best first
         scores = logprob + self.state_by_row["beam_scores"].gather(1, parent_beam)
 
@@ -182,9 +176,7 @@ class _BeamSearch:
         self.last_tokens = token.gather(1, selected)
         parent_beams = parent_beam.gather(1, selected)
         self.state = {name: gather_beams(tensor, parent_beams) for name, tensor in step.state.items()}
-        if self.generated is not None:
-            generated = gather_beams(self.generated, parent_beams)
-            self.generated = torch.cat([generated, self.last_tokens.unsqueeze(-1)], -1)
+        self.constraints.extend(parent_beams, self.last_tokens)
 
     def _update_finished(self, scores: torch.Tensor) -> None:
         """Merge the captions that end now into the best K; scores (B, 2K) are -inf for all other candidates."""
@@ -223,32 +215,6 @@ class _BeamSearch:
             logprob[rows, :num_beams] = logprobs[rows].gather(-1, sampled_tokens.unsqueeze(-1)).squeeze(-1)
             token[rows, :num_beams], parent_beam[rows, :num_beams] = sampled_tokens, self.beams
         return logprob, token, parent_beam
-
-    def _apply_constraints(self, logprobs: torch.Tensor) -> torch.Tensor:
-        """Set tokens (B, K, V) that are not allowed to -inf, in place; the others keep their log-probability."""
-        eos_id = self.vocabulary.eos_id
-        end = logprobs[..., eos_id].clone()
-        logprobs.index_fill_(-1, self.suppressed_tokens, NEG_INF)
-        if self.generated is not None:
-            self._ban_repeated_ngrams(logprobs, self.generated)
-        if self.length >= self.shortest_max_length:
-            logprobs.masked_fill_((self.state_by_row["max_length"] <= self.length).unsqueeze(-1), NEG_INF)
-            logprobs[..., eos_id] = end
-        if self.length < self.longest_min_length:
-            too_short = self.state_by_row["min_length"] > self.length  # (B, 1)
-            logprobs[..., eos_id] = end.masked_fill(too_short, NEG_INF)
-            # A hypothesis without any allowed token may end although it is too short: there is always a caption.
-            stuck = logprobs.amax(-1) == NEG_INF  # (B, K)
-            logprobs[..., eos_id] = end.masked_fill(too_short & ~stuck, NEG_INF)
-        return logprobs
-
-    def _ban_repeated_ngrams(self, logprobs: torch.Tensor, generated: torch.Tensor) -> None:
-        """Set tokens (B, K, V) that would repeat an n-gram to -inf, in place, for images that do not allow it."""
-        sizes = [self.configs[image].no_repeat_ngram for image in self.active_images]
-        for size in set(sizes) - {0}:
-            rows = [row for row, its_size in enumerate(sizes) if its_size == size]
-            banned = _banned_tokens(generated[rows], size, logprobs.shape[-1])
-            logprobs[rows] = logprobs[rows].masked_fill(banned, NEG_INF)
 
     def common_prefix(self, image: int) -> list[int]:
         """Return the token ids that the best caption of an active image begins with, whatever comes next."""
@@ -299,7 +265,7 @@ class _BeamSearch:
             return
         index = torch.tensor(rows, device=self.last_tokens.device)
         self.last_tokens = self.last_tokens[index]
-        self.generated = None if self.generated is None else self.generated[index]
+        self.constraints.select_rows(index)
         for tensors in (self.memory, self.state, self.state_by_row):
             for name in tensors:
                 tensors[name] = tensors[name][index]
@@ -324,22 +290,3 @@ class _BeamSearch:
         """Rows of the images that sample, (R,)."""
         rows = [row for row, image in enumerate(self.active_images) if self.configs[image].do_sample]
         return torch.tensor(rows, dtype=torch.long, device=self.last_tokens.device)
-
-
-def _banned_tokens(generated: torch.Tensor, size: int, vocabulary_size: int) -> torch.Tensor:
-    """Tokens (R, K, V) that would complete an n-gram of `size` tokens a second time, given (R, K, tokens so far)."""
-    length = generated.shape[-1]
-    banned = torch.zeros(*generated.shape[:2], vocabulary_size + 1, dtype=torch.bool, device=generated.device)
-    if length >= size:
-        ngrams = generated.unfold(2, size, 1)  # (R, K, length - size + 1, size)
-        recent = generated[:, :, length - size + 1 :].unsqueeze(2)  # (R, K, 1, size - 1)
-        matches = (ngrams[..., :-1] == recent).all(-1)
-        # Tokens that are not banned go to a spare column, so that they cannot overwrite a ban.
-        banned.scatter_(2, torch.where(matches, ngrams[..., -1], vocabulary_size), True)
-    return banned[..., :vocabulary_size]
-
-
-def gather_beams(tensor: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
-    """Reorder beams: tensor (B, K, …), beams (B, N) → (B, N, …)."""
-    index = beams.view(*beams.shape, *[1] * (tensor.ndim - 2)).expand(-1, -1, *tensor.shape[2:])
-    return tensor.gather(1, index)

@@ -98,6 +98,9 @@ class GenerationConfig:
     no_repeat_ngram: int = option(
         0, min=0, max=10, help="Length of word sequences that may not occur twice in a caption; 0 allows all."
     )
+    no_repeat_words: bool = option(
+        False, help="Use each content word, i.e. all but English function words, at most once in a caption."
+    )
     temperature: float = option(
         0.0,
         # With less, float32 would leave nothing to sample from.

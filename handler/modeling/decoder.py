@@ -177,3 +177,9 @@ def _pad_hypotheses(tensor: torch.Tensor, hypotheses: int, value: float) -> torc
 def expand_state(state: State, hypotheses: int) -> State:
     """Expand a state (B, 1, …) to (B, hypotheses, …), all equal."""
     return {name: tensor.expand(-1, hypotheses, *tensor.shape[2:]) for name, tensor in state.items()}
+
+
+def gather_beams(tensor: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
+    """Reorder beams: tensor (B, K, …), beams (B, N) → (B, N, …)."""
+    index = beams.view(*beams.shape, *[1] * (tensor.ndim - 2)).expand(-1, -1, *tensor.shape[2:])
+    return tensor.gather(1, index)

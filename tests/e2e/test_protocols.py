@@ -124,6 +124,7 @@ def test_list_with_bad_images_gives_captions_and_errors_in_order(endpoint, grpc_
 def random_options(source: random.Random) -> dict:
     options = {"num_captions": source.randint(1, 3), "min_length": source.randint(1, 6)}
     options |= {"max_length": source.randint(8, 16), "no_repeat_ngram": source.choice([0, 0, 2, 3])}
+    options |= {"no_repeat_words": source.choice([True, False])}
     if source.random() < 0.4:
         options |= {"temperature": round(source.uniform(0.3, 1.5), 2), "seed": source.randrange(2**32)}
         return options | {"top_p": round(source.uniform(0.5, 1), 2)}

@@ -103,19 +103,17 @@ def _json_for_html(data: Mapping[str, Any]) -> str:
 
 
 def _options(defaults: GenerationConfig) -> list[dict[str, Any]]:
-    """Describe the numeric generation options for the form."""
-    return [
-        {
-            "name": option.name,
-            "min": 0 if option.allow_zero else option.min,
-            "max": option.max,
-            "step": 1 if option.type is int else 0.01 if option.max <= 1 else 0.05,
-            "default": getattr(defaults, option.name),
-            "help": option.help,
-        }
-        for option in GENERATION_OPTIONS.values()
-        if option.min is not None and option.max is not None
-    ]
+    """Describe the generation options for the form; those that are true or false have no range."""
+    options = []
+    for option in GENERATION_OPTIONS.values():
+        if option.name == "attention":  # the page always requests it
+            continue
+        field = {"name": option.name, "default": getattr(defaults, option.name), "help": option.help}
+        if option.min is not None and option.max is not None:
+            step = 1 if option.type is int else 0.01 if option.max <= 1 else 0.05
+            field |= {"min": 0 if option.allow_zero else option.min, "max": option.max, "step": step}
+        options.append(field)
+    return options
 
 
 def _samples() -> list[dict[str, str]]:

@@ -2,7 +2,8 @@ import { byId, createElement, pageData } from "./dom.js";
 
 const GROUPS = {
   Search: ["beam_size", "length_penalty", "num_captions"],
-  Length: ["min_length", "max_length", "no_repeat_ngram"],
+  Length: ["min_length", "max_length"],
+  Repetition: ["no_repeat_ngram", "no_repeat_words"],
   Sampling: ["temperature", "top_p", "seed"],
 };
 const LABELS = {
@@ -10,6 +11,7 @@ const LABELS = {
   max_length: "Max. words",
   num_captions: "Captions",
   no_repeat_ngram: "No repeated n-gram",
+  no_repeat_words: "No repeated words",
   top_p: "Top p",
 };
 const ZERO_IS_OFF = ["temperature", "no_repeat_ngram"];
@@ -36,7 +38,7 @@ export function buildOptions(onChange) {
     timer = setTimeout(onChange, delay);
   };
   byId("fields").addEventListener("input", ({ target }) => {
-    setValue(target.name, target.value);
+    setValue(target.name, target.type === "checkbox" ? String(target.checked) : target.value);
     enforceBounds(target.name);
     update(DEBOUNCE_MS);
   });
@@ -65,11 +67,13 @@ function createField(name) {
   const { min, max, step, default: value, help } = optionsByName.get(name);
   const label = LABELS[name] ?? (name[0].toUpperCase() + name.slice(1)).replaceAll("_", " ");
   const [id, noteId] = [`option-${name}`, `note-${name}`];
-  const type =
-    value === "" // a slider cannot show a missing default
+  const type = isFlag(name)
+    ? { type: "checkbox" }
+    : value === "" // a slider cannot show a missing default
       ? { type: "number", placeholder: "random", inputMode: "numeric" }
       : { type: "range" };
-  const input = createElement("input", { ...type, id, name, min, max, step, "aria-describedby": noteId });
+  const input = createElement("input", { ...type, id, name, "aria-describedby": noteId });
+  if (!isFlag(name)) Object.assign(input, { min, max, step });
   inputs.set(name, input);
   setValue(name, value);
   return createElement(
@@ -85,9 +89,11 @@ function createField(name) {
 function setValue(name, value) {
   values.set(name, value);
   const input = inputs.get(name);
-  if (input.value !== value) input.value = value;
+  if (isFlag(name)) input.checked = value === "true";
+  else if (input.value !== value) input.value = value;
 }
 
+const isFlag = (name) => ["true", "false"].includes(optionsByName.get(name).default);
 const numberOf = (name) => Number(values.get(name));
 const isSampling = () => numberOf("temperature") > 0;
 const isDefault = (name, current = values) => current.get(name) === optionsByName.get(name).default;
@@ -105,7 +111,7 @@ function enforceBounds(changed) {
 function refresh() {
   for (const [name, value] of values) {
     const output = byId(`value-${name}`);
-    if (inputs.get(name).type === "range") output.textContent = formatValue(name, value);
+    if (inputs.get(name).type !== "number") output.textContent = formatValue(name, value);
     output.classList.toggle("changed", !isDefault(name));
   }
   const inactive = { beam_size: isSampling(), top_p: !isSampling(), seed: !isSampling() };
@@ -118,5 +124,6 @@ function refresh() {
 }
 
 function formatValue(name, value) {
+  if (isFlag(name)) return value === "true" ? "on" : "off";
   return Number(value) === 0 && ZERO_IS_OFF.includes(name) ? "off" : value;
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.caption import OPTIONS, ResultsWriter
+from eval.caption import FLAGS, OPTIONS, ResultsWriter, build_parser
 from eval.client import CaptionResult
 from eval.files import find_images
 from eval.transports import EndpointError
@@ -160,4 +160,12 @@ def test_caption_interrupted_during_backoff_says_how_to_resume(photos, tmp_path)
 
 def test_options_are_those_of_the_endpoint():
     """The client imports nothing of the handler, so its flags are held against the handler here."""
-    assert {*OPTIONS, "attention"} == GENERATION_OPTIONS.keys()
+    assert {*OPTIONS, *FLAGS} == GENERATION_OPTIONS.keys()
+    assert {*FLAGS} == {name for name, option in GENERATION_OPTIONS.items() if option.type is bool}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [([], None), (["--no-repeat-words"], True), (["--repeat-words"], False)]
+)
+def test_flag_of_an_option_is_unset_unless_given(flags, expected):
+    assert build_parser().parse_args(["photo.jpg", *flags]).no_repeat_words is expected

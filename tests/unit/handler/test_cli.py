@@ -55,10 +55,27 @@ def test_generation_config_out_of_range_is_an_option_error():
         parse("--beam-size", "11")
 
 
-def test_help_names_every_numeric_option_with_its_range():
+@pytest.mark.parametrize(
+    ("flags", "default", "expected"),
+    [
+        ([], False, False),
+        ([], True, True),
+        (["--no-repeat-words"], False, True),
+        (["--repeat-words"], True, False),
+    ],
+)
+def test_generation_config_of_an_option_that_is_true_or_false_has_two_flags(flags, default, expected):
+    parser = argparse.ArgumentParser()
+    add_generation_options(parser)
+    config = generation_config(parser.parse_args(flags), GenerationConfig(no_repeat_words=default))
+    assert config.no_repeat_words is expected
+
+
+def test_help_names_every_option_with_its_range():
     parser = argparse.ArgumentParser(formatter_class=lambda prog: argparse.HelpFormatter(prog, width=400))
     add_generation_options(parser, exclude=["num_captions"])
     text = parser.format_help()
     for option in GENERATION_OPTIONS.values():
-        shown = f"--{option.name.replace('_', '-')}" in text and f"{option.help} [{option.range}]" in text
+        help_text = option.help if option.type is bool else f"{option.help} [{option.range}]"
+        shown = f"--{option.name.replace('_', '-')}" in text and help_text in text
         assert shown == (option.name not in ("num_captions", "attention"))

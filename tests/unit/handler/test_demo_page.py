@@ -90,6 +90,8 @@ def test_data_describes_the_options():
     assert options["length_penalty"]["default"] == 0.65
     assert options["temperature"]["min"] == 0
     assert options["seed"]["default"] is None
+    assert options["no_repeat_words"].keys() == {"name", "default", "help"}  # a checkbox has no range
+    assert options["no_repeat_words"]["default"] is False
     assert "attention" not in options
     assert all(option["help"] for option in options.values())
 

@@ -36,6 +36,11 @@ def test_describe_decoding_names_search_or_sampling(options, expected):
     assert describe_decoding(GenerationConfig(**options)) == expected
 
 
+def test_describe_decoding_names_the_ban_of_repeated_words():
+    described = describe_decoding(GenerationConfig(no_repeat_words=True))
+    assert described == "beam:5|lp:0.7|length:1-20|ngram:0|no_repeat_words:True"
+
+
 def test_describe_decoding_names_a_new_option_that_is_set(monkeypatch):
     monkeypatch.setattr("training.validate.SIGNED", SIGNED - {"no_repeat_ngram"})  # as if it had been added just now
     assert describe_decoding(GenerationConfig()) == "beam:5|lp:0.7|length:1-20|ngram:0"

@@ -20,6 +20,7 @@ DEFAULTS = GenerationConfig()
         ({"no_repeat_ngram": 3, "attention": True}, GenerationConfig(no_repeat_ngram=3, attention=True)),
         ({"temperature": b"0.5", "top_p": 0.9, "seed": "7"}, GenerationConfig(temperature=0.5, top_p=0.9, seed=7)),
         ({"temperature": 1, "num_captions": 10}, GenerationConfig(temperature=1.0, num_captions=10)),
+        ({"no_repeat_words": "true"}, GenerationConfig(no_repeat_words=True)),
         ({"attention": bytearray(b"false")}, DEFAULTS),
     ],
 )
