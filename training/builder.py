@@ -95,7 +95,7 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
 
 def _build_model(config: TrainingConfig, vocabulary: Vocabulary, *, resumed: bool) -> CaptionModel:
     torch.manual_seed(config.seed)
-    encoder = Encoder(config.encoder)
+    encoder = Encoder(config.encoder).eval()  # in training mode, every pass changes the statistics of batch norm
     load_encoder_weights(encoder, config.encoder_weights)
     check_size(encoder, config.serving.size)
     decoder = build_decoder(config.decoder, len(vocabulary), encoder.channels)

@@ -112,7 +112,7 @@ def forward_float32(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def check_size(encoder: Encoder, size: int) -> None:
-    """Check that an encoder accepts images of `size` pixels a side.
+    """Check that an encoder in evaluation mode accepts images of `size` pixels a side.
 
     Raises:
         ValueError: If it does not, e.g. a ViT with learned positions.
