@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
 from eval.coco import CaptionedImage, read_split
+from handler.bundle import load_bundle
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import Vocabulary, build_vocabulary
@@ -50,8 +51,9 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
     train_splits = {split: read_split(data, split) for split in config.train_splits}
     val_splits = {split: read_split(data, split) for split in config.val_splits}
     train = [image for split in config.train_splits for image in train_splits[split]]
-    vocabulary = build_vocabulary((text for image in train for text in image.captions), config.min_count)
-    module = _build_model(config, vocabulary, resumed=(run / CHECKPOINT).exists())
+    resumed = (run / CHECKPOINT).exists()
+    vocabulary = _build_vocabulary(config, train, run if resumed else None)
+    module = _build_model(config, vocabulary, resumed=resumed)
     module.to(fabric.device)
 
     source: ImageSource = ImageFiles(train, config.preprocessing, config.augmentation)
@@ -91,6 +93,15 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
         vocabulary=vocabulary,
         data_digest=data_digest,
     )
+
+
+def _build_vocabulary(config: TrainingConfig, train: Sequence[CaptionedImage], resumed_run: Path | None) -> Vocabulary:
+    if not config.keep_vocabulary:
+        return build_vocabulary((text for image in train for text in image.captions), config.min_count)
+    if resumed_run:  # the bundle may be gone
+        return Vocabulary.load(resumed_run / "vocabulary.txt")
+    *_, known = load_bundle(Path(config.decoder_weights or ""))
+    return build_vocabulary((text for image in train for text in image.captions), config.min_count, known.tokens)
 
 
 def _build_model(config: TrainingConfig, vocabulary: Vocabulary, *, resumed: bool) -> CaptionModel:

