@@ -28,6 +28,8 @@ OPTIONS = (
     "min_length",
     "max_length",
     "num_captions",
+    "num_beam_groups",
+    "diversity_penalty",
     "no_repeat_ngram",
     "temperature",
     "top_p",

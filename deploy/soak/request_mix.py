@@ -64,7 +64,10 @@ def sample_options(random: Random) -> dict[str, Any]:
         "attention": random.random() < 0.5,
     }
     options = {name: value for name, value in values.items() if random.random() < 0.5}
-    if random.random() < 0.2:
+    kind = random.random()
+    if kind < 0.2:
+        options |= {"beam_size": 4, "num_beam_groups": random.choice([2, 4]), "num_captions": 4}
+    elif kind < 0.4:
         options |= {"temperature": 0.8, "top_p": 0.9, "seed": random.randrange(2**32), "num_captions": 3}
     return options
 

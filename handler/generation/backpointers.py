@@ -13,17 +13,17 @@ TokenSequence = tuple[list[int], list[float], torch.Tensor | None]  # ids, log-p
 
 
 class StepRecord:
-    """Record of one decoding step for the images that were still active.
+    """Record of one decoding step for the groups of beams that were still active.
 
     Args:
-        row_of_image: (images of the call,), the row of each image in the tensors; -1 if it was finished.
-        tensors: `token`, `logprob` and `parent_beam` (B, 2K): each candidate's token id, its log-probability, and the
-            beam that it extends. `selected` (B, K): the candidates that become the live beams. Optionally
-            `attention` (B, K, cells): the attention of the beams before this step.
+        row_of_group: (groups of the search,), the row of each group in the tensors; -1 if it was finished.
+        tensors: `token`, `logprob` and `parent_beam` (G, 2K): each candidate's token id, its log-probability, and the
+            beam that it extends. `selected` (G, K): the candidates that become the live beams. Optionally
+            `attention` (G, K, cells): the attention of the beams before this step.
     """
 
-    def __init__(self, row_of_image: np.ndarray, tensors: TensorDict) -> None:
-        self.row_of_image, self.tensors = row_of_image, tensors
+    def __init__(self, row_of_group: np.ndarray, tensors: TensorDict) -> None:
+        self.row_of_group, self.tensors = row_of_group, tensors
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ class StepRecord:
 
     @cached_property
     def attention(self) -> torch.Tensor | None:
-        """(B, K, cells) on the CPU, copied when first read; None if it was not recorded."""
+        """(G, K, cells) on the CPU, copied when first read; None if it was not recorded."""
         return self.tensors["attention"].cpu() if "attention" in self.tensors else None
 
 
@@ -48,32 +48,32 @@ class BackPointers:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def add(self, row_of_image: np.ndarray, tensors: TensorDict) -> None:
+    def add(self, row_of_group: np.ndarray, tensors: TensorDict) -> None:
         """Append one step; see `StepRecord`."""
-        self.steps.append(StepRecord(row_of_image, tensors))
+        self.steps.append(StepRecord(row_of_group, tensors))
 
-    def live_pointer(self, image: int, beam: int) -> BackPointer:
-        """Return the pointer to the last token of a live beam of an image."""
+    def live_pointer(self, group: int, beam: int) -> BackPointer:
+        """Return the pointer to the last token of a live beam of a group."""
         record = self.steps[-1]
-        return len(self) - 1, int(record.values["selected"][record.row_of_image[image], beam])
+        return len(self) - 1, int(record.values["selected"][record.row_of_group[group], beam])
 
-    def backtrack(self, images: Sequence[int], pointers: Sequence[BackPointer]) -> list[TokenSequence]:
+    def backtrack(self, groups: Sequence[int], pointers: Sequence[BackPointer]) -> list[TokenSequence]:
         """Return the sequences that end at N pointers, reconstructed together one step at a time.
 
         Args:
-            images: The image of each pointer, by its index in the call.
+            groups: The group of each pointer, by its index in the search.
             pointers: The last token of each sequence.
         """
         if not pointers:
             return []
-        image, (last, final) = np.array(images), np.array(pointers).T
+        group, (last, final) = np.array(groups), np.array(pointers).T
         num_steps = int(last.max()) + 1
         tokens, logprobs = np.zeros((len(pointers), num_steps), int), np.zeros((len(pointers), num_steps), np.float32)
         attention = self._allocate_attention(len(pointers), num_steps)
         beam = np.zeros(len(pointers), int)
         for step in range(num_steps - 1, -1, -1):
             record, active = self.steps[step], np.flatnonzero(last >= step)
-            row = record.row_of_image[image[active]]
+            row = record.row_of_group[group[active]]
             # A sequence ends with the candidate of its pointer; before that it follows the selection of its beam.
             candidate = np.where(last[active] == step, final[active], record.values["selected"][row, beam[active]])
             tokens[active, step] = record.values["token"][row, candidate]

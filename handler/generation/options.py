@@ -95,6 +95,18 @@ class GenerationConfig:
     num_captions: int = option(
         1, min=1, max=10, help="Captions to return, best first; beam search finds at most beam_size."
     )
+    num_beam_groups: int = option(
+        1,
+        min=1,
+        max=10,
+        help="Groups of beams, each of which looks for captions unlike the others'; divides beam_size.",
+    )
+    diversity_penalty: float = option(
+        0.5,
+        min=0.0,
+        max=5.0,
+        help="Penalty on the log-probability of a token, for each earlier group of beams with it at the same step.",
+    )
     no_repeat_ngram: int = option(
         0, min=0, max=10, help="Length of word sequences that may not occur twice in a caption; 0 allows all."
     )
@@ -134,6 +146,12 @@ class GenerationConfig:
             raise ValueError("top_p needs sampling: set temperature above 0.")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length ({self.min_length}) must not exceed max_length ({self.max_length}).")
+        if self.num_beam_groups > 1 and self.do_sample:
+            raise ValueError("num_beam_groups needs beam search: set temperature to 0.")
+        if not self.do_sample and self.beam_size % self.num_beam_groups:
+            raise ValueError(
+                f"beam_size ({self.beam_size}) must be a multiple of num_beam_groups ({self.num_beam_groups})."
+            )
         if self.num_captions > self.num_beams:
             raise ValueError(
                 f"num_captions ({self.num_captions}) must not exceed beam_size ({self.beam_size}): "
@@ -149,6 +167,11 @@ class GenerationConfig:
     def num_beams(self) -> int:
         """Hypotheses kept at each step: beams, or independent samples."""
         return self.num_captions if self.do_sample else self.beam_size
+
+    @property
+    def beams_per_group(self) -> int:
+        """Hypotheses kept at each step in each group of beams."""
+        return self.num_beams // self.num_beam_groups
 
 
 def _describe_options() -> dict[str, GenerationOption]:

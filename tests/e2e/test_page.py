@@ -10,6 +10,7 @@ import requests
 from playwright.sync_api import expect
 
 from deploy.isolated_server import isolated_server
+from handler.function_words import is_content_word
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.demo_page import (
     CAT,
@@ -175,6 +176,45 @@ def test_changed_options_recaption_the_image(visit):
     assert page.evaluate(SENT_OPTIONS)[-1] == {}
     assert page.locator("#reset").is_disabled()
     assert page.locator("#alternatives").is_hidden()
+
+
+def test_groups_of_beams_always_divide_the_beams(visit):
+    page = visit()
+    caption_sample(page)
+    page.click("#open-options")
+    assert page.locator("[name=diversity_penalty]").is_disabled()
+    with response_shown(page):
+        slide(page, "num_captions", 4)
+    with response_shown(page) as response:
+        slide(page, "num_beam_groups", 4)  # 5 beams become 8
+    assert len({caption["caption"] for caption in response["captions"]}) == 4
+    assert not page.locator("[name=diversity_penalty]").is_disabled()
+    with response_shown(page):
+        slide(page, "beam_size", 6)  # 4 groups become 3
+    with response_shown(page):
+        slide(page, "temperature", 1)
+    assert page.locator("[name=num_beam_groups]").is_disabled()
+    assert page.evaluate(SENT_OPTIONS)[1:] == [
+        {"num_captions": "4"},
+        {"beam_size": "8", "num_captions": "4", "num_beam_groups": "4"},
+        {"beam_size": "6", "num_captions": "4", "num_beam_groups": "3"},
+        {"beam_size": "6", "num_captions": "4", "temperature": "1"},
+    ]
+
+
+def test_checkbox_of_an_option_is_sent_and_reset(visit):
+    page = visit()
+    caption_sample(page)
+    page.click("#open-options")
+    with response_shown(page) as response:
+        page.check("[name=no_repeat_words]")
+    content = [token for token in response["captions"][0]["tokens"] if is_content_word(token)]
+    assert len(content) == len(set(content))
+    assert page.inner_text("#value-no_repeat_words") == "on"
+    with response_shown(page):
+        page.click("#reset")
+    assert not page.is_checked("[name=no_repeat_words]")
+    assert page.evaluate(SENT_OPTIONS)[1:] == [{"no_repeat_words": "true"}, {}]
 
 
 def test_option_refused_by_the_server_shows_its_message(visit):

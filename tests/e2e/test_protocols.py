@@ -128,7 +128,11 @@ def random_options(source: random.Random) -> dict:
     if source.random() < 0.4:
         options |= {"temperature": round(source.uniform(0.3, 1.5), 2), "seed": source.randrange(2**32)}
         return options | {"top_p": round(source.uniform(0.5, 1), 2)}
-    return options | {"beam_size": source.randint(3, 10), "length_penalty": round(source.uniform(0, 1.5), 2)}
+    options |= {"length_penalty": round(source.uniform(0, 1.5), 2)}
+    if source.random() < 0.3:
+        groups, penalty = source.choice([2, 3]), round(source.uniform(0, 2), 2)
+        return options | {"beam_size": 2 * groups, "num_beam_groups": groups, "diversity_penalty": penalty}
+    return options | {"beam_size": source.randint(3, 10)}
 
 
 @pytest.mark.parametrize(("which", "count"), [("server_with_streaming", 200), ("server", 40)])

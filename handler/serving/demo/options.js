@@ -2,6 +2,7 @@ import { byId, createElement, pageData } from "./dom.js";
 
 const GROUPS = {
   Search: ["beam_size", "length_penalty", "num_captions"],
+  Variety: ["num_beam_groups", "diversity_penalty"],
   Length: ["min_length", "max_length"],
   Repetition: ["no_repeat_ngram", "no_repeat_words"],
   Sampling: ["temperature", "top_p", "seed"],
@@ -10,6 +11,7 @@ const LABELS = {
   min_length: "Min. words",
   max_length: "Max. words",
   num_captions: "Captions",
+  num_beam_groups: "Groups of beams",
   no_repeat_ngram: "No repeated n-gram",
   no_repeat_words: "No repeated words",
   top_p: "Top p",
@@ -54,7 +56,8 @@ export function buildOptions(onChange) {
 /** Returns the options to send: those that differ from their default and are active. */
 export function changedOptions() {
   const effective = new Map(values);
-  if (!isSampling()) effective.set("top_p", "1").set("seed", "");
+  if (isSampling()) effective.set("num_beam_groups", "1");
+  else effective.set("top_p", "1").set("seed", "");
   return Object.fromEntries([...effective].filter(([name]) => optionsByName.has(name) && !isDefault(name, effective)));
 }
 
@@ -106,6 +109,24 @@ function enforceBounds(changed) {
     if (changed === lower) setValue(upper, values.get(lower));
     else setValue(lower, values.get(upper));
   }
+  if (!isSampling()) fitGroups(changed);
+}
+
+/** Makes the groups divide the beams: the beams follow, unless they were changed or there are too few. */
+function fitGroups(changed) {
+  const [beams, groups] = [numberOf("beam_size"), numberOf("num_beam_groups")];
+  if (beams % groups === 0) return;
+  const { max } = optionsByName.get("beam_size");
+  const multiples = [Math.ceil(beams / groups) * groups, Math.floor(max / groups) * groups];
+  const fitting = multiples.find((multiple) => multiple <= max && multiple >= numberOf("num_captions"));
+  if (changed !== "beam_size" && fitting) setValue("beam_size", String(fitting));
+  else setValue("num_beam_groups", String(largestDivisor(beams, groups)));
+}
+
+function largestDivisor(number, max) {
+  let divisor = max;
+  while (number % divisor !== 0) divisor -= 1;
+  return divisor;
 }
 
 function refresh() {
@@ -114,7 +135,13 @@ function refresh() {
     if (inputs.get(name).type !== "number") output.textContent = formatValue(name, value);
     output.classList.toggle("changed", !isDefault(name));
   }
-  const inactive = { beam_size: isSampling(), top_p: !isSampling(), seed: !isSampling() };
+  const inactive = {
+    beam_size: isSampling(),
+    num_beam_groups: isSampling(),
+    diversity_penalty: isSampling() || numberOf("num_beam_groups") === 1,
+    top_p: !isSampling(),
+    seed: !isSampling(),
+  };
   for (const [name, isInactive] of Object.entries(inactive)) {
     if (inputs.has(name)) inputs.get(name).disabled = isInactive;
   }

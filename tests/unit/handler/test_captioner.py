@@ -11,6 +11,7 @@ OPTIONS = [
     GenerationConfig(beam_size=1),
     GenerationConfig(beam_size=10, num_captions=10, length_penalty=1.0),
     GenerationConfig(beam_size=3, no_repeat_ngram=2, min_length=8, attention=True),
+    GenerationConfig(beam_size=10, num_beam_groups=5, num_captions=5, no_repeat_words=True),
 ]
 
 

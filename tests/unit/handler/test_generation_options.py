@@ -43,8 +43,10 @@ def test_table_describes_every_field():
 
 
 def test_every_value_that_the_table_accepts_is_a_valid_config():
-    beside = {"temperature": 1.0, "max_length": 50}  # top_p needs sampling, min_length a max_length
+    # top_p needs sampling, min_length a max_length, groups of beams a beam search
+    sampled, searched = {"temperature": 1.0, "max_length": 50}, {"beam_size": 10}
     for option in GENERATION_OPTIONS.values():
+        beside = searched if option.name in ("num_beam_groups", "diversity_penalty") else sampled
         for value in (option.min, option.max, *([0.0] if option.allow_zero else [])):
             if value is not None:
                 assert option.accepts(value)
@@ -102,6 +104,10 @@ def test_requirement_and_range_are_readable(name, requirement, short):
             {"num_captions": 6},
             r"num_captions \(6\) must not exceed beam_size \(5\): .* no more captions.",
         ),
+        ({"num_beam_groups": 0}, "num_beam_groups must be at least 1, not 0."),
+        ({"num_beam_groups": 2}, r"beam_size \(5\) must be a multiple of num_beam_groups \(2\)."),
+        ({"num_beam_groups": 5, "temperature": 1.0}, "num_beam_groups needs beam search: set temperature to 0."),
+        ({"diversity_penalty": -1.0}, "diversity_penalty must be at least 0, not -1.0."),
         ({"max_length": 0}, "max_length must be at least 1, not 0."),
         ({"min_length": 21}, r"min_length \(21\) must not exceed max_length \(20\)."),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram must be at least 0, not -1."),
@@ -119,14 +125,15 @@ def test_config_accepts_more_than_a_request_may_ask_for():
 
 
 @pytest.mark.parametrize(
-    ("config", "do_sample", "num_beams"),
+    ("config", "do_sample", "num_beams", "beams_per_group"),
     [
-        (GenerationConfig(beam_size=3, num_captions=2), False, 3),
-        (GenerationConfig(beam_size=3, num_captions=7, temperature=1.0), True, 7),
+        (GenerationConfig(beam_size=3, num_captions=2), False, 3, 3),
+        (GenerationConfig(beam_size=6, num_beam_groups=3), False, 6, 2),
+        (GenerationConfig(beam_size=3, num_captions=7, temperature=1.0), True, 7, 7),
     ],
 )
-def test_sampling_keeps_one_hypothesis_a_caption(config, do_sample, num_beams):
-    assert (config.do_sample, config.num_beams) == (do_sample, num_beams)
+def test_sampling_keeps_one_hypothesis_a_caption(config, do_sample, num_beams, beams_per_group):
+    assert (config.do_sample, config.num_beams, config.beams_per_group) == (do_sample, num_beams, beams_per_group)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ DEFAULTS = GenerationConfig()
         ({"temperature": b"0.5", "top_p": 0.9, "seed": "7"}, GenerationConfig(temperature=0.5, top_p=0.9, seed=7)),
         ({"temperature": 1, "num_captions": 10}, GenerationConfig(temperature=1.0, num_captions=10)),
         ({"no_repeat_words": "true"}, GenerationConfig(no_repeat_words=True)),
+        (
+            {"num_beam_groups": b"5", "diversity_penalty": "1.5"},
+            GenerationConfig(num_beam_groups=5, diversity_penalty=1.5),
+        ),
         ({"attention": bytearray(b"false")}, DEFAULTS),
     ],
 )
@@ -51,6 +55,9 @@ def test_parse_options_returns_typed_values(fields, expected):
         ({"top_p": 0.5}, "top_p needs sampling: set temperature above 0."),
         ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295, not 4294967296."),
         ({"min_length": 21}, "min_length (21) must not exceed max_length (20)."),
+        ({"num_beam_groups": 3}, "beam_size (5) must be a multiple of num_beam_groups (3)."),
+        ({"num_beam_groups": 5, "temperature": 1}, "num_beam_groups needs beam search: set temperature to 0."),
+        ({"diversity_penalty": 5.1}, "diversity_penalty must be a number from 0 to 5, not 5.1."),
         ({"num_captions": 6}, "num_captions (6) must not exceed beam_size (5): beam search finds no more captions."),
     ],
 )
@@ -69,7 +76,8 @@ def test_parse_options_with_an_unknown_option_lists_the_valid_ones():
 
 @pytest.mark.parametrize("option", GENERATION_OPTIONS.values(), ids=lambda option: option.name)
 def test_parse_options_accepts_the_bounds_of_every_option(option):
-    others = {"top_p": {"temperature": 1}, "min_length": {"max_length": 50}, "num_captions": {"beam_size": 10}}
+    others = {"top_p": {"temperature": 1}, "min_length": {"max_length": 50}}
+    others |= {"num_captions": {"beam_size": 10}, "num_beam_groups": {"beam_size": 10}}
     for value in ("true", "false") if option.type is bool else (option.min, option.max, str(option.max)):
         parsed = parse_options(others.get(option.name, {}) | {option.name: value}, DEFAULTS)
         assert type(getattr(parsed, option.name)) is option.type
