@@ -90,35 +90,19 @@ class Meteor:
         self._end()
         self._stderr.close()
 
-    def score(self, references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> tuple[float, list[float]]:
-        """Compute METEOR of a split.
+    def statistics(self, references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> FloatArray:
+        """Compute the statistics that `evaluate` needs, for any choice of images.
 
         Args:
             references: Reference captions by image id; all texts as the PTB tokenizer returns them.
             captions: Caption to score by image id; an empty one scores 0.
 
         Returns:
-            The corpus score, which is not the mean of the images, and the score of each image in the order of the
-            references; 0 to 1.
-
-        Raises:
-            ValueError: If the image ids differ, there are none, or an image has no reference.
-        """
-        return self.evaluate(self.statistics(references, captions))
-
-    def statistics(self, references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> FloatArray:
-        """Compute the statistics that `evaluate` needs, for any choice of images.
-
-        Args:
-            references: As in `score`.
-            captions: As in `score`.
-
-        Returns:
             (images, 23), in the order of the references: lengths, matches and chunks by word class. The sum over the
             images of a split gives the score of the split to about 1e-4, in 1 ms.
 
         Raises:
-            ValueError: As in `score`.
+            ValueError: If the image ids differ, there are none, or an image has no reference.
         """
         if not references or references.keys() != captions.keys() or not all(references.values()):
             raise ValueError("METEOR needs a caption and references for each image, and at least one image.")
@@ -135,7 +119,7 @@ class Meteor:
             statistics: (images, 23), rows of `statistics` in any selection.
 
         Returns:
-            The corpus score, and the score of each row; 0 to 1.
+            The corpus score, which is not the mean of the images, and the score of each row; 0 to 1.
 
         Raises:
             ValueError: If the shape is another one.

@@ -67,6 +67,7 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
     ema_model = AveragedModel(module, multi_avg_fn=ema_update(config.ema_decay)) if config.ema_decay else None
     model, optimizer = fabric.setup(module, build_optimizer(module, config), move_to_device=False)
     cross_entropy = CrossEntropyObjective(config, model, module, vocabulary, fabric)
+    groups = [number for number, images in enumerate(train_splits.values()) for _ in images]
     dataset = partial(
         CaptionDataset,
         train,
@@ -87,8 +88,7 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
         model=model,
         optimizer=optimizer,
         ema_model=ema_model,
-        cross_entropy=cross_entropy,
-        phases=_build_phases(config, dataset, cross_entropy),
+        phases=_build_phases(config, dataset, groups, cross_entropy),
         val_splits={name: ValidationSplit(images, val_features.get(name)) for name, images in val_splits.items()},
         vocabulary=vocabulary,
         data_digest=data_digest,
@@ -152,7 +152,10 @@ def _cache_features(
 
 
 def _build_phases(
-    config: TrainingConfig, dataset: Callable[..., CaptionDataset], cross_entropy: CrossEntropyObjective
+    config: TrainingConfig,
+    dataset: Callable[..., CaptionDataset],
+    groups: Sequence[int],
+    cross_entropy: CrossEntropyObjective,
 ) -> list[Phase]:
     phases, critical = [], config.self_critical
     if config.epochs:
@@ -169,7 +172,7 @@ def _build_phases(
         )
     if critical.epochs:
         critical_dataset = dataset(batch_size=critical.batch_size, seed=config.seed + SELF_CRITICAL_SEED)
-        reward = build_reward(critical_dataset.captions, cross_entropy.vocabulary, critical.bleu, critical.meteor)
+        reward = build_reward(critical, critical_dataset.captions, groups, cross_entropy.vocabulary)
         phases.append(
             Phase(
                 "self_critical",

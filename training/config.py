@@ -51,10 +51,15 @@ class SelfCriticalConfig:
         temperature: Temperature of the policy, > 0, both in sampling and in its gradient.
         baseline: Reward that a sample is compared with: `leave_one_out`, the mean of the other samples of the image
             (Luo 2020), or `greedy`, the greedily decoded caption, as in the paper.
-        cross_entropy: Weight of cross-entropy in the loss, in [0, 1). It keeps the captions fluent.
-        bleu: Weight of BLEU-4 in the reward, where CIDEr-D has weight 1 (Liu et al. 2017).
-        meteor: Weight of METEOR in the reward. Among the samples of an image, BLEU-4 varies a quarter as much as
-            CIDEr-D, METEOR a seventh.
+        cross_entropy: Weight of cross-entropy in the loss, in [0, 1). A higher weight gives more diverse
+            captions and a lower CIDEr (Wang and Chan 2019, https://arxiv.org/abs/1903.12020).
+        bleu: Weight of BLEU-4 in the reward, where CIDEr-D has weight 1 (Liu et al. 2017). Among the samples of an
+            image, it varies a quarter as much as CIDEr-D.
+        overuse: Weight of the penalty for trigrams that the model samples oftener than people use them in captions of
+            the same training split, see `training/rewards/ngram_overuse.py`.
+        repetition: Weight of the penalty for repeated words, see `training/rewards/repetition.py`.
+        length: Weight of the penalty for the difference to the mean length of the references, see
+            `training/rewards/length_deviation.py`.
     """
 
     epochs: int = 0
@@ -66,7 +71,9 @@ class SelfCriticalConfig:
     baseline: str = "leave_one_out"
     cross_entropy: float = 0.0
     bleu: float = 0.0
-    meteor: float = 0.0
+    overuse: float = 0.0
+    repetition: float = 0.0
+    length: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choice(self, "baseline", ("leave_one_out", "greedy"))
@@ -75,7 +82,7 @@ class SelfCriticalConfig:
             raise ValueError(f"samples must be at least {least} with the baseline {self.baseline}, not {self.samples}.")
         _check_positive(self, ("temperature", "learning_rate"))
         _check_share(self, ("cross_entropy",))
-        _check_at_least(self, 0, ("bleu", "meteor", "epochs"))
+        _check_at_least(self, 0, ("bleu", "overuse", "repetition", "length", "epochs"))
         _check_at_least(self, 1, ("batch_size",))
 
 

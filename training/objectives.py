@@ -4,8 +4,9 @@ With several processes each objective divides its sums by the counts of the whol
 not change a step.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -27,7 +28,7 @@ from training.losses import (
     self_critical_loss,
 )
 from training.model import CaptionModel
-from training.rewards import CombinedReward
+from training.rewards import CombinedReward, NgramOveruse
 
 BASELINE_MOMENTUM = 0.9  # per step, of the reward baseline of hard attention (Xu et al. 2015, eq. 11)
 
@@ -39,6 +40,19 @@ class LossOutput(NamedTuple):
 
     loss: torch.Tensor  # to minimize
     metrics: dict[str, float]  # to log, over all processes
+
+
+class Objective(Protocol):
+    """What a phase of the training minimizes."""
+
+    def __call__(self, batch: CaptionBatch, progress: float, /) -> LossOutput:
+        """Compute the loss of a batch on the device, at a completed share of the phase from 0 to 1."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return what changes from step to step, equal in all processes, for the checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state_dict` returned."""
 
 
 class CrossEntropyObjective:
@@ -90,6 +104,14 @@ class CrossEntropyObjective:
             self.baseline = BASELINE_MOMENTUM * self.baseline + (1 - BASELINE_MOMENTUM) * mean_reward
         return LossOutput(loss * self.fabric.world_size, {"loss": total / counts.tokens})
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the moving average of the reward of hard attention."""
+        return {"baseline": torch.tensor(self.baseline, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.baseline = float(state["baseline"])
+
     @torch.no_grad()
     def _mix_in_predictions(self, batch: CaptionBatch, mask: torch.Tensor, share: float) -> torch.Tensor:
         """Replace a share of the input tokens by tokens that the model predicts from the true prefix.
@@ -133,6 +155,8 @@ class SelfCriticalObjective:
         parts = self._score(batch.indices, samples)
         rewards = self.reward.total(parts)  # (B, S)
         baseline = self.reward.total(self._score(batch.indices, greedy))[:, 0] if greedy else None
+        if self.reward.overuse:
+            self._count_samples(self.reward.overuse, batch.indices, samples)
         advantage = torch.from_numpy(advantages(rewards, baseline)).float().to(batch.images.device)
 
         inputs, targets = (
@@ -167,6 +191,19 @@ class SelfCriticalObjective:
             metrics |= supervised.metrics
         return LossOutput(loss, metrics)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state of the cross-entropy share, and the sampled trigrams if the reward counts them."""
+        overuse = self.reward.overuse.state_dict() if self.reward.overuse else {}
+        return self.cross_entropy.state_dict() | {f"overuse.{name}": tensor for name, tensor in overuse.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.cross_entropy.load_state_dict(state)
+        if self.reward.overuse:
+            prefix = "overuse."
+            overuse = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+            self.reward.overuse.load_state_dict(overuse)
+
     def _sample(self, module: CaptionModel, batch: CaptionBatch) -> tuple[Samples, Samples | None]:
         """Sample captions, and decode greedy ones if they are the baseline."""
         config, max_length = self.config, self.cross_entropy.config.max_length
@@ -188,9 +225,24 @@ class SelfCriticalObjective:
 
     def _score(self, indices: list[int], captions: Samples) -> dict[str, Array]:
         """Compute each reward of each caption, (B, S)."""
-        image_indices = [index for index, samples in zip(indices, captions, strict=True) for _ in samples]
-        scores = self.reward.score(image_indices, [ids for samples in captions for ids in samples])
+        scores = self.reward.score(*_flatten(indices, captions))
         return {name: score.reshape(len(indices), -1) for name, score in scores.items()}
+
+    def _count_samples(self, overuse: NgramOveruse, indices: list[int], samples: Samples) -> None:
+        """Count the samples of all processes, in the same order in each."""
+        images, captions = _flatten(indices, samples)
+        gathered: list[Any] = [(images, captions)]
+        if self.fabric.world_size > 1:
+            gathered = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(gathered, (images, captions))
+        for process_images, process_captions in gathered:
+            overuse.update(process_images, process_captions)
+
+
+def _flatten(indices: list[int], captions: Samples) -> tuple[list[int], list[list[int]]]:
+    """Return the image of each caption, and the captions as one list."""
+    images = [index for index, samples in zip(indices, captions, strict=True) for _ in samples]
+    return images, list(chain.from_iterable(captions))
 
 
 @torch.no_grad()

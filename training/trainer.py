@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,7 @@ from training.data.dataset import CaptionBatch, CaptionDataset
 from training.data.image_loading import load_images
 from training.export import export_bundle
 from training.model import CaptionModel
-from training.objectives import CrossEntropyObjective, LossOutput, all_reduce_sum
+from training.objectives import Objective, all_reduce_sum
 from training.optim import lr_multiplier, set_learning_rate
 from training.run_logger import RunLogger
 
@@ -46,7 +46,7 @@ class Phase:
 
     Attributes:
         name: `cross_entropy` or `self_critical`. The best epoch is saved as `best-<name>.safetensors`.
-        objective: Maps a batch and the completed share of the phase to a loss.
+        objective: Maps a batch and the completed share of the phase to a loss; its state is part of the checkpoint.
         dataset: Training batches.
         epochs: Passes over the data set.
         learning_rate: Peak learning rate.
@@ -55,7 +55,7 @@ class Phase:
     """
 
     name: str
-    objective: Callable[[CaptionBatch, float], LossOutput]
+    objective: Objective
     dataset: CaptionDataset
     epochs: int
     learning_rate: float
@@ -98,7 +98,6 @@ class Trainer:
         model: The model as wrapped by Fabric.
         optimizer: Optimizer as wrapped by Fabric.
         ema_model: Moving average of the model, or None.
-        cross_entropy: Cross-entropy objective; its reward baseline is part of the checkpoint.
         phases: Phases in order.
         val_splits: Validation splits by name; the first one selects the best epoch.
         vocabulary: Vocabulary of the decoder.
@@ -116,7 +115,6 @@ class Trainer:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         ema_model: AveragedModel | None,
-        cross_entropy: CrossEntropyObjective,
         phases: Sequence[Phase],
         val_splits: Mapping[str, ValidationSplit],
         vocabulary: Vocabulary,
@@ -124,7 +122,7 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.run, self.fabric = config, data, run, fabric
         self.module, self.model, self.optimizer, self.ema_model = module, model, optimizer, ema_model
-        self.cross_entropy, self.phases, self.val_splits = cross_entropy, phases, val_splits
+        self.phases, self.val_splits = phases, val_splits
         self.vocabulary, self.data_digest = vocabulary, data_digest
         self.total_steps = sum(phase.steps for phase in phases)
         self.progress = {"step": 0.0, "seconds": 0.0}
@@ -150,7 +148,8 @@ class Trainer:
         if self.ema_model:
             copy_into(self._eval_model.trainable_parameters(), parts["average"])
             self.ema_model.n_averaged.fill_(int(self.progress["averaged"]))
-        self.cross_entropy.baseline = self.progress["baseline"]
+        for phase in self.phases:
+            phase.objective.load_state_dict(parts[phase.name])
 
     def train(self) -> list[Path]:
         """Train to the end, and export the bundles.
@@ -322,7 +321,7 @@ class Trainer:
         if self.ema_model:
             parts["average"] = self._eval_model.trainable_parameters()
             self.progress["averaged"] = float(self.ema_model.n_averaged)
-        self.progress["baseline"] = self.cross_entropy.baseline
+        parts |= {phase.name: phase.objective.state_dict() for phase in self.phases}
         save_checkpoint(self.run / CHECKPOINT, parts, self.progress)
 
     def _export_bundles(self) -> list[Path]:

@@ -15,6 +15,8 @@ from tests.helpers.polling import eventually
 from tests.helpers.training_runs import read_metrics, train_command
 from tests.helpers.trainings import copy_features, fork, without_bundles, without_figures
 from training import train
+from training.checkpoint import load_checkpoint
+from training.trainer import CHECKPOINT
 
 pytestmark = pytest.mark.slow
 
@@ -80,10 +82,14 @@ def test_two_processes_give_the_curve_of_one_with_twice_the_batch(single_run, tm
 def test_two_processes_self_critical_steps_stay_in_step(single_run, tmp_path, shared_meteor, no_figures):
     run = copy_features(single_run, tmp_path)
     critical = ["--self_critical.epochs=2", "--self_critical.cross_entropy=0.2", "--self_critical.batch_size=4"]
-    fork_ranks(run, tmp_path, "--epochs=1", *critical)
+    fork_ranks(run, tmp_path, "--epochs=1", *critical, "--self_critical.overuse=0.2")
     rewards = [line for line in read_metrics(run) if "reward" in line]
     assert [line["step"] for line in rewards] == [2, 3]
     assert all(line["loss"] > 0 and line["words"] > 0 for line in rewards)
+    first, second = (line["overuse"] for line in rewards)
+    assert first == 0 < second  # the first step counts the samples of both processes
+    window = load_checkpoint(run / CHECKPOINT)[0]["self_critical"]["overuse.0"]
+    assert len(window) > 2 * 4 * 5  # two steps, four images, five samples: more than one trigram each
 
 
 def test_torchrun_process_dies_and_run_resumes_with_another_number_of_processes(single_run, tmp_path, no_figures):

@@ -67,6 +67,11 @@ def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+def score(meteor, references, captions):
+    """Return the corpus score, and that of each image."""
+    return meteor.evaluate(meteor.statistics(references, captions))
+
+
 def test_score_equals_pycocoevalcap(meteor):
     """The first caption of each sample against the references of each sample, and an empty caption."""
     images = [[" ".join(tokenize(text)) for text in image.captions] for image in read_split(ROOT / "samples", "photos")]
@@ -83,7 +88,7 @@ references, captions = json.loads(sys.argv[1])
 print(json.dumps(Meteor().compute_score(references, {image: [text] for image, text in captions.items()})))
 """
     expected, expected_each = json.loads(run_python(script, json.dumps([references, captions])).stdout)
-    found, found_each = meteor.score(references, captions)
+    found, found_each = score(meteor, references, captions)
     assert len(found_each) == 50
     assert 0.05 < expected < 0.9  # most of the captions are other images'
     assert found == pytest.approx(expected, abs=1e-6)
@@ -91,9 +96,9 @@ print(json.dumps(Meteor().compute_score(references, {image: [text] for image, te
 
 
 def test_score_is_in_the_order_of_the_references(meteor):
-    _, (first, second) = meteor.score(REFERENCES, CAPTIONS)
-    assert [first] == meteor.score({3: REFERENCES[3]}, {3: CAPTIONS[3]})[1]
-    assert [second] == meteor.score({1: REFERENCES[1]}, {1: CAPTIONS[1]})[1]
+    _, (first, second) = score(meteor, REFERENCES, CAPTIONS)
+    assert [first] == score(meteor, {3: REFERENCES[3]}, {3: CAPTIONS[3]})[1]
+    assert [second] == score(meteor, {1: REFERENCES[1]}, {1: CAPTIONS[1]})[1]
     assert first != second
 
 
@@ -101,7 +106,7 @@ def test_evaluate_takes_selected_and_summed_statistics(meteor):
     statistics = meteor.statistics(REFERENCES, CAPTIONS)
     assert statistics.shape == (2, 23)
     corpus, each = meteor.evaluate(statistics)
-    assert (corpus, each) == meteor.score(REFERENCES, CAPTIONS)
+    assert (corpus, each) == score(meteor, REFERENCES, CAPTIONS)
     assert meteor.evaluate(statistics[[1, 1, 0]])[1] == [each[1], each[1], each[0]]
     assert meteor.evaluate(statistics.sum(0, keepdims=True))[0] == pytest.approx(corpus, abs=1e-3)
 
@@ -110,21 +115,21 @@ def test_evaluate_takes_selected_and_summed_statistics(meteor):
     "text", ["a dog\nruns", "a dog\r\nruns", "a dog\rruns", "a dog|||runs", " a dog ||| runs ", "a  dog runs\n"]
 )
 def test_score_text_with_separators_is_one_field(meteor, text):
-    plain = meteor.score({1: ["a dog runs", "b"], 2: ["a cat"]}, {1: "a dog runs", 2: "cat"})
-    assert meteor.score({1: [text, "b"], 2: ["a cat"]}, {1: text, 2: "cat"}) == plain
+    plain = score(meteor, {1: ["a dog runs", "b"], 2: ["a cat"]}, {1: "a dog runs", 2: "cat"})
+    assert score(meteor, {1: [text, "b"], 2: ["a cat"]}, {1: text, 2: "cat"}) == plain
 
 
 def test_score_text_beyond_ascii(meteor):
-    assert meteor.score({1: ["un café"]}, {1: "un café"}) == meteor.score({1: ["un cafe"]}, {1: "un cafe"})
-    assert meteor.score({1: ["café"]}, {1: "cafè"})[0] == 0
-    assert meteor.score({1: ["a dog"]}, {1: "a \ud800"})[0] > 0  # half a character
+    assert score(meteor, {1: ["un café"]}, {1: "un café"}) == score(meteor, {1: ["un cafe"]}, {1: "un cafe"})
+    assert score(meteor, {1: ["café"]}, {1: "cafè"})[0] == 0
+    assert score(meteor, {1: ["a dog"]}, {1: "a \ud800"})[0] > 0  # half a character
 
 
 def test_score_empty_caption_is_zero_and_counts(meteor):
-    with_it, each = meteor.score(REFERENCES, CAPTIONS | {1: ""})
+    with_it, each = score(meteor, REFERENCES, CAPTIONS | {1: ""})
     assert each[1] == 0
-    assert 0 < with_it < meteor.score(REFERENCES, CAPTIONS)[0]
-    assert meteor.score({1: ["a dog"]}, {1: " "}) == (0, [0])
+    assert 0 < with_it < score(meteor, REFERENCES, CAPTIONS)[0]
+    assert score(meteor, {1: ["a dog"]}, {1: " "}) == (0, [0])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_score_empty_caption_is_zero_and_counts(meteor):
 )
 def test_score_other_images_than_references_is_refused(meteor, references, captions):
     with pytest.raises(ValueError, match="a caption and references for each image"):
-        meteor.score(references, captions)
+        score(meteor, references, captions)
 
 
 @pytest.mark.parametrize("shape", [(0, 23), (2, 22), (23,)])
@@ -150,12 +155,12 @@ import os, signal, time
 from eval.meteor import Meteor
 
 meteor = Meteor(timeout=60)
-meteor.score({1: ["a dog"]}, {1: "a cat"})
+meteor.statistics({1: ["a dog"]}, {1: "a cat"})
 os.kill(meteor._process.pid, signal.SIGKILL)
 start = time.monotonic()
 for _ in range(2):
     try:
-        meteor.score({1: ["a dog"]}, {1: "a cat"})
+        meteor.statistics({1: ["a dog"]}, {1: "a cat"})
     except RuntimeError as error:
         print(error)
 print(time.monotonic() - start < 30, meteor._process.pid)
@@ -189,7 +194,7 @@ from eval.meteor import Meteor
 
 meteor = Meteor(timeout=60)
 print(meteor._process.pid, flush=True)
-meteor.score({1: ["a dog"]}, {1: "a cat"})
+meteor.statistics({1: ["a dog"]}, {1: "a cat"})
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = run_python(script)
@@ -205,7 +210,7 @@ def test_process_ends_if_the_with_block_raises(java):
         raise KeyError
     assert wait_until_gone(meteor._process.pid)
     with pytest.raises(RuntimeError, match=r"^The METEOR process has ended\.$"):
-        meteor.score(REFERENCES, CAPTIONS)
+        meteor.statistics(REFERENCES, CAPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +227,7 @@ def test_score_hanging_process_times_out(java, script, size):
     start = time.monotonic()
     with Meteor(timeout=1) as meteor:
         with pytest.raises(RuntimeError, match=r"^The METEOR process did not respond within 1 s\.$"):
-            meteor.score(REFERENCES, CAPTIONS | {1: "a " * size})
+            meteor.statistics(REFERENCES, CAPTIONS | {1: "a " * size})
         assert wait_until_gone(meteor._process.pid)
     assert time.monotonic() - start < 60
 
@@ -235,7 +240,7 @@ while read -r line; do
     case $line in SCORE*) echo {STATISTICS};; *) echo 0.25; echo 0.75; echo 0.5;; esac
 done""")
     with Meteor(timeout=30) as meteor:
-        assert meteor.score(REFERENCES, CAPTIONS) == (0.5, [0.25, 0.75])
+        assert score(meteor, REFERENCES, CAPTIONS) == (0.5, [0.25, 0.75])
 
 
 @pytest.mark.parametrize("answer", ["1,0 2,0", "Error: specify SCORE or EVAL or SING", "1.0", ""])
@@ -243,7 +248,7 @@ def test_score_invalid_response_raises(java, answer):
     java(f"while read -r line; do echo '{answer}'; done")
     with Meteor(timeout=30) as meteor:
         with pytest.raises(RuntimeError, match=f"^The METEOR process responded '{answer}'\\.$"):
-            meteor.score(REFERENCES, CAPTIONS)
+            meteor.statistics(REFERENCES, CAPTIONS)
         assert wait_until_gone(meteor._process.pid)
 
 
@@ -253,7 +258,7 @@ def test_score_failed_process_raises_with_the_reason_of_java(java):
         Meteor(timeout=30) as meteor,
         pytest.raises(RuntimeError, match=r"ended with status 3 without a response: Exception.*OutOfMemoryError\.$"),
     ):
-        meteor.score(REFERENCES, CAPTIONS)
+        meteor.statistics(REFERENCES, CAPTIONS)
 
 
 def test_meteor_without_java_raises(tmp_path, monkeypatch):

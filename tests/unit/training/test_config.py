@@ -51,7 +51,7 @@ def test_training_config_value_out_of_range_is_refused(settings, message):
         ({"samples": 0, "baseline": "greedy"}, "samples must be at least 1 with the baseline greedy"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"cross_entropy": 1.0}, "cross_entropy must be from 0 to below 1"),
-        ({"meteor": -1.0}, "meteor must be at least 0"),
+        ({"overuse": -1.0}, "overuse must be at least 0"),
     ],
 )
 def test_self_critical_config_value_out_of_range_is_refused(settings, message):

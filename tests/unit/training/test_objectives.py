@@ -13,7 +13,7 @@ from training.config import SelfCriticalConfig, TrainingConfig
 from training.data.dataset import CaptionBatch, collate_captions
 from training.model import CaptionModel
 from training.objectives import CrossEntropyObjective, SelfCriticalObjective
-from training.rewards import CiderD, CombinedReward
+from training.rewards import CiderD, CombinedReward, NgramOveruse
 
 TEXTS = [["a dog runs", "a brown dog"], ["two cats sleep on a bed"], ["a man"]]
 VOCABULARY = build_vocabulary((text for texts in TEXTS for text in texts), 1)
@@ -94,6 +94,32 @@ def test_self_critical_with_cross_entropy_reports_both():
     objective = SelfCriticalObjective(cross_entropy, REWARD)
     metrics = learn(model, objective, batch_of(torch.randn(3, 4, 256)), 2, 0.001)
     assert all({"reward", "words", "loss"} <= line.keys() for line in metrics)
+
+
+def test_self_critical_restored_state_continues_the_counts_of_samples():
+    critical = SelfCriticalConfig(epochs=1, samples=20, temperature=1.0)
+    _, cross_entropy = build("nic", self_critical=critical)
+    batch = batch_of(torch.randn(3, 4, 256))
+
+    def objective():
+        return SelfCriticalObjective(cross_entropy, CombinedReward(overuse=(-1.0, NgramOveruse(CAPTIONS, [0, 0, 1]))))
+
+    def step(objective):
+        torch.manual_seed(1)
+        return objective(batch, 0).metrics
+
+    first = objective()
+    assert step(first)["reward"] == 0  # nothing is counted yet
+    cross_entropy.baseline = -3.0
+    state = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    restored, other = objective(), objective()
+    cross_entropy.baseline = 0.0
+    restored.load_state_dict(state)
+    assert cross_entropy.baseline == -3
+    expected = step(first)
+    assert expected["reward"] < 0
+    assert step(restored) == expected
+    assert step(other) != expected
 
 
 def test_training_changes_the_encoder_from_the_unfrozen_stage_on():
