@@ -7,7 +7,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from eval.cli import add_meteor_argument, cli_errors
 from eval.coco import CaptionedImage, read_split
 from eval.files import atomic_write_text
 from eval.markdown import markdown_table
+from eval.measure_table import MEASURES, measure_rows
+from eval.measures import Measures, measure_captions
 from eval.meteor import Meteor, optional_meteor
 from eval.metrics import CaptionScores, compute_all_metrics
+from eval.overuse import run_share
 from eval.report import write_comparison
 from eval.results import RESULTS, read_results
 from eval.significance import Difference, paired_tests
@@ -27,19 +30,19 @@ NUM_CHANGED = 10  # images printed
 
 
 class ScoredRun(NamedTuple):
-    """Captions of a run by image id, before tokenization, and their scores."""
+    """Captions of a run by image id, before tokenization, with their scores and measures of degeneration."""
 
     captions: dict[int, str]
-    measured: CaptionScores
+    scores: CaptionScores
+    measures: Measures
 
 
 class Comparison(NamedTuple):
-    """Scores of two runs on the same images, A first."""
+    """Two runs on the same images, A first."""
 
-    a: CaptionScores
-    b: CaptionScores
+    a: ScoredRun
+    b: ScoredRun
     differences: dict[str, Difference]
-    captions: tuple[dict[int, str], dict[int, str]]  # by image id, before tokenization
 
 
 def read_captions(path: Path, images: Sequence[CaptionedImage]) -> dict[int, str]:
@@ -55,15 +58,14 @@ def read_captions(path: Path, images: Sequence[CaptionedImage]) -> dict[int, str
     return captions
 
 
-def score_run(captions: dict[int, str], images: Sequence[CaptionedImage], meteor: Meteor | None) -> ScoredRun:
-    """Score captions; raises RuntimeError if the tokenizer or METEOR fails."""
-    return ScoredRun(captions, compute_all_metrics({image.id: image.captions for image in images}, captions, meteor))
+def score_run(captions: dict[int, str], scores: CaptionScores) -> ScoredRun:
+    """Add the measures of degeneration to the scores of captions."""
+    return ScoredRun(captions, scores, measure_captions(scores.references, scores.tokens))
 
 
 def compare_runs(a: ScoredRun, b: ScoredRun, meteor: Meteor | None) -> Comparison:
     """Compare two runs on the same images; raises RuntimeError if METEOR fails."""
-    differences = paired_tests(a.measured, b.measured, meteor)
-    return Comparison(a.measured, b.measured, differences, (a.captions, b.captions))
+    return Comparison(a, b, paired_tests(a.scores, b.scores, meteor))
 
 
 def regressions(comparison: Comparison) -> list[str]:
@@ -80,9 +82,9 @@ def regressions(comparison: Comparison) -> list[str]:
 
 def most_changed(comparison: Comparison, count: int = NUM_CHANGED) -> list[int]:
     """List the ids of the images with the largest changes of CIDEr, from the largest gain to the largest loss."""
-    change = comparison.b.per_image["CIDEr"] - comparison.a.per_image["CIDEr"]
+    change = comparison.b.scores.per_image["CIDEr"] - comparison.a.scores.per_image["CIDEr"]
     largest = [index for index in np.argsort(-np.abs(change), kind="stable")[:count] if change[index]]
-    return [comparison.a.images[index] for index in sorted(largest, key=lambda index: -change[index])]
+    return [comparison.a.scores.images[index] for index in sorted(largest, key=lambda index: -change[index])]
 
 
 def format_differences(differences: Mapping[str, Difference], a: str, b: str) -> str:
@@ -105,9 +107,29 @@ def format_differences(differences: Mapping[str, Difference], a: str, b: str) ->
     return f"{table}\n\nDifference: {b} − {a}. *: p < 0.05, not corrected for the number of metrics."
 
 
+def compare_measures(comparison: Comparison) -> dict[str, dict[str, float | None]]:
+    """Return the measures of degeneration of A, B and people, by measure, then by overused run in quotes."""
+    a, b = comparison.a.measures, comparison.b.measures
+    rows: dict[str, dict[str, float | None]] = {
+        name: {"a": a.pairs[name]["model"], "b": b.pairs[name]["model"], "people": a.pairs[name]["people"]}
+        for name in MEASURES
+        if name in a.pairs and name in b.pairs
+    }
+    for run in (*a.overused, *b.overused):
+        share_a, share_b = (run_share(run.run, one.scores.tokens.values()) for one in (comparison.a, comparison.b))
+        rows[f'"{run.run}"'] = {"a": share_a, "b": share_b, "people": run.people}
+    return rows
+
+
+def format_comparison(comparison: Comparison, a: str, b: str) -> str:
+    """Format the scores and the measures of two runs named `a` and `b` as two Markdown tables."""
+    table = markdown_table(["measure", a, b, "people"], measure_rows(compare_measures(comparison)))
+    return f"{format_differences(comparison.differences, a, b)}\n\n{table}"
+
+
 def format_changes(comparison: Comparison) -> str:
     """Format the captions that changed most with their CIDEr."""
-    a, b, *_ = comparison
+    a, b = comparison.a.scores, comparison.b.scores
     cider_a, cider_b = (dict(zip(run.images, run.per_image["CIDEr"], strict=True)) for run in (a, b))
     lines = ["The images that changed most, with their CIDEr:"]
     for image in most_changed(comparison):
@@ -135,21 +157,25 @@ def main() -> None:
         a, b = (Path(name) if Path(name).exists() else RESULTS / name for name in (arguments.a, arguments.b))
         both = [read_captions(path, images) for path in (a, b)]
         with optional_meteor(arguments.meteor) as meteor:
-            run_a, run_b = (score_run(captions, images, meteor) for captions in both)
+            references = {image.id: image.captions for image in images}
+            run_a, run_b = (score_run(one, compute_all_metrics(references, one, meteor)) for one in both)
             comparison = compare_runs(run_a, run_b, meteor)
         names = (Path(arguments.a).name, Path(arguments.b).name)
         if names[0] == names[1]:
             names = (arguments.a, arguments.b)
         page = arguments.report or RESULTS / f"{names[0]}-vs-{names[1]}.html".replace("/", "-")
         page.parent.mkdir(parents=True, exist_ok=True)
-        write_comparison(page, names, comparison.differences, images, comparison.captions, comparison[:2])
+        measures = measure_rows(compare_measures(comparison))
+        captions, scores = (run_a.captions, run_b.captions), (run_a.scores, run_b.scores)
+        write_comparison(page, names, comparison.differences, measures, images, captions, scores)
         if arguments.output:
-            content = {
+            content: dict[str, Any] = {
                 name: {"a": one.a, "b": one.b, "interval": list(one.interval), "p": one.p}
                 for name, one in comparison.differences.items()
             }
+            content["measures"] = compare_measures(comparison)
             atomic_write_text(arguments.output, json.dumps(content, indent=2) + "\n")
-    print(f"{format_differences(comparison.differences, *names)}\n\n{format_changes(comparison)}")
+    print(f"{format_comparison(comparison, *names)}\n\n{format_changes(comparison)}")
     print(f"\nReport: {page}")
 
 

@@ -77,7 +77,9 @@ def compute_metrics(
             f"{len(captions.keys() - references.keys())} captions have no image, of {len(references)} images."
         )
     ensure_java()  # for the tokenizer
-    tokenized = _tokenize({image: [*texts, captions[image]] for image, texts in references.items()})  # starts Java once
+    tokenized = tokenize_captions(
+        {image: [*texts, captions[image]] for image, texts in references.items()}
+    )  # starts Java once
     tokenized_references = {image: texts[:-1] for image, texts in tokenized.items()}
     candidates = {image: texts[-1:] for image, texts in tokenized.items()}
     tokens = {image: text for image, (text,) in candidates.items()}
@@ -143,7 +145,7 @@ def _bleu_stats(image: dict[str, Any]) -> list[int]:
     return [*image["correct"], *image["guess"], length, closest]
 
 
-def _tokenize(texts: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
+def tokenize_captions(texts: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
     """Tokenize texts with the PTB tokenizer into tokens separated by spaces.
 
     The tokenizer reads and writes one text a line and has more line separators than the newline. Each of these in a

@@ -130,6 +130,8 @@ class RequestLog:
         else:
             self.check_model(result.response)
             line |= {"caption": result.response["caption"], "model": result.response.get("model")}
+            if len(captions := _all_captions(result.response)) > 1:
+                line["captions"] = captions
         # The time of an image that was requested again includes former requests.
         before = self.answers.get(result.key, {"seconds": 0.0})["seconds"]
         line |= {"at": round(time.monotonic() - self._start, 4), "seconds": round(before + result.seconds, 5)}
@@ -175,6 +177,13 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in content[:end].split(b"\n")[:-1]]
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): choose another RUN.") from error
+
+
+def _all_captions(response: dict[str, Any]) -> list[str]:
+    """Return the captions of a response to `num_captions`, the best first."""
+    candidates = response.get("captions")
+    texts = [one.get("caption") for one in candidates if isinstance(one, dict)] if isinstance(candidates, list) else []
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _model_digest(model: object) -> str:

@@ -19,28 +19,30 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from eval.caption_sets import write_caption_sets
 from eval.cli import add_endpoint_arguments, add_meteor_argument, cli_errors, client_from_args
 from eval.client import Client
 from eval.coco import CaptionedImage, load_training_split, read_split
 from eval.compare import (
     EXIT_REGRESSION,
     Comparison,
-    ScoredRun,
     compare_runs,
-    format_differences,
+    format_comparison,
     read_captions,
     regressions,
     score_run,
 )
 from eval.files import atomic_write_text, parse_key_values
 from eval.meteor import optional_meteor
+from eval.metrics import compute_all_metrics
 from eval.report import write_run
 from eval.request_log import RequestLog, open_log
 from eval.results import RESULTS, split_digest, split_name, write_results
 from eval.summary import format_summary, summarize
 from eval.transports import EndpointError, Unreachable
 
-LOG, CAPTIONS, SCORES, REPORT = "requests.jsonl", "captions.json", "scores.json", "report.html"
+LOG, SCORES, REPORT = "requests.jsonl", "scores.json", "report.html"
+CAPTIONS, CAPTION_SETS = "captions.json", "caption_sets.json"
 PERCENTILES = (50, 95, 99)
 RETRY_DELAY = 2.0  # seconds before failed images are requested again
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk, quota or file size limit
@@ -155,13 +157,19 @@ def score_captions(run: EvalRun, log: RequestLog, *, with_meteor: bool) -> tuple
     """
     captions = {image.id: log.answers[image.id].get("caption", "") for image in run.images}
     write_results(run.directory / CAPTIONS, captions)
+    caption_sets = {image: line["captions"] for image, line in log.answers.items() if "captions" in line}
+    if caption_sets:
+        write_caption_sets(run.directory / CAPTION_SETS, caption_sets)
     comparison = None
     with optional_meteor(with_meteor) as meteor:
         decoding = decoding_signature(log, run.options)
-        measured, content = summarize(run.split, run.images, captions, decoding, run.train, meteor)
+        measured, content = summarize(
+            run.split, run.images, captions, decoding, run.train, meteor, caption_sets=caption_sets
+        )
         if run.baseline is not None:
-            baseline = score_run(run.baseline, run.images, meteor)
-            comparison = compare_runs(baseline, ScoredRun(captions, measured), meteor)
+            references = {image.id: image.captions for image in run.images}
+            baseline = score_run(run.baseline, compute_all_metrics(references, run.baseline, meteor))
+            comparison = compare_runs(baseline, score_run(captions, measured), meteor)
     content |= run_statistics(log, run.images)
     name = run.directory.name
     write_run(run.directory / REPORT, name, content, run.images, captions, measured, log.answers)
@@ -242,7 +250,7 @@ def main() -> None:
         print(f"{num_resumed} of {content['n']} captions are from {run.directory / LOG} and were not requested again.")
     print(f"{content['failed']} of {content['n']} images failed. Report: {run.directory / REPORT}")
     if comparison:
-        print(f"\n{format_differences(comparison.differences, arguments.baseline, run.directory.name)}")
+        print(f"\n{format_comparison(comparison, arguments.baseline, run.directory.name)}")
         if worse := regressions(comparison):
             print(f"Significantly worse than {arguments.baseline}: {', '.join(worse)}.", file=sys.stderr)
             sys.exit(EXIT_REGRESSION)

@@ -35,9 +35,6 @@ def main() -> None:
         if arguments.output:
             atomic_write_text(arguments.output, json.dumps(content, indent=2) + "\n")
     print(f"{format_summary(content)}\n\n{content['signature']}")
-    for name in ("mean_length", "vocabulary", "distinct", "copied"):
-        if name in content:
-            print(f"{name}: {content[name]:.4g}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""Summary of the captions of a split: scores with intervals and signature, and what scores do not show."""
+"""Summary of the captions of a split: scores with intervals and signature, and measures of degeneration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval import spice
+from eval import parts_of_speech, spice
+from eval.caption_sets import measure_sets
 from eval.coco import CaptionedImage
-from eval.endings import bad_endings
+from eval.copies import normalize_all
 from eval.markdown import markdown_table
+from eval.measure_table import find_warnings, format_measures
+from eval.measures import Measures, measure_captions
 from eval.meteor import Meteor
-from eval.metrics import CaptionScores, compute_all_metrics, signature
+from eval.metrics import CaptionScores, compute_all_metrics, compute_metrics, signature
+from eval.overuse import OverusedRun
 from eval.results import split_digest
 from eval.significance import RESAMPLES, SEED, bootstrap
 from eval.version import project_version
@@ -21,6 +25,9 @@ def summarize(
     decoding: str,
     train: Sequence[CaptionedImage] = (),
     meteor: Meteor | None = None,
+    *,
+    caption_sets: Mapping[int, Sequence[str]] | None = None,
+    quick: bool = False,
 ) -> tuple[CaptionScores, dict[str, Any]]:
     """Score captions.
 
@@ -31,6 +38,8 @@ def summarize(
         decoding: Options and model that made the captions, for the signature.
         train: Training split, to count captions that are copies of its captions.
         meteor: Running METEOR process; None omits METEOR.
+        caption_sets: Several captions by image id, to measure their diversity.
+        quick: Whether to omit SPICE and the intervals, which take longer than the rest.
 
     Returns:
         The scores, and the part of `scores.json` that depends on the captions only.
@@ -40,44 +49,51 @@ def summarize(
         RuntimeError: If the tokenizer or METEOR fails.
     """
     references = {image.id: image.captions for image in images}
-    measured = compute_all_metrics(references, captions, meteor)
-    intervals = bootstrap(measured, meteor)
-    tokens = [text.split() for text in measured.tokens.values()]
+    if quick:
+        measured, intervals = compute_metrics(references, captions, meteor=meteor or False), {}
+    else:
+        measured = compute_all_metrics(references, captions, meteor)
+        intervals = bootstrap(measured, meteor)
+    known = normalize_all(text for image in train for text in image.captions)
+    measures = measure_captions(measured.references, measured.tokens, known)
+    if caption_sets:
+        measures.pairs.update(measure_sets(measured.references, caption_sets))
     compared = signature(split, references, decoding, meteor=meteor is not None)
-    content = {
+    content: dict[str, Any] = {
         "n": len(images),
         "scores": measured.scores,
         "intervals": {name: list(ends) for name, ends in intervals.items()},
         "signature": f"{compared}|data:{split_digest(images)[:15]}|bootstrap:{RESAMPLES},seed={SEED}"
         f"|v:{project_version()}",
-        "bad_endings": bad_endings(captions.values()),
-        "mean_length": sum(map(len, tokens)) / len(tokens),
-        "vocabulary": len({token for caption in tokens for token in caption}),
-        "distinct": len(set(measured.tokens.values())) / len(tokens),
-        "empty": sum(not caption for caption in tokens),
+        "empty": sum(not caption for caption in measured.tokens.values()),
+        "measures": measures.pairs,
+        "overused": [run._asdict() for run in measures.overused],
+        "warnings": find_warnings(measures),
     }
     reasons = {"METEOR": "it was not requested", "SPICE": spice.MISSING}
-    if missing := {name: reason for name, reason in reasons.items() if name not in measured.scores}:
+    missing = {name: reason for name, reason in reasons.items() if name not in measured.scores}
+    if not parts_of_speech.is_installed():
+        missing["recall of words"] = parts_of_speech.MISSING
+    if missing:
         content["not_measured"] = missing
-    if train:
-        known = {_normalize(text) for image in train for text in image.captions}
-        content["copied"] = sum(_normalize(text) in known for text in measured.tokens.values()) / len(tokens)
     return measured, content
 
 
+def measures_of(content: Mapping[str, Any]) -> Measures:
+    """Return the measures in the content of `summarize`."""
+    return Measures(content["measures"], [OverusedRun(**run) for run in content["overused"]])
+
+
 def format_summary(content: Mapping[str, Any]) -> str:
-    """Format the scores and intervals of `summarize`, × 100, as a Markdown table with notes."""
+    """Format the content of `summarize`: Markdown tables of scores, × 100, and of measures, with warnings and notes."""
     rows = []
     for name, score in content["scores"].items():
         low, high = content["intervals"].get(name, (None, None))
         rows.append((name, f"{100 * score:.1f}", "–" if low is None else f"{100 * low:.1f} – {100 * high:.1f}"))
-    parts = [markdown_table(["metric", "score", "95 % interval"], rows)]
-    if "bad_endings" in content:
-        parts.append(f"{100 * content['bad_endings']:.1f} % of the captions end in a function word.")
-    parts += [f"{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()]
+    parts = [
+        markdown_table(["metric", "score", "95 % interval"], rows),
+        format_measures(measures_of(content)),
+        *(f"Far from people: {warning}" for warning in content["warnings"]),
+        *(f"{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()),
+    ]
     return "\n\n".join(parts)
-
-
-def _normalize(text: str) -> str:
-    """Remove case and punctuation, to recognize copies."""
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())

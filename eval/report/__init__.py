@@ -19,8 +19,10 @@ from PIL import Image
 
 from eval.coco import CaptionedImage
 from eval.endings import bad_endings
+from eval.measure_table import measure_rows, table_values
 from eval.metrics import CaptionScores
 from eval.significance import Difference
+from eval.summary import measures_of
 
 DIRECTORY = Path(__file__).parent
 THUMBNAIL_SIZE = (240, 180)  # pixels
@@ -64,13 +66,15 @@ def write_run(
         if "error" in entry:
             row["error"] = entry["error"]["message"]
         rows.append(row)
-    _write_page(path, {"kind": "run", "name": name, "content": content, "images": rows})
+    measures = measure_rows(table_values(measures_of(content)))
+    _write_page(path, {"kind": "run", "name": name, "content": content, "measures": measures, "images": rows})
 
 
 def write_comparison(
     path: Path,
     names: tuple[str, str],
     differences: Mapping[str, Difference],
+    measures: Sequence[Sequence[str]],
     images: Sequence[CaptionedImage],
     captions: tuple[Mapping[int, str], Mapping[int, str]],
     measured: tuple[CaptionScores, CaptionScores],
@@ -81,6 +85,7 @@ def write_comparison(
         path: File to write.
         names: Names of the runs A and B.
         differences: Metric → difference between A and B.
+        measures: Rows of the table of measures: label, values of A, of B, and of people.
         images: Images of the split.
         captions: Image id → caption, for A and B.
         measured: Scores of these captions.
@@ -99,7 +104,8 @@ def write_comparison(
         for i, image in enumerate(images)
     ]
     metrics = {name: asdict(result) | {"difference": result.difference} for name, result in differences.items()}
-    _write_page(path, {"kind": "comparison", "names": names, "differences": metrics, "images": rows})
+    content = {"kind": "comparison", "names": names, "differences": metrics, "measures": measures, "images": rows}
+    _write_page(path, content)
 
 
 def create_thumbnail(path: Path) -> str:

@@ -29,11 +29,15 @@ function createRow(tag, cells) {
   return createElement("tr", {}, ...cells.map((cell) => (cell instanceof Node ? cell : createElement(tag, {}, cell))));
 }
 
-function fillScoreTable(titles, rows) {
-  byId("scores").append(
-    createElement("thead", {}, createRow("th", [...titles, createElement("td", { class: "bar" })])),
+function fillTable(id, titles, rows) {
+  byId(id).append(
+    createElement("thead", {}, createRow("th", titles)),
     createElement("tbody", {}, ...rows.map((cells) => createRow("td", cells))),
   );
+}
+
+function fillScoreTable(titles, rows) {
+  fillTable("scores", [...titles, createElement("td", { class: "bar" })], rows);
 }
 
 /** Draws a confidence interval as a line with the score on it, on a scale from `min` to `max`. */
@@ -76,6 +80,12 @@ function showDifferences() {
   fillScoreTable(["metric", ...data.names, "difference", "95 % interval", "p"], rows);
 }
 
+function showMeasures() {
+  fillTable("measures", ["measure", ...(isRun ? ["captions"] : data.names), "people"], data.measures);
+  const warnings = isRun ? data.content.warnings : [];
+  byId("warnings").append(...warnings.map((text) => createElement("li", { class: "worse" }, `Far from people: ${text}`)));
+}
+
 function trendClass(change) {
   return change < 0 ? "worse" : "better";
 }
@@ -89,13 +99,6 @@ function runFacts() {
   ];
   if (content.throughput) facts.push(["images per second", content.throughput]);
   for (const [name, ms] of Object.entries(content.latency_ms)) facts.push([`latency ${name}`, `${Math.round(ms)} ms`]);
-  facts.push(
-    ["bad endings", `${percent(content.bad_endings)} %`],
-    ["words per caption", oneDecimal(content.mean_length)],
-    ["distinct words", content.vocabulary],
-    ["distinct captions", `${percent(content.distinct)} %`],
-  );
-  if (content.copied !== undefined) facts.push(["copied from training", `${percent(content.copied)} %`]);
   return facts;
 }
 
@@ -274,6 +277,7 @@ if (isRun) {
 } else {
   showDifferences();
 }
+showMeasures();
 showFacts(isRun ? runFacts() : comparisonFacts());
 byId("charts").append(...(isRun ? runCharts() : comparisonCharts()));
 fillSelect(byId("order"), ORDERS);

@@ -33,10 +33,12 @@ def test_write_run_embeds_captions_that_cannot_leave_their_element(tmp_path):
     log = {i: {"at": 1.0, "seconds": 0.1} for i in range(3)} | {2: {"at": 1, "seconds": 0, "error": {"message": "No."}}}
     captions = {0: MARKUP, 1: "a dog with a", 2: ""}
     page = tmp_path / "report.html"
-    report.write_run(page, "run", {"signature": MARKUP}, images, captions, Scores([3.0, 1.0, 2.0], [1, 2, 3]), log)
+    content = {"signature": MARKUP, "measures": {"words_used": {"model": 3, "people": None}}, "overused": []}
+    report.write_run(page, "run", content, images, captions, Scores([3.0, 1.0, 2.0], [1, 2, 3]), log)
     found = data(page)
     assert page.read_text().count("<script") == 2
-    assert (found["name"], found["content"]) == ("run", {"signature": MARKUP})
+    assert (found["name"], found["content"]) == ("run", content)
+    assert found["measures"] == [["words used", "3", "–"]]
     rows = found["images"]
     assert rows[0]["thumbnail"].startswith("data:image/jpeg;base64,")
     assert rows[1]["thumbnail"] == ""  # unreadable
@@ -52,10 +54,12 @@ def test_write_comparison_lists_captions_and_changes(tmp_path):
     page = tmp_path / "report.html"
     differences = {"CIDEr": Difference(0.5, 0.75, (0.1, 0.4), 0.01)}
     captions = ({7: "a dog"}, {7: "a cat"})
-    report.write_comparison(page, ("A", "B"), differences, images, captions, (Scores([0.5]), Scores([0.75])))
+    scores, measures = (Scores([0.5]), Scores([0.75])), [["words used", "3", "4", "9"]]
+    report.write_comparison(page, ("A", "B"), differences, measures, images, captions, scores)
     found = data(page)
     assert found["names"] == ["A", "B"]
     assert found["differences"]["CIDEr"]["difference"] == 0.25
+    assert found["measures"] == measures
     assert found["images"] == [
         {
             "id": 7,
@@ -74,6 +78,6 @@ def test_large_split_gets_thumbnails_of_extreme_images_only(tmp_path, monkeypatc
     images = [CaptionedImage(i, tmp_path / "a.png", ("a cat",)) for i in range(6)]
     before, after = Scores([0.0] * 6), Scores([0.1, -0.3, 0.0, 0.5, -0.1, 0.2])
     captions = (dict.fromkeys(range(6), ""), dict.fromkeys(range(6), ""))
-    report.write_comparison(tmp_path / "report.html", ("A", "B"), {}, images, captions, (before, after))
+    report.write_comparison(tmp_path / "report.html", ("A", "B"), {}, [], images, captions, (before, after))
     shown = [row["id"] for row in data(tmp_path / "report.html")["images"] if "thumbnail" in row]
     assert shown == [1, 3]  # the worst and the best, which is the most changed, too

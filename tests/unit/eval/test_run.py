@@ -61,7 +61,10 @@ def test_run_writes_results_and_repeats_scores(serve, tmp_path, run, run_main, f
     assert 0 < content["latency_ms"]["p50"] <= content["latency_ms"]["p99"]
     assert content["throughput"] > 0
     assert content["model"] == MODEL
-    assert (content["copied"], content["empty"]) == (1.0, 0)
+    assert (content["measures"]["copied"]["model"], content["empty"]) == (1.0, 0)
+    assert content["measures"]["words_used"].keys() == {"model", "people"}
+    assert "| words used |" in done.stdout
+    assert not (tmp_path / "mine" / "caption_sets.json").exists()
     # A second time, one image is requested to check the model, and the scores are the same.
     again = run(endpoint, tmp_path, "--train", "photos", meteor=True)
     assert len(endpoint.seen) == len(IMAGES) + 1
@@ -206,7 +209,7 @@ def test_run_empty_captions_are_not_failures(serve, tmp_path, run):
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "mine" / "scores.json").read_text())
     assert (content["failed"], content["empty"]) == (0, 4)
-    assert content["bad_endings"] == pytest.approx(4 / 7)
+    assert content["measures"]["bad_endings"]["model"] == pytest.approx(4 / 7)
 
 
 def test_run_model_change_stops(serve, tmp_path, run):
@@ -227,6 +230,24 @@ def test_run_with_other_options_is_refused(serve, tmp_path, run):
     assert done.returncode == 1
     assert done.stderr.endswith("belongs to a run with other options: choose another RUN.\n")
     assert run(endpoint, tmp_path, "beam_size").stderr == "Options are written as name=value, not 'beam_size'.\n"
+
+
+def test_run_with_num_captions_keeps_all_of_them_and_measures_their_diversity(serve, tmp_path, run):
+    def several(number, body):
+        [image] = [image for data, image in BY_BYTES.items() if data in body]  # the body has the option, too
+        texts = image.captions[:2]
+        response = {"caption": texts[0], "captions": [{"caption": text, "score": -1} for text in texts], "model": MODEL}
+        return 200, "application/json", response
+
+    endpoint = serve(several)
+    for _ in range(2):  # the second time from the log
+        assert run(endpoint, tmp_path, "num_captions=2").returncode == 0
+        sets = json.loads((tmp_path / "mine" / "caption_sets.json").read_text())
+        assert sets == [{"image_id": image.id, "captions": list(image.captions[:2])} for image in IMAGES]
+        measures = json.loads((tmp_path / "mine" / "scores.json").read_text())["measures"]
+        for name in ("div_1", "div_2", "mbleu_4", "self_cider"):
+            assert measures[name]["model"] == pytest.approx(measures[name]["people"])
+    assert len(endpoint.seen) == len(IMAGES) + 1
 
 
 @pytest.fixture
@@ -273,4 +294,7 @@ def test_run_worse_than_baseline_exits_3(serve, tmp_path, twenty, run_main):
     assert "| CIDEr |" in done.stdout
     assert " * |" in done.stdout
     assert page.exists()
-    assert json.loads((tmp_path / "differences.json").read_text())["CIDEr"].keys() == {"a", "b", "interval", "p"}
+    differences = json.loads((tmp_path / "differences.json").read_text())
+    assert differences["CIDEr"].keys() == {"a", "b", "interval", "p"}
+    assert differences["measures"]["words_per_caption"] == {"a": 8.0, "b": 3.0, "people": None}
+    assert "| words per caption | 8.0 | 3.0 | – |" in done.stdout

@@ -1,0 +1,145 @@
+"""Measures of degeneration: how far the captions of a system are from those that people write of the same images.
+
+Scores against references do not show that captions are all alike. Each measure here stands beside the same measure of
+people: reference k of each image is held out as the caption of a person, for k = 0 … 4, and what the measure compares
+captions with comes from the remaining references, for the person and for the system. All values are means over k, so
+both have equally many captions and references. Images with one reference are left out.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eval.copies import copied_share
+from eval.endings import bad_endings
+from eval.likeness import RUN_LENGTH, likeness, mark_ends
+from eval.ngrams import NGrams, number_ngrams
+from eval.overuse import OverusedRun, overused_runs
+from eval.parts_of_speech import Tagger, is_installed
+from eval.repetition import repeat_share
+from eval.word_recall import shared_words, word_recall
+
+MAX_FOLDS = 5  # references of an image that are held out in turn
+
+Tokens = list[str]
+Pair = dict[str, float | None]  # {"model": …, "people": …}; people is None if no image has two references
+
+
+class Measures(NamedTuple):
+    """Measures of captions and of people.
+
+    Attributes:
+        pairs: `{"model": …, "people": …}` by measure.
+        overused: The runs of three words that captions have most oftener than people's.
+    """
+
+    pairs: dict[str, Pair]
+    overused: list[OverusedRun]
+
+
+class _Corpus(NamedTuple):
+    """Captions of a split as tokens: those of the model, and the references that are held out in turn."""
+
+    model: list[Tokens]
+    people: list[list[Tokens]]  # by fold, then by image
+    references: list[list[Tokens]]  # by image
+
+
+def measure_captions(
+    references: Mapping[int, Sequence[str]], captions: Mapping[int, str], known: Collection[str] = ()
+) -> Measures:
+    """Measure captions beside people's.
+
+    Args:
+        references: Tokenized references by image id, tokens separated by spaces.
+        captions: Tokenized caption by image id.
+        known: Captions of the training split as `eval.copies.normalize_all` returns them, to count copies.
+    """
+    corpus = _split_folds(references, captions)
+    of_corpus: dict[str, Callable[[Sequence[Tokens]], float]] = {
+        "repeats": repeat_share,
+        "words_used": lambda texts: len({token for tokens in texts for token in tokens}),
+        "distinct": lambda texts: len(set(map(tuple, texts))) / len(texts),
+        "words_per_caption": lambda texts: sum(map(len, texts)) / len(texts),
+        "bad_endings": lambda texts: bad_endings(map(" ".join, texts)),
+    }
+    if known:
+        of_corpus["copied"] = lambda texts: copied_share(list(map(" ".join, texts)), known)
+    pairs = {
+        name: _pair(measure(corpus.model), [measure(texts) for texts in corpus.people])
+        for name, measure in of_corpus.items()
+    }
+    runs, overused = _measure_runs(corpus)
+    return Measures(pairs | runs | _measure_likeness(corpus) | _measure_recall(corpus), overused)
+
+
+def _split_folds(references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> _Corpus:
+    images = [image for image, texts in references.items() if len(texts) > 1]
+    num_folds = min([MAX_FOLDS, *(len(references[image]) for image in images)]) if images else 0
+    of_image = [[text.split() for text in references[image]] for image in images or references]
+    model = [captions[image].split() for image in images or references]
+    return _Corpus(model, [[texts[fold] for texts in of_image] for fold in range(num_folds)], of_image)
+
+
+def _pair(model: float, people: Sequence[float]) -> Pair:
+    return {"model": model, "people": float(np.mean(people)) if people else None}
+
+
+def _number_runs(corpus: _Corpus, *, marked: bool) -> tuple[NGrams, np.ndarray[Any, np.dtype[np.int64]], int]:
+    """Assign numbers to the runs of all captions.
+
+    Returns:
+        The runs, the group of each caption, and the number of groups: 0 is the model, 1 … K are the folds of people,
+        K + 1 are the references that are never held out.
+    """
+    num_folds = len(corpus.people)
+    rest = [text for texts in corpus.references for text in texts[num_folds:]]
+    groups = [corpus.model, *corpus.people, rest]
+    texts = [mark_ends(text) if marked else text for group in groups for text in group]
+    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return number_ngrams(texts, RUN_LENGTH)[-1], group_of, len(groups)
+
+
+def _measure_runs(corpus: _Corpus) -> tuple[dict[str, Pair], list[OverusedRun]]:
+    """Measure the largest share of captions that have the same run, and find the runs that are overused."""
+    runs, group_of, num_groups = _number_runs(corpus, marked=False)
+    counts = runs.count_texts(group_of, num_groups)
+    largest = counts.max(1, initial=0) / len(corpus.model)
+    num_people = int((group_of > 0).sum())
+    overused = overused_runs(runs, counts[0], counts[1:].sum(0), len(corpus.model), num_people)
+    return {"commonest_run": _pair(float(largest[0]), largest[1:-1].tolist())}, overused if corpus.people else []
+
+
+def _measure_likeness(corpus: _Corpus) -> dict[str, Pair]:
+    if not corpus.people:
+        return {}
+    runs, group_of, num_groups = _number_runs(corpus, marked=True)
+    counts = runs.count(group_of, num_groups)
+    all_people = counts[1:].sum(0)
+    folds = range(1, num_groups - 1)
+    model = [likeness(counts[0], all_people - counts[fold]) for fold in folds]
+    people = [likeness(counts[fold], all_people - counts[fold]) for fold in folds]
+    return {"likeness": _pair(float(np.mean(model)), people)}
+
+
+def _measure_recall(corpus: _Corpus) -> dict[str, Pair]:
+    """Measure the recall of the words that two references share, by part of speech."""
+    if not corpus.people or not is_installed():
+        return {}
+    tagger = Tagger(tokens for texts in corpus.references for tokens in texts)
+    model = [tagger.tag(tokens) for tokens in corpus.model]
+    references = [[tagger.tag(tokens) for tokens in texts] for texts in corpus.references]
+    of_model, of_people = [], []
+    for fold in range(len(corpus.people)):
+        shared = [shared_words(words[:fold] + words[fold + 1 :]) for words in references]
+        of_model.append(word_recall(model, shared))
+        of_people.append(word_recall([words[fold] for words in references], shared))
+    # With two references each, none remain that share a word.
+    parts = [part for part in of_model[0] if all(part in recall for recall in of_model)]
+    return {
+        f"recall_{part}": _pair(
+            float(np.mean([recall[part] for recall in of_model])), [recall[part] for recall in of_people]
+        )
+        for part in parts
+    }
