@@ -1,12 +1,18 @@
 """Average the weights of several bundles into one, and score it.
 
 python -m training.average_weights runs/a/bundle runs/b/bundle --data ../shared/data/flickr8k --output runs/mean
+python -m training.average_weights runs/a/bundle-cross_entropy runs/a/bundle --weights 0.3 0.7 --data … --output …
 
 Models fine-tuned from the same start with other seeds are often better when averaged than each of them, at the cost of
 one (Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482).
+
+Weights between a model and one fine-tuned from it keep some of what each does well (Wortsman et al. 2022, "Robust
+fine-tuning of zero-shot models", https://arxiv.org/abs/2109.01903). Between cross-entropy and a reward, they trade
+likeness to people for the reward (Ramé et al. 2023, "Rewarded soups", https://arxiv.org/abs/2306.04488).
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,29 +20,42 @@ from typing import Any
 
 import torch
 
-from handler.bundle import load_bundle, save_bundle
-from handler.cli import cli_errors
+from handler.bundle import load_bundle, save_bundle, verify_bundle
+from handler.cli import add_generation_options, cli_errors, generation_config
+from handler.generation import GenerationConfig
 from training.export import score_bundle
 
 
-def average_bundles(bundles: Sequence[Path], output: Path) -> dict[str, Any]:
-    """Write a bundle with the mean weights of others.
+def average_bundles(
+    bundles: Sequence[Path],
+    output: Path,
+    shares: Sequence[float] | None = None,
+    decoding: GenerationConfig | None = None,
+) -> dict[str, Any]:
+    """Write a bundle with the weighted mean of the weights of others.
 
-    Configuration and card are those of the first bundle. The card lists all digests, and has no scores.
+    Configuration and card are those of the first bundle. The card lists all digests and shares, and has no scores.
 
     Args:
         bundles: Directories of bundles with the same architecture, vocabulary and preprocessing.
         output: Directory to write.
+        shares: Share of each bundle in the mean, ≥ 0; their sum is 1. Default: equal.
+        decoding: Default decoding options of the new bundle. Default: those of the first one.
 
     Returns:
         The card.
 
     Raises:
         BundleError: If one is not a bundle.
-        ValueError: If there are fewer than two, or they differ in more than their weights.
+        ValueError: If there are fewer than two, they differ in more than their weights, or the shares do not fit.
     """
     if len(bundles) < 2:
         raise ValueError("An average needs at least two bundles.")
+    shares = shares or [1 / len(bundles)] * len(bundles)
+    if len(shares) != len(bundles):
+        raise ValueError(f"There are {len(shares)} weights for {len(bundles)} bundles: give one for each.")
+    if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError(f"Weights must be at least 0 and sum to 1, not {' + '.join(f'{x:g}' for x in shares)}.")
     (config, weights, vocabulary), *others = map(load_bundle, bundles)
     for path, (other_config, other_weights, other_vocabulary) in zip(bundles[1:], others, strict=True):
         for name in ("encoder", "preprocessing", "decoder"):
@@ -46,12 +65,15 @@ def average_bundles(bundles: Sequence[Path], output: Path) -> dict[str, Any]:
             raise ValueError(f"{path} has another vocabulary than {bundles[0]}.")
     all_weights = [weights, *(other_weights for _, other_weights, _ in others)]
     mean = {
-        name: torch.stack([one[name] for one in all_weights]).mean(0) if tensor.is_floating_point() else tensor
+        name: sum((share * one[name] for share, one in zip(shares, all_weights, strict=True)), torch.zeros(()))
+        if tensor.is_floating_point()
+        else tensor
         for name, tensor in weights.items()
     }
     card = {name: value for name, value in config.card.items() if name != "scores"}
     card["mean_of"] = [config.digest, *(other_config.digest for other_config, _, _ in others)]
-    save_bundle(output, replace(config, card=card), mean, vocabulary)
+    card["mean_shares"] = [round(share, 6) for share in shares]
+    save_bundle(output, replace(config, card=card, decoding=decoding or config.decoding), mean, vocabulary)
     return card
 
 
@@ -64,9 +86,14 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+", help="directories of the bundles")
     parser.add_argument("--data", type=Path, required=True, help="data that they were trained on")
     parser.add_argument("--output", type=Path, required=True, help="directory to write")
+    parser.add_argument(
+        "--weights", type=float, nargs="+", metavar="W", help="weight of each bundle, from 0 to 1; default: equal"
+    )
+    add_generation_options(parser, exclude=["num_captions"])  # the best caption is scored
     args = parser.parse_args()
     with cli_errors(ValueError):
-        card = average_bundles(args.bundles, args.output)
+        decoding = generation_config(args, verify_bundle(args.bundles[0]).decoding)
+        card = average_bundles(args.bundles, args.output, args.weights, decoding)
         results = score_bundle(args.output, args.data, card.get("training", {}).get("val_splits", ()))
     for result in results:
         print(f"{result['split']}: {', '.join(f'{name} {score}' for name, score in result['scores'].items())}")

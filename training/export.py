@@ -15,7 +15,8 @@ from eval.coco import read_split
 from eval.meteor import Meteor
 from handler.bundle import BundleConfig, save_bundle, update_card
 from handler.captioner import Captioner
-from handler.cli import cli_errors
+from handler.cli import add_generation_options, cli_errors, generation_config
+from handler.generation import GenerationConfig
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import Vocabulary
@@ -26,7 +27,14 @@ from training.pretrained_weights import load_encoder_weights
 from training.validate import default_device, qualified_split, validate_bundle
 
 
-def export_bundle(run: Path, checkpoint: Path, bundle: Path, data: Path, meteor: Meteor | None = None) -> None:
+def export_bundle(
+    run: Path,
+    checkpoint: Path,
+    bundle: Path,
+    data: Path,
+    meteor: Meteor | None = None,
+    decoding: GenerationConfig | None = None,
+) -> None:
     """Write a checkpoint as a bundle, with the scores of the validation splits on its card.
 
     The scores are those of the stored bundle, in half precision, from the images.
@@ -37,6 +45,7 @@ def export_bundle(run: Path, checkpoint: Path, bundle: Path, data: Path, meteor:
         bundle: Directory to write.
         data: Data that the run was trained on.
         meteor: A running METEOR, which saves ten seconds.
+        decoding: Default decoding options of the bundle. Default: those of the run.
     """
     config, vocabulary = load_config(run / "settings.yaml"), Vocabulary.load(run / "vocabulary.txt")
     encoder = Encoder(config.encoder)
@@ -59,7 +68,7 @@ def export_bundle(run: Path, checkpoint: Path, bundle: Path, data: Path, meteor:
         encoder=config.encoder,
         preprocessing=config.serving,
         decoder=config.decoder,
-        decoding=config.decoding,
+        decoding=decoding or config.decoding,
         card=config.card | {"training": settings | training_info},
     )
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
@@ -98,6 +107,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="data that it was trained on")
     parser.add_argument("--checkpoint", default="checkpoint", help="e.g. best-cross_entropy; default: the latest one")
     parser.add_argument("--output", type=Path, help="directory to write; default: <run>/bundle-<checkpoint>")
+    add_generation_options(parser, exclude=["num_captions"])  # the best caption is scored
     args = parser.parse_args()
     checkpoint = args.run / f"{args.checkpoint.removesuffix('.safetensors')}.safetensors"
     output = args.output or args.run / f"bundle-{checkpoint.stem}"
@@ -105,7 +115,8 @@ def main() -> None:
         available = ", ".join(sorted(path.stem for path in args.run.glob("*.safetensors")))
         sys.exit(f"{checkpoint} is missing. Available checkpoints: {available or 'none'}.")
     with cli_errors(ModuleNotFoundError, ValueError):
-        export_bundle(args.run, checkpoint, output, args.data)
+        decoding = generation_config(args, load_config(args.run / "settings.yaml").decoding)
+        export_bundle(args.run, checkpoint, output, args.data, decoding=decoding)
     print(f"The bundle is in {output}. Serve it: make serve MODEL={output}")
 
 

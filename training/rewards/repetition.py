@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from handler.function_words import FUNCTION_WORDS
-from handler.modeling.vocabulary import SPECIAL, Vocabulary
+from handler.function_words import is_content_word
+from handler.modeling.vocabulary import Vocabulary
 
 MAX_N = 3  # tokens in the longest n-gram whose immediate repetition counts
 
@@ -18,14 +18,11 @@ class Repetition:
     ends an n-gram of 1 to `MAX_N` tokens that stands twice in a row: "a man on on", "in the in the".
 
     Args:
-        vocabulary: Vocabulary of the ids. Content words are those with a letter that are no function words.
+        vocabulary: Vocabulary of the ids. `is_content_word` selects its content words.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._content = [
-            token not in SPECIAL and token not in FUNCTION_WORDS and any(map(str.isalpha, token))
-            for token in vocabulary.tokens
-        ]
+        self._content = [is_content_word(token) for token in vocabulary.tokens]
 
     def score(self, _images: Sequence[int], captions: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Count the repeating tokens of each caption of token ids (captions,); see `NgramOveruse.score`."""
@@ -35,6 +32,7 @@ class Repetition:
         repeated = 0
         for end, token in enumerate(caption, 1):
             repeats_word = self._content[token] and token in caption[: end - 1]
-            repeats_ngram = any(caption[end - n : end] == caption[end - 2 * n : end - n] for n in range(1, MAX_N + 1))
+            sizes = range(1, min(MAX_N, end // 2) + 1)
+            repeats_ngram = any(caption[end - n : end] == caption[end - 2 * n : end - n] for n in sizes)
             repeated += repeats_word or repeats_ngram
         return repeated

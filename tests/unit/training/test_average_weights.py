@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from handler.bundle import load_bundle
+from handler.generation import GenerationConfig
 from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.commands import run_module_in_process
 from training.average_weights import average_bundles
 
 
@@ -21,6 +23,52 @@ def test_average_bundles_weights_are_the_mean(tmp_path):
     assert not torch.equal(mean["decoder.embedding.weight"], parts[0]["decoder.embedding.weight"])
     assert vocabulary.tokens == load_bundle(bundles[0])[2].tokens
     assert config.card["mean_of"] == [load_bundle(bundle)[0].digest for bundle in bundles]
+    assert config.card["mean_shares"] == [0.333333] * 3
+    assert config.decoding == load_bundle(bundles[0])[0].decoding
+
+
+def test_average_bundles_shares_weight_each_bundle(tmp_path):
+    bundles = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    average_bundles(bundles, tmp_path / "mean", [0.25, 0.75], GenerationConfig(beam_size=2, max_length=9))
+    first, second = (load_bundle(bundle)[1] for bundle in bundles)
+    config, mean, _ = load_bundle(tmp_path / "mean")
+    for name, tensor in mean.items():
+        if tensor.is_floating_point():
+            expected = 0.25 * first[name].double() + 0.75 * second[name].double()
+            torch.testing.assert_close(tensor.double(), expected, atol=1e-3, rtol=1e-3)  # stored in half precision
+        else:
+            assert torch.equal(tensor, first[name])
+    assert config.card["mean_shares"] == [0.25, 0.75]
+    assert config.decoding == GenerationConfig(beam_size=2, max_length=9)
+    average_bundles(bundles, tmp_path / "first", [1, 0])
+    assert all(torch.equal(tensor, first[name]) for name, tensor in load_bundle(tmp_path / "first")[1].items())
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.3, 0.6], "Weights must be at least 0 and sum to 1, not 0.3 + 0.6."),
+        ([1.5, -0.5], "Weights must be at least 0 and sum to 1, not 1.5 + -0.5."),
+        ([float("nan"), 1.0], "Weights must be at least 0 and sum to 1, not nan + 1."),
+        ([1.0], "There are 1 weights for 2 bundles: give one for each."),
+    ],
+)
+def test_average_weights_wrong_shares_are_refused_in_one_sentence(tmp_path, shares, message):
+    bundles = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    arguments = [*bundles, "--data=samples", f"--output={tmp_path / 'mean'}", "--weights", *shares]
+    code, _, errors = run_module_in_process("training.average_weights", *arguments)
+    assert (code, errors) == (1, f"{message}\n")
+    assert not (tmp_path / "mean").exists()
+
+
+def test_average_weights_sets_decoding_options_of_the_bundle(tmp_path):
+    bundles = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    options = ["--beam-size=4", "--no-repeat-words"]
+    arguments = [*bundles, "--data=samples", f"--output={tmp_path / 'mean'}", *options]
+    code, _, errors = run_module_in_process("training.average_weights", *arguments)  # without splits to score
+    assert code == 0, errors
+    decoding = load_bundle(tmp_path / "mean")[0].decoding
+    assert decoding == GenerationConfig(beam_size=4, max_length=8, no_repeat_words=True)  # 8 is of the first bundle
 
 
 def test_average_bundles_other_architecture_or_one_bundle_is_refused(tmp_path):
