@@ -125,7 +125,8 @@ def draw_curve(metrics: Path, path: Path) -> None:
     if rewards := [(line["step"], line["reward"]) for line in steps if "reward" in line]:
         reward_axes = left.twinx()
         _draw_steps(reward_axes, rewards, "tab:green", "reward")
-        reward_axes.set(ylabel="reward of sampled captions", ylim=(0, None))
+        lowest = min(0.0, *(reward for _, reward in rewards))  # below 0 if the penalties are large
+        reward_axes.set(ylabel="reward of sampled captions", ylim=(lowest, None))
         reward_axes.legend(loc="lower right")
     left.legend(loc="lower left")
     if scores:
