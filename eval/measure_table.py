@@ -38,7 +38,7 @@ MEASURES = {
     "repeats": Description(
         "say a content word twice", PERCENT, Limit(lambda model, people: model > people + 0.05, "people's + 5 points")
     ),
-    "commonest_run": Description("have the commonest three words", PERCENT),
+    "commonest_run": Description("have the commonest run of three", PERCENT),
     "words_used": Description(
         "words used", NUMBER, Limit(lambda model, people: model < people / 3, "a third of people's")
     ),

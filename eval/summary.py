@@ -79,6 +79,15 @@ def summarize(
     return measured, content
 
 
+def round_floats(value: Any, digits: int) -> Any:  # noqa: ANN401
+    """Round all floats in nested dictionaries and lists."""
+    if isinstance(value, dict):
+        return {name: round_floats(item, digits) for name, item in value.items()}
+    if isinstance(value, list):
+        return [round_floats(item, digits) for item in value]
+    return round(value, digits) if isinstance(value, float) else value
+
+
 def measures_of(content: Mapping[str, Any]) -> Measures:
     """Return the measures in the content of `summarize`."""
     return Measures(content["measures"], [OverusedRun(**run) for run in content["overused"]])

@@ -121,7 +121,7 @@ def format_table(results: Sequence[Result]) -> str:
             scores[-1] += f" ± {100 * stdev(result['scores']['CIDEr'] for result in group):.1f}"
         size = f"{group[0]['parameters'] / 1e6:.1f} M"
         minutes = ", ".join(f"{result['minutes']:.0f}" for result in group)  # not a mean: machines may differ
-        endings = f"{100 * mean(result['bad_endings'] for result in group):.1f} %"
+        endings = f"{100 * mean(result['measures']['bad_endings']['model'] for result in group):.1f} %"
         seeds = ", ".join(str(result["seed"]) for result in group)
         rows.append([f"`{decoder}`", size, list(PHASES.values())[phase], minutes, beam_size, *scores, endings, seeds])
     return markdown_table(COLUMNS, rows)

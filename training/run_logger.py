@@ -14,6 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from eval.coco import CaptionedImage
+from eval.measure_table import measure_rows, table_values
+from eval.measures import Measures
+from eval.overuse import OverusedRun
 from handler.files import atomic_write_text
 from handler.image import decode_image
 
@@ -22,6 +25,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 NUM_SAMPLES = 8  # images per epoch
+EPOCH_SCORES = {"selection": "selection", "CIDEr": "CIDEr", "Bleu_4": "BLEU-4"}
+EPOCH_MEASURES = ("likeness", "words_used", "distinct", "repeats")
 
 
 class RunLogger:
@@ -53,7 +58,7 @@ class RunLogger:
     ) -> None:
         """Log the scores of an epoch, and a figure of validation images with their captions."""
         self._write(step, values)
-        self.bar.write(f"epoch {values['epoch']}: CIDEr {values['CIDEr']:.4f}, BLEU-4 {values['Bleu_4']:.4f}")
+        self.bar.write(format_epoch(values))
         path = self.run / "samples" / f"epoch-{values['epoch']:02}.png"
         path.parent.mkdir(exist_ok=True)
         indices = range(0, len(images), max(1, len(images) // NUM_SAMPLES))[:NUM_SAMPLES]
@@ -78,6 +83,19 @@ class RunLogger:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self.tensorboard.add_scalar(name, value, step)
+        for name, pair in values.get("measures", {}).items():
+            self.tensorboard.add_scalar(f"measures/{name}", pair["model"], step)
+
+
+def format_epoch(values: Mapping[str, Any]) -> str:
+    """Format the scores of an epoch in one line, with the measures that tell most beside people's in parentheses."""
+    scores = [f"{label} {values[name]:.3f}" for name, label in EPOCH_SCORES.items()]
+    measures = Measures({name: values["measures"][name] for name in EPOCH_MEASURES if name in values["measures"]}, [])
+    worst = [OverusedRun(**run) for run in values["overused"][:1]]
+    rows = measure_rows(table_values(measures._replace(overused=worst)))
+    return f"epoch {values['epoch']}: " + ", ".join(
+        [*scores, *(f"{label} {model} ({people})" for label, model, people in rows)]
+    )
 
 
 def _step_of(line: str) -> float:
@@ -115,9 +133,9 @@ def draw_samples(images: Sequence[CaptionedImage], captions: Sequence[str], path
 
 
 def draw_curve(metrics: Path, path: Path) -> None:
-    """Draw the training curve from `metrics.jsonl`: loss and reward per step, CIDEr and BLEU-4 per epoch."""
+    """Draw the training curve from `metrics.jsonl`: loss and reward per step, scores per epoch."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    scores = [(line["step"], line["CIDEr"], line["Bleu_4"]) for line in lines if "CIDEr" in line]
+    epochs = [line for line in lines if "CIDEr" in line]
     steps = [line for line in lines if "CIDEr" not in line]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     _draw_steps(left, [(line["step"], line["loss"]) for line in steps if "loss" in line], "tab:blue", "loss")
@@ -129,10 +147,14 @@ def draw_curve(metrics: Path, path: Path) -> None:
         reward_axes.set(ylabel="reward of sampled captions", ylim=(lowest, None))
         reward_axes.legend(loc="lower right")
     left.legend(loc="lower left")
-    if scores:
-        at, cider, bleu = zip(*scores, strict=True)
-        right.plot(at, cider, marker="o", label="CIDEr")
-        right.plot(at, bleu, marker="o", label="BLEU-4")
+    if epochs:
+        for name, label in EPOCH_SCORES.items():
+            right.plot([line["step"] for line in epochs], [line[name] for line in epochs], marker="o", label=label)
+        likeness = [(line["step"], line["measures"]["likeness"]) for line in epochs if "likeness" in line["measures"]]
+        if likeness:
+            at, pairs = zip(*likeness, strict=True)
+            right.plot(at, [pair["model"] for pair in pairs], marker="o", label="likeness to people")
+            right.axhline(pairs[-1]["people"], linestyle=":", color="gray", label="likeness of people")
         right.legend(loc="lower right")
     right.set(xlabel="step", title="validation", ylim=(0, None))
     for axes in (left, right):

@@ -16,9 +16,8 @@ from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
 from eval.coco import CaptionedImage
-from eval.endings import bad_endings
 from eval.meteor import Meteor
-from eval.metrics import score_captions
+from eval.summary import round_floats, summarize
 from handler.files import atomic_write_text
 from handler.generation import generate
 from handler.modeling.vocabulary import Vocabulary, detokenize
@@ -31,6 +30,7 @@ from training.model import CaptionModel
 from training.objectives import Objective, all_reduce_sum
 from training.optim import lr_multiplier, set_learning_rate
 from training.run_logger import RunLogger
+from training.selection import selection_score
 
 VAL_BATCH_SIZE = 50
 CHECKPOINT = "checkpoint.safetensors"
@@ -259,19 +259,21 @@ class Trainer:
         return model
 
     def _validate(self, phase: Phase, epoch: int, logger: RunLogger | None) -> None:
-        """Decode the validation splits; save the model if its CIDEr on the first one is the best of the phase."""
+        """Decode and score the validation splits; save the model if it is the best of the phase on the first one."""
         start = time.perf_counter()
         captions = {name: self._decode(split) for name, split in self.val_splits.items()}
         if not logger:
             return
-        scores = {name: _score(split.images, captions[name]) for name, split in self.val_splits.items()}
-        (main_split, main_scores), *others = scores.items()
-        if main_scores["CIDEr"] > self.progress.get(f"best_{phase.name}", -1.0):
-            self.progress |= {f"best_{phase.name}": main_scores["CIDEr"], f"epoch_{phase.name}": float(epoch)}
+        (main_split, main), *others = (
+            (name, _score(name, split.images, captions[name])) for name, split in self.val_splits.items()
+        )
+        selection = round(selection_score(main, self.config.selection_likeness), 5)
+        if selection > self.progress.get(f"best_{phase.name}", -1.0):
+            self.progress |= {f"best_{phase.name}": selection, f"epoch_{phase.name}": float(epoch)}
             parts = {"model": self._eval_model.trainable_parameters()}
             save_checkpoint(self.run / phase.best_checkpoint, parts, self.progress)
         overall_epoch = phase.first_step // len(self.phases[0].dataset) + epoch
-        values: dict[str, Any] = {"phase": phase.name, "epoch": overall_epoch, **main_scores}
+        values = {"phase": phase.name, "epoch": overall_epoch, "selection": selection, **main.pop("scores"), **main}
         if others:
             values["others"] = dict(others)
         values["seconds"] = round(time.perf_counter() - start, 1)
@@ -334,12 +336,13 @@ class Trainer:
         return bundles
 
 
-def _score(images: Sequence[CaptionedImage], captions: Sequence[str]) -> dict[str, float]:
-    """Score captions, with the share that ends in a function word; without METEOR, which takes too long."""
-    hypotheses = {image.id: caption for image, caption in zip(images, captions, strict=True)}
-    scores = score_captions({image.id: image.captions for image in images}, hypotheses, meteor=False)
-    scores |= {"bad_endings": bad_endings(captions)}
-    return {name: round(value, 5) for name, value in scores.items()}
+def _score(split: str, images: Sequence[CaptionedImage], captions: Sequence[str]) -> dict[str, Any]:
+    """Score captions and measure them beside people's, without METEOR and intervals, which take too long."""
+    by_image = {image.id: caption for image, caption in zip(images, captions, strict=True)}
+    _, content = summarize(split, images, by_image, "", quick=True)
+    scores: dict[str, Any] = {name: content[name] for name in ("scores", "measures", "overused")}
+    rounded: dict[str, Any] = round_floats(scores, 5)
+    return rounded
 
 
 def _ignore_signals(_worker: int) -> None:

@@ -7,6 +7,7 @@ python -m training.validate pretrained ../shared/data/flickr8k val --captions ca
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ import torch
 from tqdm import tqdm
 
 from eval.coco import CaptionedImage, read_split
-from eval.endings import bad_endings
 from eval.meteor import Meteor
-from eval.metrics import score_captions, signature
+from eval.summary import format_summary, round_floats, summarize
 from handler.captioner import Captioner
 from handler.cli import add_generation_options, cli_errors, generation_config
 from handler.files import atomic_write_text
@@ -75,7 +75,7 @@ def validate_bundle(
         meteor: A running METEOR, which saves ten seconds.
 
     Returns:
-        `{"split", "n", "scores", "bad_endings", "signature"}`, and the captions by image ID.
+        The split and the content of `eval.summary.summarize`, and the captions by image ID.
     """
     options = options or captioner.config.decoding
     captions: dict[int, str] = {}
@@ -87,17 +87,10 @@ def validate_bundle(
             grid = torch.from_numpy(np.float32(features[first : first + BATCH_SIZE])).to(captioner.device)
         for image, best in zip(batch, captioner.caption_features(grid, [options] * len(batch)), strict=True):
             captions[image.id] = best[0].text
-    references = {image.id: image.captions for image in images}
-    scores = score_captions(references, captions, meteor=meteor or True)
     decoding = f"{describe_decoding(options)}|{captioner.config.digest[:19]}"
-    result = {
-        "split": split,
-        "n": len(images),
-        "scores": {name: round(score, 4) for name, score in scores.items()},
-        "bad_endings": round(bad_endings(captions.values()), 4),
-        "signature": signature(split, references, decoding),
-    }
-    return result, captions
+    with nullcontext(meteor) if meteor else Meteor() as process:
+        _, content = summarize(split, images, captions, decoding, meteor=process)
+    return {"split": split} | round_floats(content, 4), captions
 
 
 def main() -> None:
@@ -109,6 +102,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="directory in the COCO layout")
     parser.add_argument("split", help="e.g. val")
     parser.add_argument("--captions", type=Path, help="write the captions to this file, in the COCO results format")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_generation_options(parser, exclude=["num_captions"])  # the best caption is scored
     args = parser.parse_args()
     with cli_errors(ValueError):
@@ -120,7 +114,7 @@ def main() -> None:
         if args.captions:
             results = [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
             atomic_write_text(args.captions, json.dumps(results, indent=1))
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2) if args.json else f"{format_summary(result)}\n\n{result['signature']}")
 
 
 if __name__ == "__main__":

@@ -81,9 +81,14 @@ function showDifferences() {
 }
 
 function showMeasures() {
-  fillTable("measures", ["measure", ...(isRun ? ["captions"] : data.names), "people"], data.measures);
+  const systems = [...(isRun ? ["captions"] : data.names), "people"];
+  const isRunOfWords = ([label]) => label.startsWith('"');
+  const runs = data.measures.filter(isRunOfWords);
+  fillTable("measures", ["measure", ...systems], data.measures.filter((row) => !isRunOfWords(row)));
+  if (runs.length) fillTable("runs", ["overused words", ...systems], runs);
   const warnings = isRun ? data.content.warnings : [];
-  byId("warnings").append(...warnings.map((text) => createElement("li", { class: "worse" }, `Far from people: ${text}`)));
+  byId("warnings-heading").hidden = !warnings.length;
+  byId("warnings").append(...warnings.map((text) => createElement("li", {}, text)));
 }
 
 function trendClass(change) {

@@ -26,11 +26,12 @@ def served() -> Captioner:
 def test_scores_are_those_of_the_card(served, flickr8k, place, split, least):
     card = served.config.card["scores"][place]
     result, _ = validate_bundle(served, read_split(flickr8k, split), card["split"])
-    assert (result["n"], result["signature"]) == (card["n"], card["signature"])
+    assert result["n"] == card["n"]
+    assert result["signature"].startswith(card["signature"])
     # The arithmetic of another machine can turn a near tie, and with it a word here and there.
     assert result["scores"] == pytest.approx(card["scores"], abs=0.005)
     assert result["scores"]["CIDEr"] >= least
-    assert result["bad_endings"] <= 0.02
+    assert result["measures"]["bad_endings"]["model"] <= 0.02
 
 
 def test_vocabulary_is_of_the_training_splits_alone(pretrained, flickr8k):

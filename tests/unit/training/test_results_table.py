@@ -12,7 +12,7 @@ def result(decoder, phase, beam, seed, cider, minutes=10.0):
     return {
         "decoder": decoder, "model": f"{decoder}-flickr8k", "phase": phase, "beam": beam, "seed": seed,
         "parameters": 8_840_000, "minutes": minutes,
-        "bad_endings": 0.005, "scores": SCORES | {"CIDEr": cider},
+        "measures": {"bad_endings": {"model": 0.005}}, "scores": SCORES | {"CIDEr": cider},
     }  # fmt: skip
 
 
