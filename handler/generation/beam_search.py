@@ -338,8 +338,8 @@ class _BeamSearch:
             kept = attention[:-1].clone() if self.configs[image].attention and attention is not None else None
             hypotheses[image].append(Hypothesis(tokens[:-1], logprobs, kept))
         return [
-            duplicates_last(its_hypotheses)[: config.num_captions]
-            for its_hypotheses, config in zip(hypotheses, self.configs, strict=True)
+            duplicates_last(found)[: config.num_captions] if config.num_beam_groups > 1 else found
+            for found, config in zip(hypotheses, self.configs, strict=True)
         ]
 
     def _sampled_rows(self) -> torch.Tensor:

@@ -91,6 +91,14 @@ def test_best_of_all_groups_comes_first():
     assert [h.token_ids for h in hypotheses] == [[B, C], [A, C]]
 
 
+def test_sampled_captions_without_groups_are_ordered_by_score_alone():
+    config = GenerationConfig(temperature=1.0, num_captions=10, seed=0, max_length=3)
+    [hypotheses] = generate(TableDecoder(7), probability_table(ONE_WORD, 4), [config], vocabulary_of(3))
+    scores = [h.score for h in hypotheses]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) < len(scores)  # some are equal, and none of these moves to the end
+
+
 def reference_search(
     table: torch.Tensor, vocabulary: Vocabulary, config: GenerationConfig
 ) -> list[list[tuple[float, list[int]]]]:
