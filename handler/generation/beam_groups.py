@@ -1,8 +1,9 @@
 """Groups of beams for diverse beam search: Vijayakumar et al. 2018, https://arxiv.org/abs/1610.02424.
 
 The beams of an image are divided into groups. At each step the groups choose their tokens one after the other. A group
-prefers tokens that the groups before it did not choose at this step (Algorithm 1 with the Hamming diversity). Unlike in
-the paper, a penalty counts in its own step only: hypotheses are ranked by the log-probability of the model.
+prefers tokens that the groups before it did not choose at this step (Algorithm 1 with the Hamming diversity). The
+penalties of a hypothesis add up and decide which beams stay live. Finished hypotheses are ranked by the
+log-probabilities of the model alone.
 """
 
 from collections.abc import Sequence
@@ -65,6 +66,10 @@ class DiversityPenalties:
     def penalize(self, rows: slice, logprobs: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities (R, K, V) of some groups, less the penalties of their images."""
         return logprobs - self.penalties[self.images[rows]].unsqueeze(1)
+
+    def of(self, rows: slice, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the penalty of tokens (R, N) of some groups."""
+        return self.penalties[self.images[rows]].gather(1, tokens)
 
     def add(self, rows: slice, tokens: torch.Tensor, chosen: torch.Tensor) -> None:
         """Count tokens (R, K) of some groups, where `chosen` (R, K)."""

@@ -31,6 +31,7 @@ class Candidates(NamedTuple):
     logprob: torch.Tensor  # (G, 2K), of the token; best first
     token: torch.Tensor  # (G, 2K)
     parent_beam: torch.Tensor  # (G, 2K), the beam that is extended
+    penalty: torch.Tensor  # (G, 2K), of all tokens up to this one; see `DiversityPenalties`
     selected: torch.Tensor  # (G, K), candidates that become the live beams
 
 
@@ -151,6 +152,7 @@ class _BeamSearch:
             "unused": self.beams >= num_beams,  # (G, K)
             "can_finish": candidates < num_beams,  # (G, 2K), candidates that are good enough to become a caption
             "beam_scores": torch.where(self.beams < num_live, 0.0, NEG_INF),  # (G, K), sum of log-probabilities
+            "beam_penalties": torch.zeros(num_groups, self.num_beams, device=device),
             "finished_scores": torch.full((num_groups, self.num_beams), NEG_INF, device=device),  # best first
             # step · 2K + candidate, of each finished hypothesis
             "finished_pointers": torch.zeros(num_groups, self.num_beams, dtype=torch.long, device=device),
@@ -174,7 +176,7 @@ class _BeamSearch:
         step = self.decoder.step(self.last_tokens, self.state, self.memory)
         self.memory = step.memory
         logprobs = self.constraints.apply(step.logits.log_softmax(-1, dtype=torch.float32), self.length)  # (G, K, V)
-        logprob, token, parent_beam, selected = self._candidates(logprobs)
+        logprob, token, parent_beam, penalty, selected = self._candidates(logprobs)
         scores = logprob + self.state_by_row["beam_scores"].gather(1, parent_beam)
 
         is_end = token == self.vocabulary.eos_id
@@ -186,6 +188,7 @@ class _BeamSearch:
         self.history.add(self.row_of_group, record)
 
         self.state_by_row["beam_scores"] = beam_scores.masked_fill(self.state_by_row["unused"], NEG_INF)
+        self.state_by_row["beam_penalties"] = penalty.gather(1, selected)
         self.last_tokens = token.gather(1, selected)
         parent_beams = parent_beam.gather(1, selected)
         self.state = {name: gather_beams(tensor, parent_beams) for name, tensor in step.state.items()}
@@ -226,18 +229,22 @@ class _BeamSearch:
         ranked = logprobs if penalties is None else penalties.penalize(rows, logprobs)
         # The best candidates of a group are among the best of each beam, so scores are added to those only.
         best, tokens = ranked.topk(min(self.num_candidates, ranked.shape[-1]))
-        beam_scores = self.state_by_row["beam_scores"][rows].unsqueeze(-1)
+        beam_penalties = self.state_by_row["beam_penalties"][rows]
+        beam_scores = (self.state_by_row["beam_scores"][rows] - beam_penalties).unsqueeze(-1)
         scores, index = (best + beam_scores).flatten(1).topk(self.num_candidates)
         token, parent_beam = tokens.flatten(1).gather(1, index), index.div(best.shape[-1], rounding_mode="floor")
         logprob = logprobs.flatten(1).gather(1, parent_beam * logprobs.shape[-1] + token)
+        penalty = beam_penalties.gather(1, parent_beam)
         is_end = token == self.vocabulary.eos_id
         live_scores, selected = scores.masked_fill(is_end, NEG_INF).topk(self.num_beams)
-        if penalties is not None:  # the tokens of a group that is done, or ends now, do not count
+        if penalties is not None:
+            penalty = penalty + penalties.of(rows, token)
+            # The tokens of a group that is done, or ends now, do not count.
             ending = is_end & self.state_by_row["can_finish"][rows] & scores.isfinite()
             num_finished = self.state_by_row["num_finished"][rows] + ending.sum(1, keepdim=True)
             is_active = num_finished < self.state_by_row["num_beams"][rows]
             penalties.add(rows, token.gather(1, selected), live_scores.isfinite() & is_active)
-        return Candidates(logprob, token, parent_beam, selected)
+        return Candidates(logprob, token, parent_beam, penalty, selected)
 
     def _sample(self, candidates: Candidates, logprobs: torch.Tensor) -> None:
         """Replace the candidates of groups that sample, in place; logprobs (G, K, V)."""

@@ -105,7 +105,7 @@ class GenerationConfig:
         0.5,
         min=0.0,
         max=5.0,
-        help="Penalty on the log-probability of a token, for each earlier group of beams with it at the same step.",
+        help="Penalty on the log-probability of a token, for each beam of an earlier group with it at the same step.",
     )
     no_repeat_ngram: int = option(
         0, min=0, max=10, help="Length of word sequences that may not occur twice in a caption; 0 allows all."

@@ -70,6 +70,23 @@ def test_groups_of_one_beam_follow_the_hand_worked_penalties(penalty, num_groups
     assert [math.exp(sum(h.logprobs)) for h in hypotheses] == pytest.approx(probabilities, rel=1e-5)  # no penalty
 
 
+def test_penalties_of_a_hypothesis_add_up():
+    """Two groups of two beams and two words; penalty ln 2, which halves a probability.
+
+    First word: a 0.5, b 0.3, c 0.2. The first group keeps a and b. The second ranks a 0.25, c 0.2, b 0.15: a and c.
+    Second word of the first group: b c 0.3 * 0.5 = 0.15, a a 0.5 * 0.29 = 0.145, a b 0.5 * 0.21 = 0.105. It keeps b c
+    and a a. The second ranks c b 0.2 * 0.3 = 0.06, a b 0.25 * 0.21 = 0.0525, a a 0.25 * 0.29 / 2 = 0.03625 and
+    c c 0.2 * 0.2 / 2 = 0.02. It keeps c b and a b. Without the penalty of the first word it would keep a b and a a.
+    """
+    rows = {1: {A: 0.5, B: 0.3, C: 0.2}, A: {A: 0.29, B: 0.21}, B: {C: 0.5}, C: {B: 0.3, C: 0.2}}
+    table = probability_table(rows | {word: rows[word] | {END: 0.5} for word in (A, B, C)}, 3)
+    config = groups_of(2, 2, LN2, num_captions=4, length_penalty=0.0, min_length=2, max_length=2)
+    [hypotheses] = generate(TableDecoder(7), table, [config], vocabulary_of(3))
+    assert [h.token_ids for h in hypotheses] == [[B, C], [A, B], [A, A], [C, B]]  # the best of each group first
+    expected = [0.15, 0.105, 0.145, 0.06]
+    assert [math.exp(sum(h.logprobs)) for h in hypotheses] == pytest.approx([p / 2 for p in expected], rel=1e-5)
+
+
 def test_a_group_that_is_done_repels_no_more():
     """The first group ends after a; the second group, b at first, then follows the likeliest path, over a.
 
@@ -105,7 +122,7 @@ def reference_search(
     """Return the finished captions of each group with their scores, best first: Algorithm 1 of the paper, in lists."""
     logprobs = table.unflatten(1, (len(vocabulary), len(vocabulary))).log_softmax(-1).tolist()
     size = config.beam_size // config.num_beam_groups
-    live = [[(0.0, [vocabulary.bos_id])] for _ in range(config.num_beam_groups)]
+    live = [[(0.0, 0.0, [vocabulary.bos_id])] for _ in range(config.num_beam_groups)]
     finished = [[] for _ in live]
     for step in range(config.max_length + 1):
         chosen = Counter()
@@ -115,20 +132,19 @@ def reference_search(
             if len(finished[group]) >= size:
                 continue
             candidates = []
-            for total, sequence in beams:
+            for total, penalty, sequence in beams:
                 for token in tokens:
                     score = total + logprobs[step][sequence[-1]][token]
-                    candidates.append((score - config.diversity_penalty * chosen[token], score, [*sequence, token]))
+                    penalties = penalty + config.diversity_penalty * chosen[token]
+                    candidates.append((score - penalties, score, penalties, [*sequence, token]))
             candidates.sort(reverse=True)
-            ending = [
-                (score, sequence) for _, score, sequence in candidates[:size] if sequence[-1] == vocabulary.eos_id
-            ]
+            ending = [(score, s) for _, score, _, s in candidates[:size] if s[-1] == vocabulary.eos_id]
             finished[group] += [(score / (step + 1) ** config.length_penalty, s[1:-1]) for score, s in ending]
             finished[group] = sorted(finished[group], reverse=True)[:size]
-            others = [(score, s) for _, score, s in candidates if s[-1] != vocabulary.eos_id]
+            others = [candidate[1:] for candidate in candidates if candidate[-1][-1] != vocabulary.eos_id]
             live[group] = others[:size]
             if len(finished[group]) < size:
-                chosen.update(sequence[-1] for _, sequence in live[group])
+                chosen.update(sequence[-1] for _, _, sequence in live[group])
     return finished
 
 
