@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler import Captioner
+from handler import Captioner, GenerationConfig
 from tests.helpers.commands import run_module_in_process
 from tests.helpers.paths import ROOT
 from tests.helpers.training_runs import read_metrics
@@ -13,10 +13,13 @@ pytestmark = pytest.mark.slow
 
 
 def test_export_bundle_latest_checkpoint_is_exported_with_its_step(finished_run, tmp_path, shared_meteor):
-    export_bundle(finished_run, finished_run / "checkpoint.safetensors", tmp_path / "last", ROOT / "samples")
-    card = Captioner.load(tmp_path / "last").config.card
-    assert card["training"]["step"] == STEPS + CRITICAL_STEPS
-    assert card["training"]["data"] == ["samples/photos"]
+    decoding, checkpoint = GenerationConfig(beam_size=1, no_repeat_words=True), finished_run / "checkpoint.safetensors"
+    export_bundle(finished_run, checkpoint, tmp_path / "last", ROOT / "samples", decoding=decoding)
+    config = Captioner.load(tmp_path / "last").config
+    assert config.card["training"]["step"] == STEPS + CRITICAL_STEPS
+    assert config.card["training"]["data"] == ["samples/photos"]
+    assert config.decoding == decoding
+    assert "|beam:1|" in config.card["scores"][0]["signature"]
 
 
 def test_export_missing_checkpoint_lists_available_ones(finished_run):
