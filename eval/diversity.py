@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from eval.meteor import FloatArray
 from eval.metrics import MAX_N, bleu_from_stats
-from eval.ngrams import IntArray, NGrams, number_ngrams
+from eval.ngrams import EncodedTexts, IntArray, NGrams
 
 CaptionSet = Sequence[Sequence[str]]  # tokens of each caption of an image
 
@@ -41,7 +41,8 @@ def measure_diversity(sets: Sequence[CaptionSet], references: Sequence[CaptionSe
     Returns:
         `div_1`, `div_2`, `mbleu_4`, `self_cider`, each 0 to 1.
     """
-    ngrams = number_ngrams(_flatten([*sets, *references]), MAX_N)
+    texts = EncodedTexts(_flatten([*sets, *references]))
+    ngrams = [texts.ngrams(n) for n in range(1, MAX_N + 1)]
     counts = [_count(of_n, sets) for of_n in ngrams]
     words = np.array([sum(map(len, captions)) for captions in sets])
     return {
@@ -109,8 +110,9 @@ def _cosines(of_n: _Counts, idf: FloatArray, num_sets: int) -> FloatArray:
     size = vectors.shape[1]
     products = np.zeros((num_sets, size, size))
     for i in range(size):
-        for j in range(size):
+        for j in range(i + 1):
             products[:, i, j] = np.bincount(of_n.sets, vectors[:, i] * vectors[:, j], num_sets)
+            products[:, j, i] = products[:, i, j]
     norms = np.sqrt(np.diagonal(products, axis1=1, axis2=2))
     scale = norms[:, :, None] * norms[:, None, :]
     cosines: FloatArray = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from eval.ngrams import IntArray
+from eval.ngrams import IntArray, NGrams
 
 RUN_LENGTH = 3  # tokens
 NUM_RUNS = 1000
@@ -23,6 +23,12 @@ START, END = "<start>", "<end>"
 def mark_ends(tokens: Sequence[str]) -> list[str]:
     """Add a marker at the start and the end of a caption; an empty one stays empty."""
     return [START, *tokens, END] if tokens else []
+
+
+def has_marker(runs: NGrams) -> npt.NDArray[np.bool_]:
+    """Return whether each run has a marker of `mark_ends` (runs,)."""
+    ends = ((runs.tokens[start], runs.tokens[start + runs.n - 1]) for start in runs.starts)
+    return np.array([first == START or last == END for first, last in ends], dtype=bool)
 
 
 def likeness(counts: IntArray, people: IntArray, num_runs: int = NUM_RUNS) -> float:

@@ -7,18 +7,18 @@ both have equally many captions and references. Images with one reference are le
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from eval.copies import copied_share
 from eval.endings import bad_endings
-from eval.likeness import RUN_LENGTH, likeness, mark_ends
-from eval.ngrams import NGrams, number_ngrams
+from eval.likeness import RUN_LENGTH, has_marker, likeness, mark_ends
+from eval.ngrams import EncodedTexts
 from eval.overuse import OverusedRun, overused_runs
 from eval.parts_of_speech import Tagger, is_installed
 from eval.repetition import repeat_share
-from eval.word_recall import shared_words, word_recall
+from eval.word_recall import word_recall
 
 MAX_FOLDS = 5  # references of an image that are held out in turn
 
@@ -70,8 +70,8 @@ def measure_captions(
         name: _pair(measure(corpus.model), [measure(texts) for texts in corpus.people])
         for name, measure in of_corpus.items()
     }
-    runs, overused = _measure_runs(corpus)
-    return Measures(pairs | runs | _measure_likeness(corpus) | _measure_recall(corpus), overused)
+    runs = _measure_runs(corpus)
+    return Measures(pairs | runs.pairs | _measure_recall(corpus), runs.overused)
 
 
 def _split_folds(references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> _Corpus:
@@ -86,41 +86,27 @@ def _pair(model: float, people: Sequence[float]) -> Pair:
     return {"model": model, "people": float(np.mean(people)) if people else None}
 
 
-def _number_runs(corpus: _Corpus, *, marked: bool) -> tuple[NGrams, np.ndarray[Any, np.dtype[np.int64]], int]:
-    """Assign numbers to the runs of all captions.
-
-    Returns:
-        The runs, the group of each caption, and the number of groups: 0 is the model, 1 … K are the folds of people,
-        K + 1 are the references that are never held out.
-    """
+def _measure_runs(corpus: _Corpus) -> Measures:
+    """Measure the distribution of three-word runs: overused runs, the commonest run, and likeness."""
     num_folds = len(corpus.people)
-    rest = [text for texts in corpus.references for text in texts[num_folds:]]
+    rest = [text for texts in corpus.references for text in texts[num_folds:]]  # never held out
     groups = [corpus.model, *corpus.people, rest]
-    texts = [mark_ends(text) if marked else text for group in groups for text in group]
     group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    return number_ngrams(texts, RUN_LENGTH)[-1], group_of, len(groups)
+    runs = EncodedTexts([mark_ends(text) for group in groups for text in group]).ngrams(RUN_LENGTH)
 
+    texts = runs.count_texts(group_of, len(groups))
+    texts[:, has_marker(runs)] = 0  # runs of words alone are named
+    largest = texts.max(1, initial=0) / len(corpus.model)
+    pairs = {"commonest_run": _pair(float(largest[0]), largest[1:-1].tolist())}
+    if not num_folds:
+        return Measures(pairs, [])
+    overused = overused_runs(runs, texts[0], texts[1:].sum(0), len(corpus.model), int((group_of > 0).sum()))
 
-def _measure_runs(corpus: _Corpus) -> tuple[dict[str, Pair], list[OverusedRun]]:
-    """Measure the largest share of captions that have the same run, and find the runs that are overused."""
-    runs, group_of, num_groups = _number_runs(corpus, marked=False)
-    counts = runs.count_texts(group_of, num_groups)
-    largest = counts.max(1, initial=0) / len(corpus.model)
-    num_people = int((group_of > 0).sum())
-    overused = overused_runs(runs, counts[0], counts[1:].sum(0), len(corpus.model), num_people)
-    return {"commonest_run": _pair(float(largest[0]), largest[1:-1].tolist())}, overused if corpus.people else []
-
-
-def _measure_likeness(corpus: _Corpus) -> dict[str, Pair]:
-    if not corpus.people:
-        return {}
-    runs, group_of, num_groups = _number_runs(corpus, marked=True)
-    counts = runs.count(group_of, num_groups)
-    all_people = counts[1:].sum(0)
-    folds = range(1, num_groups - 1)
-    model = [likeness(counts[0], all_people - counts[fold]) for fold in folds]
-    people = [likeness(counts[fold], all_people - counts[fold]) for fold in folds]
-    return {"likeness": _pair(float(np.mean(model)), people)}
+    counts = runs.count(group_of, len(groups))
+    remaining = counts[1:].sum(0) - counts[1:-1]  # (folds, runs)
+    model = [likeness(counts[0], people) for people in remaining]
+    people = [likeness(held_out, people) for held_out, people in zip(counts[1:-1], remaining, strict=True)]
+    return Measures(pairs | {"likeness": _pair(float(np.mean(model)), people)}, overused)
 
 
 def _measure_recall(corpus: _Corpus) -> dict[str, Pair]:
@@ -130,16 +116,9 @@ def _measure_recall(corpus: _Corpus) -> dict[str, Pair]:
     tagger = Tagger(tokens for texts in corpus.references for tokens in texts)
     model = [tagger.tag(tokens) for tokens in corpus.model]
     references = [[tagger.tag(tokens) for tokens in texts] for texts in corpus.references]
-    of_model, of_people = [], []
-    for fold in range(len(corpus.people)):
-        shared = [shared_words(words[:fold] + words[fold + 1 :]) for words in references]
-        of_model.append(word_recall(model, shared))
-        of_people.append(word_recall([words[fold] for words in references], shared))
-    # With two references each, none remain that share a word.
-    parts = [part for part in of_model[0] if all(part in recall for recall in of_model)]
+    of_model, of_people = word_recall(model, references, len(corpus.people))
     return {
-        f"recall_{part}": _pair(
-            float(np.mean([recall[part] for recall in of_model])), [recall[part] for recall in of_people]
-        )
-        for part in parts
+        f"recall_{part}": _pair(float(np.mean([fold[part] for fold in of_model])), [fold[part] for fold in of_people])
+        for part in of_model[0]
+        if all(part in fold for fold in of_model)  # with two references, none remain that share a word
     }

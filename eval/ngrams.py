@@ -55,30 +55,33 @@ class NGrams:
         return _bincount(groups[texts], ids, num_groups, self.size)
 
 
-def number_ngrams(texts: Sequence[Sequence[str]], max_n: int) -> list[NGrams]:
-    """Assign numbers to the n-grams of texts for n = 1 … `max_n`.
+class EncodedTexts:
+    """Texts whose tokens have numbers.
 
     Args:
-        texts: Tokens of each text; a text shorter than n has no n-gram.
-        max_n: Largest n.
+        texts: Tokens of each text.
     """
-    numbers: dict[str, int] = {}
-    tokens = [token for text in texts for token in text]
-    words = np.array([numbers.setdefault(token, len(numbers)) for token in tokens], dtype=np.int64)
-    text_of = np.repeat(np.arange(len(texts), dtype=np.int64), [len(text) for text in texts])
-    first = np.arange(len(tokens), dtype=np.int64)  # position of the first token of each n-gram
-    ids = words
-    found = []
-    for n in range(1, max_n + 1):
-        if n > 1:  # an n-gram is an (n - 1)-gram and one token more of the same text
-            last = first + n - 1
-            fits = last < len(tokens)
-            fits[fits] = text_of[last[fits]] == text_of[first[fits]]
-            first = first[fits]
-            ids = ids[fits] * len(numbers) + words[first + n - 1]
-        _, examples, ids = np.unique(ids, return_index=True, return_inverse=True)
-        found.append(NGrams(n, ids, text_of[first], first[examples], tokens))
-    return found
+
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        numbers: dict[str, int] = {}
+        self.tokens = [token for text in texts for token in text]
+        self._words = np.array([numbers.setdefault(token, len(numbers)) for token in self.tokens], dtype=np.int64)
+        self._texts = np.repeat(np.arange(len(texts), dtype=np.int64), [len(text) for text in texts])
+        self._num_words = len(numbers)
+
+    def ngrams(self, n: int) -> NGrams:
+        """Return the n-grams of all texts; a text with fewer than n tokens has none."""
+        starts = np.arange(max(len(self.tokens) - n + 1, 0), dtype=np.int64)
+        starts = starts[self._texts[starts] == self._texts[starts + n - 1]]  # do not cross the border of two texts
+        ids, limit = self._words[starts], self._num_words  # of the n-gram so far, and a number above all of them
+        for k in range(1, n):
+            if limit * self._num_words > np.iinfo(np.int64).max:
+                different, ids = np.unique(ids, return_inverse=True)
+                limit = len(different)
+            ids = ids * self._num_words + self._words[starts + k]
+            limit *= self._num_words
+        _, first, ids = np.unique(ids, return_index=True, return_inverse=True)
+        return NGrams(n, ids, self._texts[starts], starts[first], self.tokens)
 
 
 def _bincount(groups: IntArray, ids: IntArray, num_groups: int, size: int) -> IntArray:

@@ -59,11 +59,13 @@ class Tagger:
     """
 
     def __init__(self, captions: Iterable[Sequence[str]]) -> None:
-        votes: dict[str, Counter[str]] = {}
+        contexts: Counter[tuple[str, str, str]] = Counter()
         for tokens in captions:
-            for before, word, after in zip(["a", *tokens], tokens, [*tokens[1:], ""], strict=False):
-                if len(possible_parts(word)) > 1:
-                    votes.setdefault(word, Counter())[_vote(before, word, after)] += 1
+            contexts.update(zip(["a", *tokens], tokens, [*tokens[1:], ""], strict=False))
+        votes: dict[str, Counter[str]] = {}
+        for (before, word, after), count in contexts.items():
+            if len(possible_parts(word)) > 1:
+                votes.setdefault(word, Counter())[_vote(before, word, after)] += count
         self._votes = votes
         self._tags: dict[str, TaggedWord | None] = {}
 

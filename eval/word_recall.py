@@ -1,33 +1,53 @@
 """Recall of the words that people agree on: those of at least two references of an image, by part of speech."""
 
-from collections import Counter
 from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from eval.parts_of_speech import PARTS, TaggedWord
 
 MIN_REFERENCES = 2  # that share a word
 
-Words = Collection[TaggedWord]
+Words = Collection[TaggedWord]  # different words of a caption
+Recall = dict[str, float]  # by part, 0 to 1, without the parts of which no image has a shared word
 
 
-def shared_words(references: Sequence[Words]) -> set[TaggedWord]:
-    """Return the words that at least two references of an image have."""
-    counts = Counter(word for reference in references for word in set(reference))
-    return {word for word, count in counts.items() if count >= MIN_REFERENCES}
+def word_recall(
+    captions: Sequence[Words], references: Sequence[Sequence[Words]], num_folds: int
+) -> tuple[list[Recall], list[Recall]]:
+    """Compute the share of the shared words of all images that captions have.
 
-
-def word_recall(captions: Sequence[Words], shared: Sequence[Words]) -> dict[str, float]:
-    """Compute the share of the shared words of all images that the captions have, by part.
+    A word of an image is shared if at least two of its references have it, without the one that is held out.
 
     Args:
         captions: Words of the caption of each image.
-        shared: Shared words of each image; see `shared_words`.
+        references: Words of the references of each image.
+        num_folds: Number of references that are held out in turn, from the first.
 
     Returns:
-        Recall by part, 0 to 1, without the parts that no image shares a word of.
+        Recall of the captions, and of the reference that is held out; both for each fold.
     """
-    total = Counter(word.part for words in shared for word in words)
-    hits = Counter(
-        word.part for words, of_caption in zip(shared, captions, strict=True) for word in words if word in of_caption
-    )
-    return {part: hits[part] / total[part] for part in PARTS if total[part]}
+    numbers: dict[tuple[int, TaggedWord], int] = {}  # of each word of each image
+    rows: list[list[int]] = [[] for _ in range(num_folds + 1)]  # words of the captions, then of each fold
+    of_references: list[int] = []
+    for image, (words, texts) in enumerate(zip(captions, references, strict=True)):
+        rows[0] += [numbers.setdefault((image, word), len(numbers)) for word in words]
+        for k, text in enumerate(texts):
+            found = [numbers.setdefault((image, word), len(numbers)) for word in text]
+            of_references += found
+            if k < num_folds:
+                rows[k + 1] += found
+    has_word = np.zeros((num_folds + 1, len(numbers)), dtype=bool)
+    for row, found in zip(has_word, rows, strict=True):
+        row[found] = True
+    counts = np.bincount(np.array(of_references, dtype=np.int64), minlength=len(numbers))
+    part = np.array([PARTS.index(word.part) for _, word in numbers], dtype=np.int64)
+    of_captions: list[Recall] = []
+    of_people: list[Recall] = []
+    for held_out in has_word[1:]:
+        is_shared = counts - held_out >= MIN_REFERENCES
+        total = np.bincount(part[is_shared], minlength=len(PARTS))
+        for result, has in ((of_captions, has_word[0]), (of_people, held_out)):
+            hits = np.bincount(part[is_shared & has], minlength=len(PARTS))
+            result.append({name: hits[i] / total[i] for i, name in enumerate(PARTS) if total[i]})
+    return of_captions, of_people

@@ -84,7 +84,11 @@ function showMeasures() {
   const systems = [...(isRun ? ["captions"] : data.names), "people"];
   const isRunOfWords = ([label]) => label.startsWith('"');
   const runs = data.measures.filter(isRunOfWords);
-  fillTable("measures", ["measure", ...systems], data.measures.filter((row) => !isRunOfWords(row)));
+  fillTable(
+    "measures",
+    ["measure", ...systems],
+    data.measures.filter((row) => !isRunOfWords(row)),
+  );
   if (runs.length) fillTable("runs", ["overused words", ...systems], runs);
   const warnings = isRun ? data.content.warnings : [];
   byId("warnings-heading").hidden = !warnings.length;

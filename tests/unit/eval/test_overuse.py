@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from eval.ngrams import number_ngrams
+from eval.ngrams import EncodedTexts
 from eval.overuse import OverusedRun, overused_runs, run_share
 
 
 def overused(captions: list[str], people: list[str]) -> list[OverusedRun]:
-    runs = number_ngrams([text.split() for text in captions + people], 3)[-1]
+    runs = EncodedTexts([text.split() for text in captions + people]).ngrams(3)
     groups = np.repeat([0, 1], [len(captions), len(people)])
     model, of_people = runs.count_texts(groups, 2)
     return overused_runs(runs, model, of_people, len(captions), len(people))

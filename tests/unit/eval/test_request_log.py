@@ -40,6 +40,16 @@ def test_request_log_odd_response_can_be_read_again(serve, tmp_path, name):
     assert read_results(tmp_path / "captions.json") == captions
 
 
+def test_request_log_keeps_all_captions_of_a_response(tmp_path):
+    texts = [{"caption": "a dog"}, {"caption": "the dog"}]
+    with open_log(tmp_path / "log.jsonl", {}) as log:
+        log.add(CaptionResult(1, {"caption": "a dog", "captions": texts}, 0.1))
+        log.add(CaptionResult(2, {"caption": "a cat", "captions": texts[:1]}, 0.1))
+    with open_log(tmp_path / "log.jsonl", {}) as log:
+        assert log.answers[1]["captions"] == ["a dog", "the dog"]
+        assert "captions" not in log.answers[2]  # the one caption is stored already
+
+
 def test_open_log_twice_is_refused(tmp_path):
     with open_log(tmp_path / "log.jsonl", {}), pytest.raises(ValueError, match="Another process uses"):
         open_log(tmp_path / "log.jsonl", {})

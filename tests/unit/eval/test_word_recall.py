@@ -3,18 +3,23 @@
 import pytest
 
 from eval.parts_of_speech import TaggedWord
-from eval.word_recall import shared_words, word_recall
+from eval.word_recall import word_recall
 
 DOG, CAT, GRASS = (TaggedWord("objects", word) for word in ("dog", "cat", "grass"))
 RUN, RED = TaggedWord("verbs", "run"), TaggedWord("colors", "red")
 
 
-def test_shared_words_are_in_two_references():
-    assert shared_words([[DOG, RUN], [DOG, GRASS], [RUN, CAT, RED]]) == {DOG, RUN}
-    assert shared_words([[DOG, DOG], [CAT]]) == set()
-
-
 def test_word_recall_sums_over_images_by_part():
-    shared = [{DOG, GRASS, RUN}, {CAT}]
-    # Objects: dog of dog, grass and cat. Verbs: run. No color is shared, so there is no recall of colors.
-    assert word_recall([{DOG, RUN, RED}, {DOG}], shared) == pytest.approx({"objects": 1 / 3, "verbs": 1.0})
+    references = [[{CAT}, {DOG, GRASS, RUN}, {DOG, GRASS, RUN, RED}], [{CAT, DOG}, {CAT}, {CAT}]]
+    captions, people = word_recall([{DOG, RUN, RED}, {DOG}], references, num_folds=1)
+    # The first references are held out. The others share dog, grass and run, and cat in the second image. No two share
+    # red, so there is no recall of colors. The captions have dog and run, the held-out references have cat alone.
+    assert captions == [pytest.approx({"objects": 1 / 3, "verbs": 1})]
+    assert people == [pytest.approx({"objects": 1 / 3, "verbs": 0})]
+
+
+def test_word_recall_holds_each_reference_out():
+    captions, people = word_recall([{DOG}], [[{DOG}, {DOG, CAT}, {DOG, CAT}]], num_folds=3)
+    # Held out first: dog and cat are shared. Held out second or third: dog.
+    assert captions == [{"objects": 1 / 2}, {"objects": 1}, {"objects": 1}]
+    assert people == [{"objects": 1 / 2}, {"objects": 1}, {"objects": 1}]
