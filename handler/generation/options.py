@@ -102,7 +102,7 @@ class GenerationConfig:
         help="Groups of beams, each of which looks for captions unlike the others'; divides beam_size.",
     )
     diversity_penalty: float = option(
-        0.5,
+        1.0,
         min=0.0,
         max=5.0,
         help="Penalty on the log-probability of a token, for each beam of an earlier group with it at the same step.",

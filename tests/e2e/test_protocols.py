@@ -26,6 +26,7 @@ IMAGES = [photo.read_bytes() for photo in PHOTOS]
 IMAGE = IMAGES[0]
 ENCODED = base64.b64encode(IMAGE).decode()
 OPTIONS = {"beam_size": 4, "num_captions": 3, "length_penalty": 0.9, "max_length": 12}
+OPTIONS |= {"num_beam_groups": 2, "diversity_penalty": 0.7, "no_repeat_words": True}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def events(response: requests.Response) -> list[tuple[str, dict]]:
 
 
 def test_caption_and_score_over_every_protocol_are_equal(server, endpoint, rest, grpc, document):
-    texts = {name: str(value) for name, value in OPTIONS.items()}
+    texts = {name: json.dumps(value) for name, value in OPTIONS.items()}
     form = requests.post(endpoint, files={"image": IMAGE}, data=texts, timeout=60).json()
     native = requests.post(endpoint, json={"image": ENCODED} | OPTIONS, timeout=60).json()
     several = requests.post(endpoint, json={"images": [ENCODED]} | OPTIONS, timeout=60).json()
