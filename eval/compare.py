@@ -15,11 +15,10 @@ from eval.cli import add_meteor_argument, cli_errors
 from eval.coco import CaptionedImage, read_split
 from eval.files import atomic_write_text
 from eval.markdown import markdown_table
-from eval.measure_table import MEASURES, measure_rows
-from eval.measures import Measures, measure_captions
+from eval.measure_differences import MeasureDifference, compare_measures, difference_rows
+from eval.measures import Measures, measure_captions, measured_images
 from eval.meteor import Meteor, optional_meteor
 from eval.metrics import CaptionScores, compute_all_metrics
-from eval.overuse import run_share
 from eval.report import write_comparison
 from eval.results import RESULTS, read_results
 from eval.significance import Difference, paired_tests
@@ -38,11 +37,17 @@ class ScoredRun(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two runs on the same images, A first."""
+    """Two runs on the same images, A first, and the differences of their scores."""
 
     a: ScoredRun
     b: ScoredRun
     differences: dict[str, Difference]
+
+    def compare_measures(self) -> dict[str, MeasureDifference]:
+        """Compare the measures of degeneration."""
+        a, b = self.a, self.b
+        images = measured_images(a.scores.references)
+        return compare_measures(images, (a.measures, b.measures), (a.scores.tokens, b.scores.tokens))
 
 
 def read_captions(path: Path, images: Sequence[CaptionedImage]) -> dict[int, str]:
@@ -107,23 +112,10 @@ def format_differences(differences: Mapping[str, Difference], a: str, b: str) ->
     return f"{table}\n\nDifference: {b} − {a}. *: p < 0.05, not corrected for the number of metrics."
 
 
-def compare_measures(comparison: Comparison) -> dict[str, dict[str, float | None]]:
-    """Return the measures of degeneration of A, B and people, by measure, then by overused run in quotes."""
-    a, b = comparison.a.measures, comparison.b.measures
-    rows: dict[str, dict[str, float | None]] = {
-        name: {"a": a.pairs[name]["model"], "b": b.pairs[name]["model"], "people": a.pairs[name]["people"]}
-        for name in MEASURES
-        if name in a.pairs and name in b.pairs
-    }
-    for run in (*a.overused, *b.overused):
-        share_a, share_b = (run_share(run.run, one.scores.tokens.values()) for one in (comparison.a, comparison.b))
-        rows[f'"{run.run}"'] = {"a": share_a, "b": share_b, "people": run.people}
-    return rows
-
-
 def format_comparison(comparison: Comparison, a: str, b: str) -> str:
     """Format the scores and the measures of two runs named `a` and `b` as two Markdown tables."""
-    table = markdown_table(["measure", a, b, "people"], measure_rows(compare_measures(comparison)))
+    rows = difference_rows(comparison.compare_measures())
+    table = markdown_table(["measure", a, b, "people", "95 % interval"], rows)
     return f"{format_differences(comparison.differences, a, b)}\n\n{table}"
 
 
@@ -165,7 +157,7 @@ def main() -> None:
             names = (arguments.a, arguments.b)
         page = arguments.report or RESULTS / f"{names[0]}-vs-{names[1]}.html".replace("/", "-")
         page.parent.mkdir(parents=True, exist_ok=True)
-        measures = measure_rows(compare_measures(comparison))
+        measures = difference_rows(comparison.compare_measures())
         captions, scores = (run_a.captions, run_b.captions), (run_a.scores, run_b.scores)
         write_comparison(page, names, comparison.differences, measures, images, captions, scores)
         if arguments.output:
@@ -173,7 +165,7 @@ def main() -> None:
                 name: {"a": one.a, "b": one.b, "interval": list(one.interval), "p": one.p}
                 for name, one in comparison.differences.items()
             }
-            content["measures"] = compare_measures(comparison)
+            content["measures"] = comparison.compare_measures()
             atomic_write_text(arguments.output, json.dumps(content, indent=2) + "\n")
     print(f"{format_comparison(comparison, *names)}\n\n{format_changes(comparison)}")
     print(f"\nReport: {page}")

@@ -90,6 +90,14 @@ def measure_rows(values: Mapping[str, Mapping[str, float | None]]) -> list[list[
     ]
 
 
+def format_interval(name: str, interval: tuple[float, float] | None) -> str:
+    """Format the interval of a difference between two values of a measure; "–" for None."""
+    if not interval:
+        return "–"
+    signed = _describe(name).format.replace("{:", "{:+")
+    return " … ".join(signed.format(end) for end in interval).replace("%", " %")
+
+
 def format_measures(measures: Measures) -> str:
     """Format measures as a Markdown table."""
     return markdown_table(["measure", "captions", "people"], measure_rows(table_values(measures)))

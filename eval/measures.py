@@ -74,11 +74,17 @@ def measure_captions(
     return Measures(pairs | runs.pairs | _measure_recall(corpus), runs.overused)
 
 
+def measured_images(references: Mapping[int, Sequence[str]]) -> list[int]:
+    """Return the images with two references or more; all images if there is none, so that people are not measured."""
+    return [image for image, texts in references.items() if len(texts) > 1] or list(references)
+
+
 def _split_folds(references: Mapping[int, Sequence[str]], captions: Mapping[int, str]) -> _Corpus:
-    images = [image for image, texts in references.items() if len(texts) > 1]
-    num_folds = min([MAX_FOLDS, *(len(references[image]) for image in images)]) if images else 0
-    of_image = [[text.split() for text in references[image]] for image in images or references]
-    model = [captions[image].split() for image in images or references]
+    images = measured_images(references)
+    fewest = min(len(references[image]) for image in images)
+    num_folds = min(MAX_FOLDS, fewest) if fewest > 1 else 0
+    of_image = [[text.split() for text in references[image]] for image in images]
+    model = [captions[image].split() for image in images]
     return _Corpus(model, [[texts[fold] for texts in of_image] for fold in range(num_folds)], of_image)
 
 

@@ -1,6 +1,6 @@
 """Find the three-word runs that captions have more often than people's captions have them, e.g. "in front of"."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,9 +59,9 @@ def overused_runs(
     return [OverusedRun(" ".join(words[i]), float(model[i] / num_model), float(people[i] / num_people)) for i in worst]
 
 
-def run_share(run: str, captions: Collection[str]) -> float:
-    """Compute the share of captions, with tokens separated by spaces, that have a run; 0 to 1."""
-    return sum(f" {run} " in f" {caption} " for caption in captions) / len(captions)
+def has_run(run: str, caption: str) -> bool:
+    """Return whether a caption, with tokens separated by spaces, has a run."""
+    return f" {run} " in f" {caption} "
 
 
 def _overlap(a: Sequence[str], b: Sequence[str]) -> bool:

@@ -155,9 +155,10 @@ def score_captions(run: EvalRun, log: RequestLog, *, with_meteor: bool) -> tuple
     Raises:
         RuntimeError: If the tokenizer or METEOR fails.
     """
-    captions = {image.id: log.answers[image.id].get("caption", "") for image in run.images}
+    lines = {image.id: log.answers[image.id] for image in run.images}
+    captions = {image: line.get("caption", "") for image, line in lines.items()}
     write_results(run.directory / CAPTIONS, captions)
-    caption_sets = {image: line["captions"] for image, line in log.answers.items() if "captions" in line}
+    caption_sets = {image: line["captions"] for image, line in lines.items() if "captions" in line}
     if caption_sets:
         write_caption_sets(run.directory / CAPTION_SETS, caption_sets)
     comparison = None

@@ -61,7 +61,14 @@ def bootstrap(
 
 def bootstrap_mean(values: FloatArray, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:
     """Compute the 95 % percentile bootstrap interval of the mean of `values` (N,); resamples as in `bootstrap`."""
-    return _interval(_bootstrap_counts(len(values), resamples, seed) @ values / len(values))
+    [interval] = bootstrap_means(values[:, None], resamples, seed)
+    return interval
+
+
+def bootstrap_means(values: FloatArray, resamples: int = RESAMPLES, seed: int = SEED) -> list[tuple[float, float]]:
+    """Compute the interval of `bootstrap_mean` for each column of `values` (N, columns), on the same resamples."""
+    means = _bootstrap_counts(len(values), resamples, seed) @ values / len(values)
+    return [_interval(column) for column in means.T]
 
 
 def paired_tests(

@@ -85,7 +85,7 @@ def write_comparison(
         path: File to write.
         names: Names of the runs A and B.
         differences: Metric → difference between A and B.
-        measures: Rows of the table of measures: label, values of A, of B, and of people.
+        measures: Rows of the table of measures: label, values of A, of B and of people, interval.
         images: Images of the split.
         captions: Image id → caption, for A and B.
         measured: Scores of these captions.

@@ -81,7 +81,7 @@ function showDifferences() {
 }
 
 function showMeasures() {
-  const systems = [...(isRun ? ["captions"] : data.names), "people"];
+  const systems = isRun ? ["captions", "people"] : [...data.names, "people", "95 % interval"];
   const isRunOfWords = ([label]) => label.startsWith('"');
   const runs = data.measures.filter(isRunOfWords);
   fillTable(

@@ -7,7 +7,6 @@ from eval.coco import CaptionedImage
 from eval.compare import (
     Comparison,
     ScoredRun,
-    compare_measures,
     format_differences,
     most_changed,
     read_captions,
@@ -15,7 +14,6 @@ from eval.compare import (
 )
 from eval.measures import Measures
 from eval.metrics import CaptionScores
-from eval.overuse import OverusedRun
 from eval.results import write_results
 from eval.significance import Difference
 
@@ -47,20 +45,6 @@ def test_most_changed_orders_from_gain_to_loss():
 def test_format_differences_marks_significant_ones():
     table = format_differences({"CIDEr": Difference(0.5, 0.4, (-0.2, -0.05), 0.01)}, "old", "new")
     assert "| CIDEr | 50.0 | 40.0 | -10.0 * | -20.0 … -5.0 | 0.010 |" in table
-
-
-def test_compare_measures_has_the_runs_that_either_overuses():
-    def run(words, tokens, overused):
-        scores = CaptionScores([1, 2], {}, dict(enumerate(tokens)), {}, np.zeros((2, 10)), None, {})
-        return ScoredRun({}, scores, Measures({"words_used": {"model": words, "people": 9.0}}, overused))
-
-    a = run(3.0, ["in front of", "in front of"], [OverusedRun("in front of", 1.0, 0.2)])
-    b = run(4.0, ["on top of", "in front of"], [OverusedRun("on top of", 0.5, 0.1)])
-    assert compare_measures(Comparison(a, b, {})) == {
-        "words_used": {"a": 3.0, "b": 4.0, "people": 9.0},
-        '"in front of"': {"a": 1.0, "b": 0.5, "people": 0.2},
-        '"on top of"': {"a": 0.0, "b": 0.5, "people": 0.1},
-    }
 
 
 def test_read_captions_of_another_split_is_refused(tmp_path):

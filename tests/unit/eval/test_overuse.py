@@ -1,10 +1,9 @@
 """Overused runs of three words."""
 
 import numpy as np
-import pytest
 
 from eval.ngrams import EncodedTexts
-from eval.overuse import OverusedRun, overused_runs, run_share
+from eval.overuse import OverusedRun, has_run, overused_runs
 
 
 def overused(captions: list[str], people: list[str]) -> list[OverusedRun]:
@@ -39,6 +38,6 @@ def test_overused_runs_are_five_at_most():
     assert [run.run for run in overused(captions, ["x"])] == [f"{word}1 {word}2 {word}3" for word in "abcde"]
 
 
-def test_run_share_counts_whole_words():
-    captions = ["in front of it", "within front of", "in front of"]
-    assert run_share("in front of", captions) == pytest.approx(2 / 3)
+def test_has_run_compares_whole_words():
+    captions = ["in front of it", "within front of", "in front of", ""]
+    assert [has_run("in front of", caption) for caption in captions] == [True, False, True, False]

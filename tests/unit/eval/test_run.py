@@ -296,5 +296,6 @@ def test_run_worse_than_baseline_exits_3(serve, tmp_path, twenty, run_main):
     assert page.exists()
     differences = json.loads((tmp_path / "differences.json").read_text())
     assert differences["CIDEr"].keys() == {"a", "b", "interval", "p"}
-    assert differences["measures"]["words_per_caption"] == {"a": 8.0, "b": 3.0, "people": None}
-    assert "| words per caption | 8.0 | 3.0 | – |" in done.stdout
+    difference = {"a": 8.0, "b": 3.0, "people": None, "interval": [-5.0, -5.0]}
+    assert differences["measures"]["words_per_caption"] == difference
+    assert "| words per caption | 8.0 | 3.0 | – | -5.0 … -5.0 |" in done.stdout
