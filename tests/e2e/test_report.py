@@ -71,6 +71,12 @@ def test_run_report_shows_scores_and_images(runs, open_report):
     cells = page.locator("#scores tbody tr").all_inner_texts()
     assert [cell.split("\t")[0] for cell in cells] == list(content["scores"])
     assert cells[-1].split("\t")[1] == f"{100 * content['scores']['CIDEr']:.1f}"
+    measures = {text.split("\t")[0]: text.split("\t")[1:] for text in page.locator("#measures tr").all_inner_texts()}
+    assert measures["measure"] == ["captions", "people"]
+    pair = content["measures"]["words_used"]
+    assert measures["words used"] == [f"{pair['model']:.0f}", f"{pair['people']:.0f}"]
+    assert page.locator("#runs tbody tr").count() == len(content["overused"])
+    assert page.locator("#warnings li").all_inner_texts() == content["warnings"]
     assert page.locator("#charts figure").count() == 3
     assert page.locator("#images > li").count() == 7
     loaded = page.eval_on_selector_all("#images img", "all => all.map(i => i.complete && i.naturalWidth > 50)")
@@ -97,6 +103,9 @@ def test_comparison_report_shows_differences_and_images(runs, open_report):
     page = open_report(runs / "comparison.html")
     assert page.title() == "rest and short"
     assert page.locator("#scores tbody tr").count() == 7
+    titles = page.locator("#measures th").all_inner_texts()
+    assert titles == ["measure", "rest", "short", "people", "95 % interval"]
+    assert page.locator("#warnings-heading").is_hidden()
     page.select_option("#order", "largest loss first")
     changes = [float(text) for text in page.locator("#images .numbers span").all_inner_texts()]
     assert changes == sorted(changes)
