@@ -6,12 +6,12 @@ search. Scores against references hardly show it: the repeated word may well be 
 
 from collections.abc import Iterable, Sequence
 
-from handler.function_words import FUNCTION_WORDS
+from handler.function_words import is_content_word
 
 
 def repeats_content_word(tokens: Iterable[str]) -> bool:
-    """Return True if a content word, which is an alphabetic token that is no function word, occurs twice."""
-    content = [token for token in tokens if token.isalpha() and token not in FUNCTION_WORDS]
+    """Return True if a content word occurs twice."""
+    content = list(filter(is_content_word, tokens))
     return len(set(content)) < len(content)
 
 

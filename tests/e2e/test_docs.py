@@ -23,6 +23,7 @@ ELSEWHERE = {
     r"\.venv/bin/python -m deploy\.container": "test_container.py",
     r"docker |kubectl |mkdir |openssl |cp |chown |sed -i": "tests/unit/deploy: the image and the manifests",
     r".*-m training\.|\.venv/bin/torchrun|for seed in": "tests/e2e/training",
+    r"apt-get |dpkg-deb |\.venv/bin/python docs/examples/": "an example with the data of another project",
     r"git |cd |pip |python3? -m venv|\.venv/bin/pre-commit|npx |\.venv/bin/(ruff|mypy|pytest|python -m pytest)": "CI",
 }
 RUN = (
