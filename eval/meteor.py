@@ -50,14 +50,14 @@ class Meteor:
     The first response takes 5 to 10 s, each further caption 3 ms. The process uses 1.2 GB of memory.
 
     Args:
-        timeout: Seconds to wait for a response; the first one includes the start of the process.
+        timeout: Seconds to wait for a response; the first one includes the start, which takes minutes on a busy machine.
 
     Raises:
         MeteorError: If Java cannot be started. Methods raise it if the process ends, times out or prints something
             else than numbers; the process is ended then.
     """
 
-    def __init__(self, timeout: float = 60.0) -> None:
+    def __init__(self, timeout: float = 300.0) -> None:
         self.timeout = timeout
         java = find_java()
         # A file, since a pipe that nobody reads would fill up and block the process.

@@ -91,7 +91,7 @@ def main() -> None:
     )
     add_generation_options(parser, exclude=["num_captions"])  # the best caption is scored
     args = parser.parse_args()
-    with cli_errors(ValueError):
+    with cli_errors(RuntimeError, ValueError):
         decoding = generation_config(args, verify_bundle(args.bundles[0]).decoding)
         card = average_bundles(args.bundles, args.output, args.weights, decoding)
         results = score_bundle(args.output, args.data, card.get("training", {}).get("val_splits", ()))

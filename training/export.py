@@ -114,7 +114,7 @@ def main() -> None:
     if not checkpoint.is_file():
         available = ", ".join(sorted(path.stem for path in args.run.glob("*.safetensors")))
         sys.exit(f"{checkpoint} is missing. Available checkpoints: {available or 'none'}.")
-    with cli_errors(ModuleNotFoundError, ValueError):
+    with cli_errors(ModuleNotFoundError, RuntimeError, ValueError):
         decoding = generation_config(args, load_config(args.run / "settings.yaml").decoding)
         export_bundle(args.run, checkpoint, output, args.data, decoding=decoding)
     print(f"The bundle is in {output}. Serve it: make serve MODEL={output}")

@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--feature-cache", type=Path, default=Path("runs/features"), help="directory of the features")
     args = parser.parse_args()
     results: list[Result] = []
-    with cli_errors(ValueError):
+    with cli_errors(RuntimeError, ValueError):
         for run in tqdm(args.runs):
             rows = list(collect_results(run, args.data, args.feature_cache))
             if args.save_to and rows and run.is_dir():

@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_generation_options(parser, exclude=["num_captions"])  # the best caption is scored
     args = parser.parse_args()
-    with cli_errors(ValueError):
+    with cli_errors(RuntimeError, ValueError):
         captioner = Captioner.load(args.bundle, default_device())
         options = generation_config(args, captioner.config.decoding)
         images = read_split(args.data, args.split)
