@@ -50,7 +50,7 @@ class Meteor:
     The first response takes 5 to 10 s, each further caption 3 ms. The process uses 1.2 GB of memory.
 
     Args:
-        timeout: Seconds to wait for a response; the first one includes the start, which takes minutes on a busy machine.
+        timeout: Seconds to wait for a response; the first one includes the start, which can take minutes.
 
     Raises:
         MeteorError: If Java cannot be started. Methods raise it if the process ends, times out or prints something

@@ -13,7 +13,7 @@ likeness to people for the reward (Ramé et al. 2023, "Rewarded soups", https://
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from handler.bundle import load_bundle, save_bundle, verify_bundle
 from handler.cli import add_generation_options, cli_errors, generation_config
 from handler.generation import GenerationConfig
+from handler.modeling.vocabulary import Vocabulary
 from training.export import score_bundle
 
 
@@ -34,10 +35,11 @@ def average_bundles(
 ) -> dict[str, Any]:
     """Write a bundle with the weighted mean of the weights of others.
 
-    Configuration and card are those of the first bundle. The card lists all digests and shares, and has no scores.
+    Configuration, vocabulary and card are those of the first bundle. The card lists all digests and shares, and has no
+    scores. Weights of a token that another bundle does not have count as equal to those of the first bundle.
 
     Args:
-        bundles: Directories of bundles with the same architecture, vocabulary and preprocessing.
+        bundles: Directories of bundles with the same architecture and preprocessing.
         output: Directory to write.
         shares: Share of each bundle in the mean, ≥ 0; their sum is 1. Default: equal.
         decoding: Default decoding options of the new bundle. Default: those of the first one.
@@ -57,13 +59,16 @@ def average_bundles(
     if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"Weights must be at least 0 and sum to 1, not {' + '.join(f'{x:g}' for x in shares)}.")
     (config, weights, vocabulary), *others = map(load_bundle, bundles)
-    for path, (other_config, other_weights, other_vocabulary) in zip(bundles[1:], others, strict=True):
+    for path, (other_config, other_weights, _) in zip(bundles[1:], others, strict=True):
         for name in ("encoder", "preprocessing", "decoder"):
             if getattr(other_config, name) != getattr(config, name):
                 raise ValueError(f"{path} has another {name} than {bundles[0]}.")
-        if other_vocabulary.tokens != vocabulary.tokens or other_weights.keys() != weights.keys():
-            raise ValueError(f"{path} has another vocabulary than {bundles[0]}.")
-    all_weights = [weights, *(other_weights for _, other_weights, _ in others)]
+        if other_weights.keys() != weights.keys():
+            raise ValueError(f"{path} has other weights than {bundles[0]}.")
+    all_weights = [
+        weights,
+        *(_match_tokens(weights, vocabulary, one, its_vocabulary) for _, one, its_vocabulary in others),
+    ]
     mean = {
         name: sum((share * one[name] for share, one in zip(shares, all_weights, strict=True)), torch.zeros(()))
         if tensor.is_floating_point()
@@ -75,6 +80,26 @@ def average_bundles(
     card["mean_shares"] = [round(share, 6) for share in shares]
     save_bundle(output, replace(config, card=card, decoding=decoding or config.decoding), mean, vocabulary)
     return card
+
+
+def _match_tokens(
+    weights: Mapping[str, torch.Tensor],
+    vocabulary: Vocabulary,
+    other_weights: Mapping[str, torch.Tensor],
+    other_vocabulary: Vocabulary,
+) -> Mapping[str, torch.Tensor]:
+    """Reorder the weights per token of another vocabulary; tokens that it lacks get the first weights."""
+    if other_vocabulary.tokens == vocabulary.tokens:
+        return other_weights
+    rows = torch.tensor(other_vocabulary.encode(vocabulary.tokens))
+    known = torch.tensor([token in other_vocabulary.tokens for token in vocabulary.tokens])
+    matched = dict(other_weights)
+    for name, tensor in weights.items():
+        per_token = tensor.shape[:1] == (len(vocabulary),) and len(matched[name]) == len(other_vocabulary)
+        if per_token and name.startswith("decoder."):
+            shared = known.view(-1, *[1] * (tensor.ndim - 1))
+            matched[name] = torch.where(shared, matched[name][rows], tensor)
+    return matched
 
 
 def main() -> None:

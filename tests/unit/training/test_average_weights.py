@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from handler.bundle import load_bundle
+from handler.bundle import load_bundle, save_bundle
 from handler.generation import GenerationConfig
+from handler.modeling.vocabulary import SPECIAL, Vocabulary
 from tests.helpers.bundles import write_tiny_bundle
 from tests.helpers.commands import run_module_in_process
 from training.average_weights import average_bundles
@@ -42,6 +43,26 @@ def test_average_bundles_shares_weight_each_bundle(tmp_path):
     assert config.decoding == GenerationConfig(beam_size=2, max_length=9)
     average_bundles(bundles, tmp_path / "first", [1, 0])
     assert all(torch.equal(tensor, first[name]) for name, tensor in load_bundle(tmp_path / "first")[1].items())
+
+
+def test_average_bundles_matches_the_tokens_of_another_vocabulary_by_name(tmp_path):
+    first = write_tiny_bundle(tmp_path / "first")
+    config, weights, vocabulary = load_bundle(first)
+    kept = [*range(len(SPECIAL)), *reversed(range(len(SPECIAL) + 1, len(vocabulary)))]  # one word fewer, reversed
+    per_token = [name for name, tensor in weights.items() if tensor.shape[:1] == (len(vocabulary),)]
+    assert per_token
+    other = weights | {name: 3 * weights[name][kept] for name in per_token}
+    save_bundle(tmp_path / "other", config, other, Vocabulary(vocabulary.decode(kept)))
+    average_bundles([first, tmp_path / "other"], tmp_path / "mean")
+    _, mean, tokens = load_bundle(tmp_path / "mean")
+    assert tokens.tokens == vocabulary.tokens
+    missing = len(SPECIAL)
+    for name, tensor in mean.items():
+        factor = torch.full(tensor.shape[:1], 2.0 if name in per_token else 1.0)
+        if name in per_token:
+            factor[missing] = 1.0  # only the first bundle has this token
+        expected = weights[name].float() * factor.view(-1, *[1] * (tensor.ndim - 1)) if tensor.ndim else weights[name]
+        torch.testing.assert_close(tensor.float(), expected.float(), atol=2e-3, rtol=2e-3)  # stored in half precision
 
 
 @pytest.mark.parametrize(
