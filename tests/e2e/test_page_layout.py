@@ -7,11 +7,15 @@ from playwright.sync_api import expect
 from tests.helpers.demo_page import DARK, LAPTOP, PHONE, caption_sample, response_shown, slide
 
 # Controls smaller than 44 CSS pixels, which fingers miss.
-SMALL_TARGETS = """() => [...document.querySelectorAll("button, input, #alternatives label")]
-  .filter((control) => control.checkVisibility() && control.type !== "range" && control.type !== "radio")
+# A radio button or a checkbox is a small target, but its label is a part of it.
+TARGETS = (
+    "button, input:not([type=range], [type=radio], [type=checkbox]), #alternatives label, label:has(~ [type=checkbox])"
+)
+SMALL_TARGETS = f"""() => [...document.querySelectorAll("{TARGETS}")]
+  .filter((control) => control.checkVisibility())
   .map((control) => [control.id || control.textContent, control.getBoundingClientRect()])
   .filter(([, box]) => Math.min(box.width, box.height) < 43.9)
-  .map(([name, box]) => `${name} ${box.width} × ${box.height}`)"""
+  .map(([name, box]) => `${{name}} ${{box.width}} × ${{box.height}}`)"""
 
 
 def states(page):
