@@ -13,7 +13,7 @@ likeness to people for the reward (Ramé et al. 2023, "Rewarded soups", https://
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ import torch
 from handler.bundle import load_bundle, save_bundle, verify_bundle
 from handler.cli import add_generation_options, cli_errors, generation_config
 from handler.generation import GenerationConfig
-from handler.modeling.vocabulary import Vocabulary
 from training.export import score_bundle
+from training.pretrained_weights import match_tokens
 
 
 def average_bundles(
@@ -65,9 +65,10 @@ def average_bundles(
                 raise ValueError(f"{path} has another {name} than {bundles[0]}.")
         if other_weights.keys() != weights.keys():
             raise ValueError(f"{path} has other weights than {bundles[0]}.")
+    decoder = {name: tensor for name, tensor in weights.items() if name.startswith("decoder.")}
     all_weights = [
         weights,
-        *(_match_tokens(weights, vocabulary, one, its_vocabulary) for _, one, its_vocabulary in others),
+        *(match_tokens(decoder, vocabulary, one, its_vocabulary) for _, one, its_vocabulary in others),
     ]
     mean = {
         name: sum((share * one[name] for share, one in zip(shares, all_weights, strict=True)), torch.zeros(()))
@@ -80,26 +81,6 @@ def average_bundles(
     card["mean_shares"] = [round(share, 6) for share in shares]
     save_bundle(output, replace(config, card=card, decoding=decoding or config.decoding), mean, vocabulary)
     return card
-
-
-def _match_tokens(
-    weights: Mapping[str, torch.Tensor],
-    vocabulary: Vocabulary,
-    other_weights: Mapping[str, torch.Tensor],
-    other_vocabulary: Vocabulary,
-) -> Mapping[str, torch.Tensor]:
-    """Reorder the weights per token of another vocabulary; tokens that it lacks get the first weights."""
-    if other_vocabulary.tokens == vocabulary.tokens:
-        return other_weights
-    rows = torch.tensor(other_vocabulary.encode(vocabulary.tokens))
-    known = torch.tensor([token in other_vocabulary.tokens for token in vocabulary.tokens])
-    matched = dict(other_weights)
-    for name, tensor in weights.items():
-        per_token = tensor.shape[:1] == (len(vocabulary),) and len(matched[name]) == len(other_vocabulary)
-        if per_token and name.startswith("decoder."):
-            shared = known.view(-1, *[1] * (tensor.ndim - 1))
-            matched[name] = torch.where(shared, matched[name][rows], tensor)
-    return matched
 
 
 def main() -> None:

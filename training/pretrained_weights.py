@@ -1,6 +1,7 @@
 """Initial weights: of an encoder from timm, a package, a file or a bundle; of a decoder from a bundle."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -63,25 +64,41 @@ def load_decoder(decoder: Decoder, vocabulary: Vocabulary, source: Path) -> None
         ValueError: If its decoder has other sizes; the message names a parameter.
     """
     _, weights, bundled = load_bundle(source)
-    rows = [
-        (target, source_row)
-        for target, source_row in enumerate(bundled.encode(vocabulary.tokens))
-        if bundled.tokens[source_row] == vocabulary.tokens[target]
-    ]
-    target_rows, source_rows = (torch.tensor(indices) for indices in zip(*rows, strict=True))
     state = decoder.state_dict()
+    loaded = {name.removeprefix("decoder."): tensor for name, tensor in weights.items() if name.startswith("decoder.")}
+    matched = match_tokens(state, vocabulary, loaded, bundled)
     for name, tensor in state.items():
-        loaded = weights.get(f"decoder.{name}")
-        if loaded is None:
+        if name not in matched or matched[name].shape != tensor.shape:
             raise ValueError(f"{source} has another decoder: {name} differs.")
-        per_token = tensor.shape[:1] == (len(vocabulary),) and len(loaded) == len(bundled)
-        if loaded.shape[per_token:] != tensor.shape[per_token:]:
-            raise ValueError(f"{source} has another decoder: {name} differs.")
-        if per_token:
-            tensor[target_rows] = loaded[source_rows]
-        else:
-            tensor.copy_(loaded)
-    decoder.load_state_dict(state)
+    decoder.load_state_dict({name: matched[name] for name in state})
+
+
+def match_tokens(
+    weights: Mapping[str, torch.Tensor],
+    vocabulary: Vocabulary,
+    source: Mapping[str, torch.Tensor],
+    source_vocabulary: Vocabulary,
+) -> dict[str, torch.Tensor]:
+    """Return the weights of a source decoder for another vocabulary, whose tokens are matched by name.
+
+    A weight is per token if its first dimension is the size of the vocabulary, in both decoders.
+
+    Args:
+        weights: Weights of a decoder with `vocabulary`; tokens that the source lacks keep them.
+        vocabulary: Tokens of the result.
+        source: Weights of the source decoder, with the same names.
+        source_vocabulary: Tokens of the source.
+    """
+    rows = source_vocabulary.encode(vocabulary.tokens)
+    known = torch.tensor([source_vocabulary.tokens[row] == vocabulary.tokens[i] for i, row in enumerate(rows)])
+    matched = dict(source)
+    for name, tensor in weights.items():
+        loaded = source.get(name, torch.empty(0))
+        sizes = (len(vocabulary), *tensor.shape[1:]), (len(source_vocabulary), *tensor.shape[1:])
+        if (tuple(tensor.shape), tuple(loaded.shape)) == sizes:
+            matched[name] = tensor.clone()
+            matched[name][known] = loaded[rows][known].to(tensor.dtype)
+    return matched
 
 
 def _from_file(path: Path) -> dict[str, torch.Tensor]:

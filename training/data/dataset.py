@@ -7,6 +7,7 @@ at the exact step.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,6 +125,7 @@ class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
         self.source, self.vocabulary = source, vocabulary
         self.weights = np.array([1.0] * len(images) if weights is None else weights)
         self.seed = seed
+        self._epoch_indices = lru_cache(maxsize=1)(self._sample_epoch)  # the same for all steps of an epoch
         self.images_per_epoch = len(self._epoch_indices(0))
         self.batch_size = min(batch_size, self.images_per_epoch)
         self.captions_per_image = captions_per_image
@@ -155,7 +157,7 @@ class CaptionDataset(torch.utils.data.Dataset[CaptionBatch]):
         seeds = [[self.seed, epoch, position] for position in positions]
         return CaptionBatch(self.source(indices, seeds), inputs, targets, indices)
 
-    def _epoch_indices(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _sample_epoch(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the indices of the images of an epoch in random order; an image can occur several times."""
         rng = np.random.default_rng([self.seed, epoch])
         copies = np.floor(self.weights).astype(int)
