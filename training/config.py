@@ -55,7 +55,7 @@ class SelfCriticalConfig:
             captions and a lower CIDEr (Wang and Chan 2019, https://arxiv.org/abs/1903.12020).
         bleu: Weight of BLEU-4 in the reward, where CIDEr-D has weight 1 (Liu et al. 2017). Among the samples of an
             image, it varies a quarter as much as CIDEr-D.
-        overuse: Weight of the penalty for trigrams that the model samples oftener than people use them in captions of
+        overuse: Weight of the penalty for trigrams that greedy captions have oftener than captions of people for
             the same training split, see `training/rewards/ngram_overuse.py`.
         repetition: Weight of the penalty for repeated words, see `training/rewards/repetition.py`.
         length: Weight of the penalty for the difference to the mean length of the references, see

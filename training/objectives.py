@@ -154,9 +154,9 @@ class SelfCriticalObjective:
         samples, greedy = self._sample(module, batch)
         parts = self._score(batch.indices, samples)
         rewards = self.reward.total(parts)  # (B, S)
-        baseline = self.reward.total(self._score(batch.indices, greedy))[:, 0] if greedy else None
+        baseline = self.reward.total(self._score(batch.indices, greedy))[:, 0] if config.baseline == "greedy" else None
         if self.reward.overuse:
-            self._count_samples(self.reward.overuse, batch.indices, samples)
+            self._count(self.reward.overuse, batch.indices, greedy)
         advantage = torch.from_numpy(advantages(rewards, baseline)).float().to(batch.images.device)
 
         inputs, targets = (
@@ -192,7 +192,7 @@ class SelfCriticalObjective:
         return LossOutput(loss, metrics)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the state of the cross-entropy share, and the sampled trigrams if the reward counts them."""
+        """Return the state of the cross-entropy share, and the counted trigrams if the reward counts them."""
         overuse = self.reward.overuse.state_dict() if self.reward.overuse else {}
         return self.cross_entropy.state_dict() | {f"overuse.{name}": tensor for name, tensor in overuse.items()}
 
@@ -204,8 +204,8 @@ class SelfCriticalObjective:
             overuse = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
             self.reward.overuse.load_state_dict(overuse)
 
-    def _sample(self, module: CaptionModel, batch: CaptionBatch) -> tuple[Samples, Samples | None]:
-        """Sample captions, and decode greedy ones if they are the baseline."""
+    def _sample(self, module: CaptionModel, batch: CaptionBatch) -> tuple[Samples, Samples]:
+        """Sample captions, and decode greedy ones if they are the baseline or counted; else those are empty."""
         config, max_length = self.config, self.cross_entropy.config.max_length
         with torch.no_grad(), self.fabric.autocast():
             grid = module.encode(batch.images)
@@ -217,8 +217,8 @@ class SelfCriticalObjective:
                 temperature=config.temperature,
                 max_length=max_length,
             )
-            if config.baseline != "greedy":
-                return samples, None
+            if config.baseline != "greedy" and not self.reward.overuse:
+                return samples, []
             return samples, sample_captions(
                 module.decoder, grid, self.vocabulary, samples=1, temperature=0, max_length=max_length
             )
@@ -228,9 +228,9 @@ class SelfCriticalObjective:
         scores = self.reward.score(*_flatten(indices, captions))
         return {name: score.reshape(len(indices), -1) for name, score in scores.items()}
 
-    def _count_samples(self, overuse: NgramOveruse, indices: list[int], samples: Samples) -> None:
-        """Count the samples of all processes, in the same order in each."""
-        images, captions = _flatten(indices, samples)
+    def _count(self, overuse: NgramOveruse, indices: list[int], greedy: Samples) -> None:
+        """Count the greedy captions of all processes, in the same order in each."""
+        images, captions = _flatten(indices, greedy)
         gathered: list[Any] = [(images, captions)]
         if self.fabric.world_size > 1:
             gathered = [None] * self.fabric.world_size

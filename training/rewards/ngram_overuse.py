@@ -1,4 +1,4 @@
-"""Overuse of trigrams: how much oftener sampled captions have a three-word run than captions of people."""
+"""Overuse of trigrams: how much oftener the captions of a model have a three-word run than captions of people."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-WINDOW = 20_000  # trigrams, those of about 2,000 captions
+WINDOW = 6_000  # trigrams, those of about 600 captions
 SMOOTHING = 1e-4  # probability; "in front of" has 0.003 in captions of people
 TOKEN_BITS = 21  # a trigram is one 64-bit integer
 
@@ -19,11 +19,12 @@ class NgramOveruse:
 
     Self-critical training makes common runs commoner, because they fit many references (Luo and Shakhnarovich 2020,
     "Analysis of diversity-accuracy tradeoff in image captioning", https://arxiv.org/abs/2002.11848). A reward of single
-    captions cannot notice that. This one compares with all captions that were sampled recently.
+    captions cannot notice that. This one compares with the greedy captions of recent steps. Samples are no substitute:
+    a run that the model says in one sample of ten can still be in each caption of a search.
 
-    p_people is the relative frequency in the references. p_model is the one in the last `WINDOW` trigrams that the
-    model sampled. A window that is not yet full is completed by the frequencies of people, so nothing is overused at
-    first. ε bounds the value of runs that people never use, and keeps that of rare ones near 0.
+    p_people is the relative frequency in the references. p_model is the one in the last `WINDOW` counted trigrams. A
+    window that is not yet full is completed by the frequencies of people, so nothing is overused at first. ε bounds the
+    value of runs that people never use, and keeps that of rare ones near 0.
 
     Images are in groups with separate counts, e.g. one for each data set: common counts would let a run be overused in
     one data set because people use it in another.
@@ -66,7 +67,7 @@ class NgramOveruse:
         return scores
 
     def update(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> None:
-        """Count sampled captions of images; see `score`."""
+        """Count captions of images; see `score`."""
         caption, keys = _trigrams(captions)
         group = self._groups[np.asarray(images, np.int64)][caption]
         for number in np.unique(group):

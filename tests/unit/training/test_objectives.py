@@ -12,7 +12,7 @@ from tests.helpers.bundles import small_config
 from training.config import SelfCriticalConfig, TrainingConfig
 from training.data.dataset import CaptionBatch, collate_captions
 from training.model import CaptionModel
-from training.objectives import CrossEntropyObjective, SelfCriticalObjective
+from training.objectives import CrossEntropyObjective, SelfCriticalObjective, sample_captions
 from training.rewards import CiderD, CombinedReward, NgramOveruse
 
 TEXTS = [["a dog runs", "a brown dog"], ["two cats sleep on a bed"], ["a man"]]
@@ -96,8 +96,8 @@ def test_self_critical_with_cross_entropy_reports_both():
     assert all({"reward", "words", "loss"} <= line.keys() for line in metrics)
 
 
-def test_self_critical_restored_state_continues_the_counts_of_samples():
-    critical = SelfCriticalConfig(epochs=1, samples=20, temperature=1.0)
+def test_self_critical_restored_state_continues_the_counts_of_greedy_captions():
+    critical = SelfCriticalConfig(epochs=1, samples=20, temperature=0.1)  # samples are near the greedy captions
     _, cross_entropy = build("nic", self_critical=critical)
     batch = batch_of(torch.randn(3, 4, 256))
 
@@ -120,6 +120,25 @@ def test_self_critical_restored_state_continues_the_counts_of_samples():
     assert expected["reward"] < 0
     assert step(restored) == expected
     assert step(other) != expected
+
+
+def test_self_critical_counts_the_greedy_caption_of_each_image():
+    model, cross_entropy = build("nic", self_critical=SelfCriticalConfig(epochs=1, samples=7, temperature=1.0))
+    batch = batch_of(torch.randn(3, 4, 256))
+    overuse = NgramOveruse(CAPTIONS, [0, 0, 1])
+    SelfCriticalObjective(cross_entropy, CombinedReward(overuse=(-1.0, overuse)))(batch, 0)
+    greedy = sample_captions(
+        model.decoder,
+        model.encode(batch.images),
+        cross_entropy.vocabulary,
+        samples=1,
+        temperature=0,
+        max_length=cross_entropy.config.max_length,
+    )
+    # one caption an image: its trigrams, two fewer than its tokens, in the group of the image
+    lengths = [max(0, len(ids) - 2) for (ids,) in greedy]
+    assert [len(window) for window in overuse.state_dict().values()] == [lengths[0] + lengths[1], lengths[2]]
+    assert sum(lengths) > 0
 
 
 def test_training_changes_the_encoder_from_the_unfrozen_stage_on():
