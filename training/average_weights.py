@@ -70,17 +70,20 @@ def average_bundles(
         weights,
         *(match_tokens(decoder, vocabulary, one, its_vocabulary) for _, one, its_vocabulary in others),
     ]
-    mean = {
-        name: sum((share * one[name] for share, one in zip(shares, all_weights, strict=True)), torch.zeros(()))
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in weights.items()
-    }
+    mean = {name: _mean([one[name] for one in all_weights], shares) for name in weights}
     card = {name: value for name, value in config.card.items() if name != "scores"}
     card["mean_of"] = [config.digest, *(other_config.digest for other_config, _, _ in others)]
     card["mean_shares"] = [round(share, 6) for share in shares]
     save_bundle(output, replace(config, card=card, decoding=decoding or config.decoding), mean, vocabulary)
     return card
+
+
+def _mean(tensors: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """Average tensors; equal ones stay equal to the bit, so features of a frozen part that are cached stay valid."""
+    first, *others = tensors
+    if not first.is_floating_point() or all(torch.equal(first, other) for other in others):
+        return first
+    return sum((share * tensor for share, tensor in zip(shares, tensors, strict=True)), torch.zeros(()))
 
 
 def main() -> None:

@@ -45,6 +45,23 @@ def test_average_bundles_shares_weight_each_bundle(tmp_path):
     assert all(torch.equal(tensor, first[name]) for name, tensor in load_bundle(tmp_path / "first")[1].items())
 
 
+def test_average_bundles_equal_tensors_stay_equal_to_the_bit(tmp_path):
+    bundles = [write_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3)]
+    config, first, vocabulary = load_bundle(bundles[0])
+    encoder = {
+        name: torch.rand_like(tensor)
+        for name, tensor in first.items()
+        if name.startswith("encoder.") and tensor.is_floating_point()
+    }
+    for bundle in bundles:
+        save_bundle(bundle, config, load_bundle(bundle)[1] | encoder, vocabulary)
+    first = load_bundle(bundles[0])[1]
+    average_bundles(bundles, tmp_path / "mean", [0.35, 0.35, 0.3])
+    mean = load_bundle(tmp_path / "mean")[1]
+    assert all(torch.equal(tensor, first[name]) for name, tensor in mean.items() if name.startswith("encoder."))
+    assert not torch.equal(mean["decoder.embedding.weight"], first["decoder.embedding.weight"])
+
+
 def test_average_bundles_matches_the_tokens_of_another_vocabulary_by_name(tmp_path):
     first = write_tiny_bundle(tmp_path / "first")
     config, weights, vocabulary = load_bundle(first)
