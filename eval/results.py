@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.coco import CaptionedImage
+from eval.fields import describe_error, parse_caption, parse_image_id, read_json
 from eval.files import atomic_write_text
 
 RESULTS = Path("eval/results")  # one directory per run
@@ -27,20 +28,17 @@ def read_results(path: Path) -> dict[int, str]:
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If the file has another format or an image id occurs twice.
+        ValueError: If the file has another format or two captions for an image.
     """
     if not path.is_file():
         raise FileNotFoundError(f"The results file {path} is missing.")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(entry["image_id"], entry["caption"]) for entry in entries]
-        if not all(isinstance(caption, str) for _, caption in pairs):
-            raise TypeError("a caption is not a string")
-        captions = dict(pairs)
+        pairs = [(parse_image_id(entry["image_id"]), parse_caption(entry["caption"])) for entry in read_json(path)]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not in the COCO results format: {error!r}.") from error
-    if len(captions) < len(pairs):
-        raise ValueError(f"{path} has {len(pairs) - len(captions)} duplicate image ids.")
+        raise ValueError(f"{path} is not in the COCO results format: {describe_error(error)}.") from error
+    captions = dict(pairs)
+    if differing := {image for image, caption in pairs if captions[image] != caption}:
+        raise ValueError(f"{path} has several captions for {len(differing)} images, e.g. for image {min(differing)}.")
     return captions
 
 

@@ -90,6 +90,7 @@ def load_run(arguments: argparse.Namespace) -> EvalRun:
         if path.resolve() == directory.resolve():
             raise ValueError("A run cannot be its own baseline: choose another RUN.")
         baseline = read_captions(path, images)
+    print(f"{split}: {images.describe()}", file=sys.stderr)
     return EvalRun(directory, split, images, options, train, baseline)
 
 

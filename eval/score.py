@@ -5,6 +5,7 @@ python -m eval.score captions_val_mine_results.json ../shared/data/flickr8k val
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from eval.cli import add_meteor_argument, cli_errors
@@ -26,10 +27,11 @@ def main() -> None:
     add_meteor_argument(parser)
     arguments = parser.parse_args()
     with cli_errors(RuntimeError):
+        split = split_name(arguments.data, arguments.split)
         images = read_split(arguments.data, arguments.split, require_images=False)
         captions = read_results(arguments.results)
+        print(f"{split}: {images.describe()}", file=sys.stderr)
         train = load_training_split(arguments.data, arguments.train)
-        split = split_name(arguments.data, arguments.split)
         with optional_meteor(arguments.meteor) as meteor:
             _, content = summarize(split, images, captions, f"results:{arguments.results.name}", train, meteor)
         if arguments.output:

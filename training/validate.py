@@ -6,6 +6,7 @@ python -m training.validate pretrained ../shared/data/flickr8k val --captions ca
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -110,6 +111,7 @@ def main() -> None:
         options = generation_config(args, captioner.config.decoding)
         images = read_split(args.data, args.split)
         split = f"{args.data.resolve().name}/{args.split}"
+        print(f"{split}: {images.describe()}", file=sys.stderr)
         result, captions = validate_bundle(captioner, images, split, options)
         if args.captions:
             results = [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]

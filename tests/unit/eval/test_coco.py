@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eval.coco import CaptionedImage, load_training_split, read_split
+from eval.coco import load_training_split, read_split
 from tests.helpers.paths import ROOT
 
 
@@ -28,15 +28,74 @@ def write_split(directory, images, annotations):
     (directory / "annotations" / "captions_s.json").write_text(json.dumps(content))
 
 
-def test_read_split_image_without_caption_is_skipped(tmp_path):
+@pytest.mark.parametrize(
+    ("annotations", "captions", "description"),
+    [
+        (["1 x", "2 y", "2 z"], [("x",), ("y", "z")], "2 images, 3 captions."),
+        (["2 x", "2 y"], [("x", "y")], "1 images, 2 captions. Left out: 1 images without a caption (1.jpg)."),
+        (
+            ["1 x", "1 ", "1  ...", "1 !?", "2 \u2028"],
+            [("x",)],
+            "1 images, 1 captions. Left out: 1 images without a caption (2.jpg), "
+            "4 captions without a word (of 1.jpg, of 1.jpg, of 1.jpg, …).",
+        ),
+        (
+            ["2 x", "7 y", "7 z", "1 w"],
+            [("w",), ("x",)],
+            "2 images, 2 captions. Left out: 2 captions of images that are not listed (of image 7, of image 7).",
+        ),
+        (["1 हि", "2 𝟟"], [("हि",), ("𝟟",)], "2 images, 2 captions."),
+    ],
+)
+def test_read_split_counts_what_is_left_out(tmp_path, annotations, captions, description):
+    pairs = [line.split(" ", 1) for line in annotations]
     write_split(
         tmp_path,
-        [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-        [{"image_id": 2, "caption": "x"}, {"image_id": 2, "caption": "y"}],
+        [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}],
+        [{"image_id": int(image), "caption": caption} for image, caption in pairs],
     )
-    for name in ("a.jpg", "b.jpg"):
+    for name in ("1.jpg", "2.jpg"):
         (tmp_path / "s" / name).touch()
-    assert read_split(tmp_path, "s") == [CaptionedImage(2, tmp_path / "s" / "b.jpg", ("x", "y"))]
+    images = read_split(tmp_path, "s")
+    assert [image.captions for image in images] == captions
+    assert images.describe() == description
+
+
+def test_read_split_missing_files_are_counted_and_some_named(tmp_path):
+    """Of images without a caption the files are not needed."""
+    write_split(
+        tmp_path,
+        [{"id": index, "file_name": f"{index}.jpg"} for index in range(7)],
+        [{"image_id": index, "caption": "x"} for index in range(6)],
+    )
+    (tmp_path / "s" / "0.jpg").touch()
+    (tmp_path / "s" / "2.jpg").mkdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        read_split(tmp_path, "s")
+    paths = ", ".join(str(tmp_path / "s" / f"{index}.jpg") for index in (1, 2, 3))
+    assert f"names 6 captioned images, of which 5 are missing: {paths}, …. Copy them" in str(raised.value)
+    (tmp_path / "s" / "2.jpg").rmdir()
+    for index in range(1, 6):
+        (tmp_path / "s" / f"{index}.jpg").touch()
+    assert len(read_split(tmp_path, "s")) == 6
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_read_split_byte_order_marks_are_read(tmp_path, encoding):
+    write_split(tmp_path, [], [])
+    content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": "1", "caption": "a café"}]}
+    path = tmp_path / "annotations" / "captions_s.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+    [image] = read_split(tmp_path, "s", require_images=False)
+    assert (image.id, image.captions) == (1, ("a café",))
+
+
+def test_read_split_other_encoding_is_refused_without_the_content(tmp_path):
+    write_split(tmp_path, [], [])
+    (tmp_path / "annotations" / "captions_s.json").write_bytes(b'{"images": [], "annotations": "caf\xe9 secret"}')
+    with pytest.raises(ValueError, match=r"byte 34 is not UTF-8: convert the file.*latin1") as raised:
+        read_split(tmp_path, "s")
+    assert "secret" not in str(raised.value)
 
 
 def test_read_split_name_with_directory_is_relative_to_root(tmp_path):
@@ -81,11 +140,14 @@ def test_read_split_of_another_directory_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("images", "annotations", "error", "message"),
     [
-        ([{"id": 1, "file_name": "a.jpg"}], [], FileNotFoundError, "a.jpg, which is missing"),
+        ([{"id": 1, "file_name": "a.jpg"}], [], ValueError, r"no captioned image\..* 1 images without a caption"),
         ([{"id": 1, "file_name": "../a.jpg"}], [], ValueError, "is not a plain file name"),
-        ([{"id": 1}], [], ValueError, "is not in the COCO layout: KeyError.'file_name'"),
-        ([{"id": 1, "file_name": 7}], [], ValueError, "is not in the COCO layout: TypeError..file_name is"),
-        ([], [{"image_id": 1, "caption": None}], ValueError, "caption is not a string"),
+        ([{"id": 1, "file_name": "a\0.jpg"}], [], ValueError, "is not a plain file name"),
+        ([{"id": 1}], [], ValueError, r"is not in the COCO layout: 'file_name' is missing\."),
+        ([{"id": 1, "file_name": 7}], [], ValueError, "is not in the COCO layout: file_name is not a string"),
+        ([{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}], [], ValueError, "the image id 1 occurs twice"),
+        ([{"id": "a", "file_name": "a"}], [], ValueError, "the image id 'a' is not an integer"),
+        ([], [{"image_id": 1, "caption": None}], ValueError, "the caption None is not a string"),
         ([], [], ValueError, "no captioned image"),
     ],
 )
@@ -117,5 +179,5 @@ def test_read_split_placeholder_of_a_symbolic_link_is_followed(tmp_path):
     (tmp_path / "annotations" / "captions_machine.json").write_text(json.dumps(content))
     assert read_split(tmp_path, "machine")[0].path == tmp_path / "photos" / "a.jpg"
     (tmp_path / "machine").write_text("../photos")
-    with pytest.raises(FileNotFoundError, match="which is missing"):
+    with pytest.raises(FileNotFoundError, match="of which 1 are missing"):
         read_split(tmp_path, "machine")

@@ -11,7 +11,12 @@ from eval.results import read_results, write_results
         ("{", "not in the COCO results format"),
         ('[{"image_id": 1}]', "not in the COCO results format"),
         ('[{"image_id": 1, "caption": 7}]', "not in the COCO results format"),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]', "has 1 duplicate image ids"),
+        ('[{"image_id": "a", "caption": "a"}]', "the image id 'a' is not an integer"),
+        ('{"image_id": 1, "caption": "a"}', "not in the COCO results format"),
+        (
+            '[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]',
+            "several captions for 1 images, e.g. for image 1",
+        ),
     ],
 )
 def test_read_results_invalid_file_is_refused(tmp_path, run_main, content, message):
@@ -28,6 +33,11 @@ def test_read_results_returns_what_was_written(tmp_path):
     captions = {7: "a dog\u2028runs", 3: ""}
     write_results(tmp_path / "captions.json", captions)
     assert read_results(tmp_path / "captions.json") == captions
+
+
+def test_read_results_repeated_entry_counts_once(tmp_path):
+    (tmp_path / "captions.json").write_text('[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "a"}]')
+    assert read_results(tmp_path / "captions.json") == {1: "a"}
 
 
 def test_read_results_missing_file_raises(tmp_path):
