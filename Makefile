@@ -26,9 +26,9 @@ archive: .venv/serve.stamp ## pack the bundle MODEL as VERSION (1.0) into model_
 	$(BIN)/python -m deploy.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
 
 ##@ Train and score
-data: .venv/train.stamp ## download COCO (images, captions, Karpathy splits) into DATA
+data: .venv/eval.stamp ## download SPLITS of COCO (val2017), e.g. SPLITS="karpathy_train karpathy_val", into DATA
 	@: $(need_data)
-	$(BIN)/python -m training.data.download_coco "$(DATA)" $(ARGS)
+	$(BIN)/python -m training.data.download_coco "$(DATA)" $(if $(SPLITS),--splits $(SPLITS)) $(ARGS)
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
 	@: $(if $(CONFIG),,$(error CONFIG is missing. Name a preset of training/configs: CONFIG=…)) $(need_data)

@@ -1,7 +1,6 @@
 """A local HTTP server with faults, and zips to download from it."""
 
 import contextlib
-import hashlib
 import io
 import threading
 import zipfile
@@ -33,9 +32,10 @@ class FileServer:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def ranges(self, path="/file"):
-        """Return the `Range` header of each request for a path."""
-        return [header for requested, header in self.requests if requested == path]
+    def bytes_requested(self, path):
+        """Return the sum of the lengths of all ranges requested of a path."""
+        ranges = [header.removeprefix("bytes=").split("-") for name, header in self.requests if name == path]
+        return sum(int(last) + 1 - int(first) for first, last in ranges)
 
     def close(self):
         self.closing.set()
@@ -43,9 +43,7 @@ class FileServer:
         self.http.server_close()
 
 
-def respond(
-    handler, body, *, status=None, ranges=True, length=True, send=None, body_is=None, location=None, hang=False
-):
+def respond(handler, body, *, status=None, ranges=True, send=None, body_is=None, location=None, hang=False):
     """Respond to a GET request.
 
     Args:
@@ -53,9 +51,8 @@ def respond(
         body: The whole file; None: 404.
         status: Send only this status.
         ranges: Support `Range`.
-        length: Send `Content-Length`.
         send: Close the connection after this number of bytes.
-        body_is: Send this body instead.
+        body_is: Send the range of this body instead.
         location: Value of a `Location` header.
         hang: Stay silent after the bytes that were sent.
     """
@@ -66,25 +63,17 @@ def respond(
             handler.send_header("Location", location)
         handler.end_headers()
         return
-    header = handler.headers["Range"]
-    first = int(header.removeprefix("bytes=").removesuffix("-")) if header and ranges else 0
-    if first >= len(body):
-        handler.send_response(416)
-        handler.end_headers()
-        return
-    handler.send_response(206 if header and ranges else 200)
-    if length:
-        handler.send_header("Content-Length", str(len(body) - first))
+    header = handler.headers["Range"] if ranges else None
+    first, last = map(int, header.removeprefix("bytes=").split("-")) if header else (0, len(body) - 1)
+    handler.send_response(206 if header else 200)
+    if header:
+        handler.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+    handler.send_header("Content-Length", str(last + 1 - first))
     handler.end_headers()
-    handler.wfile.write(body[first:][:send])
+    handler.wfile.write(body[first : last + 1][:send])
     if hang:
         handler.wfile.flush()
         handler.file_server.closing.wait(30)
-
-
-def sha256(body: bytes) -> str:
-    """Return the digest of a body in hexadecimal."""
-    return hashlib.sha256(body).hexdigest()
 
 
 def pack(files, compression=zipfile.ZIP_DEFLATED) -> bytes:
