@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval.cli import add_meteor_argument, cli_errors
-from eval.coco import CaptionedImage, read_split
+from eval.data import CaptionedImage, read_split
 from eval.files import atomic_write_text
 from eval.markdown import markdown_table
 from eval.measure_differences import MeasureDifference, compare_measures, difference_rows
@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.compare", description="Compare two runs on the same split.")
     parser.add_argument("a", help="name of a run, its directory, or a COCO results file")
     parser.add_argument("b", help="the same for the other run")
-    parser.add_argument("data", type=Path, help="directory in the COCO layout; image files may be missing")
+    parser.add_argument("data", type=Path, help="directory of the data; image files may be missing")
     parser.add_argument("split", help="e.g. val")
     parser.add_argument("--output", type=Path, help="JSON file to write the comparison to")
     parser.add_argument("--report", type=Path, help="HTML page to write; default: in eval/results")

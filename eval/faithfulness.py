@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from eval.cli import cli_errors
-from eval.coco import CaptionedImage, read_split
+from eval.data import CaptionedImage, read_split
 from eval.markdown import markdown_table
 from eval.meteor import FloatArray
 from eval.significance import bootstrap_mean
@@ -133,7 +133,9 @@ def main() -> None:
         prog="python -m eval.faithfulness", description="Measure the faithfulness of explanations."
     )
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
-    parser.add_argument("data", type=Path, help="directory in the COCO layout")
+    parser.add_argument(
+        "data", type=Path, help="directory of the data, in the COCO layout or another one: docs/datasets.md"
+    )
     parser.add_argument("split", help="e.g. val")
     parser.add_argument("--images", type=int, default=200, help="number of images, the first ones of the split")
     parser.add_argument("--share", type=float, default=0.1, help="share of the cells to hide")

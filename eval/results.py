@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from eval.fields import describe_error, parse_caption, parse_image_id, read_json
 from eval.files import atomic_write_text
 

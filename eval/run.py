@@ -22,7 +22,6 @@ from tqdm import tqdm
 from eval.caption_sets import write_caption_sets
 from eval.cli import add_endpoint_arguments, add_meteor_argument, cli_errors, client_from_args
 from eval.client import Client
-from eval.coco import CaptionedImage, load_training_split, read_split
 from eval.compare import (
     EXIT_REGRESSION,
     Comparison,
@@ -32,6 +31,7 @@ from eval.compare import (
     regressions,
     score_run,
 )
+from eval.data import CaptionedImage, load_training_split, read_split
 from eval.files import atomic_write_text, parse_key_values
 from eval.meteor import optional_meteor
 from eval.metrics import compute_all_metrics
@@ -90,7 +90,6 @@ def load_run(arguments: argparse.Namespace) -> EvalRun:
         if path.resolve() == directory.resolve():
             raise ValueError("A run cannot be its own baseline: choose another RUN.")
         baseline = read_captions(path, images)
-    print(f"{split}: {images.describe()}", file=sys.stderr)
     return EvalRun(directory, split, images, options, train, baseline)
 
 
@@ -220,7 +219,9 @@ def resumable(directory: Path) -> Iterator[None]:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of this command."""
     parser = argparse.ArgumentParser(prog="python -m eval.run", description="Caption a split and score it.")
-    parser.add_argument("data", type=Path, help="directory in the COCO layout")
+    parser.add_argument(
+        "data", type=Path, help="directory of the data, in the COCO layout or another one: docs/datasets.md"
+    )
     parser.add_argument("split", help="e.g. val")
     parser.add_argument("options", nargs="*", help="generation options of the endpoint, e.g. beam_size=3")
     parser.add_argument("--run", default="", help="name below eval/results; default: data set, split and protocol")

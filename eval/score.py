@@ -5,11 +5,10 @@ python -m eval.score captions_val_mine_results.json ../shared/data/flickr8k val
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from eval.cli import add_meteor_argument, cli_errors
-from eval.coco import load_training_split, read_split
+from eval.data import load_training_split, read_split
 from eval.files import atomic_write_text
 from eval.meteor import optional_meteor
 from eval.results import read_results, split_name
@@ -20,7 +19,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m eval.score", description="Score a COCO results file.")
     parser.add_argument("results", type=Path, help='[{"image_id": …, "caption": …}, …]')
-    parser.add_argument("data", type=Path, help="directory in the COCO layout; image files may be missing")
+    parser.add_argument("data", type=Path, help="directory of the data; image files may be missing")
     parser.add_argument("split", help="e.g. val")
     parser.add_argument("--train", help="training split, to count captions that are copies of its captions")
     parser.add_argument("--output", type=Path, help="JSON file to write the scores to")
@@ -30,7 +29,6 @@ def main() -> None:
         split = split_name(arguments.data, arguments.split)
         images = read_split(arguments.data, arguments.split, require_images=False)
         captions = read_results(arguments.results)
-        print(f"{split}: {images.describe()}", file=sys.stderr)
         train = load_training_split(arguments.data, arguments.train)
         with optional_meteor(arguments.meteor) as meteor:
             _, content = summarize(split, images, captions, f"results:{arguments.results.name}", train, meteor)

@@ -5,8 +5,8 @@ from typing import Any
 
 from eval import parts_of_speech, spice
 from eval.caption_sets import measure_sets
-from eval.coco import CaptionedImage
 from eval.copies import normalize_all
+from eval.data import CaptionedImage
 from eval.markdown import markdown_table
 from eval.measure_table import find_warnings, format_measures
 from eval.measures import Measures, measure_captions

@@ -67,7 +67,7 @@ def main() -> None:
         description="Measure training throughput. Other options go to training.train.",
     )
     parser.add_argument("preset", help="name of a file in training/configs, without its suffix")
-    parser.add_argument("data", help="directory in the COCO layout")
+    parser.add_argument("data", help="directory of the data, in the COCO layout or another one: docs/datasets.md")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64], help="images per step")
     parser.add_argument("--processes", type=int, nargs="+", default=[1], help="numbers of processes on this machine")
     parser.add_argument("--steps", type=int, default=20, help="steps to count")

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
-from eval.coco import CaptionedImage, read_split
+from eval.data import CaptionedImage, read_split
 from handler.bundle import load_bundle
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
@@ -38,7 +38,7 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
 
     Args:
         config: Training settings.
-        data: Directory in the COCO layout.
+        data: Directory of the data.
         run: Directory of the run, visible to all processes.
         feature_cache: Directory of the feature cache, shared by runs.
         fabric: Devices, processes and precision; launched.

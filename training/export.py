@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.coco import read_split
+from eval.data import read_split
 from eval.meteor import Meteor
 from handler.bundle import BundleConfig, save_bundle, update_card
 from handler.captioner import Captioner
@@ -82,7 +82,7 @@ def score_bundle(bundle: Path, data: Path, splits: Sequence[str], meteor: Meteor
 
     Args:
         bundle: Directory of the bundle.
-        data: Directory in the COCO layout.
+        data: Directory of the data.
         splits: Splits, relative to `data`.
         meteor: A running METEOR, which saves ten seconds.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval.coco import read_split
+from eval.data import read_split
 from eval.markdown import markdown_table
 from handler.bundle import load_bundle
 from handler.captioner import Captioner

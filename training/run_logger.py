@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from eval.measure_table import measure_rows, table_values
 from eval.measures import Measures
 from eval.overuse import OverusedRun

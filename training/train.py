@@ -73,7 +73,9 @@ def _build_parser() -> tuple[ArgumentParser, list[str]]:
         prog="python -m training.train", description="Train a captioner from a preset.", allow_abbrev=False
     )
     parser.add_argument("preset", help="name of a file in training/configs, without its suffix")
-    parser.add_argument("data", type=Path, help="directory in the COCO layout")
+    parser.add_argument(
+        "data", type=Path, help="directory of the data, in the COCO layout or another one: docs/datasets.md"
+    )
     parser.add_argument("--output-dir", type=Path, help="directory of the run; default: runs/<preset>")
     parser.add_argument("--feature-cache", type=Path, default=Path("runs/features"), help="directory of the features")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda or mps; default: the best available")

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from eval.meteor import Meteor
 from eval.summary import round_floats, summarize
 from handler.files import atomic_write_text
@@ -91,7 +91,7 @@ class Trainer:
 
     Args:
         config: Training settings.
-        data: Directory in the COCO layout.
+        data: Directory of the data.
         run: Directory of the run, visible to all processes.
         fabric: Devices, processes and precision; launched.
         module: The unwrapped model.

@@ -6,7 +6,6 @@ python -m training.validate pretrained ../shared/data/flickr8k val --captions ca
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from eval.coco import CaptionedImage, read_split
+from eval.data import CaptionedImage, read_split
 from eval.meteor import Meteor
 from eval.summary import format_summary, round_floats, summarize
 from handler.captioner import Captioner
@@ -100,7 +99,9 @@ def main() -> None:
         prog="python -m training.validate", description="Score a bundle on a split, in this process."
     )
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
-    parser.add_argument("data", type=Path, help="directory in the COCO layout")
+    parser.add_argument(
+        "data", type=Path, help="directory of the data, in the COCO layout or another one: docs/datasets.md"
+    )
     parser.add_argument("split", help="e.g. val")
     parser.add_argument("--captions", type=Path, help="write the captions to this file, in the COCO results format")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -111,7 +112,6 @@ def main() -> None:
         options = generation_config(args, captioner.config.decoding)
         images = read_split(args.data, args.split)
         split = f"{args.data.resolve().name}/{args.split}"
-        print(f"{split}: {images.describe()}", file=sys.stderr)
         result, captions = validate_bundle(captioner, images, split, options)
         if args.captions:
             results = [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from eval.endings import bad_endings
 from eval.measure_table import measure_rows, table_values
 from eval.metrics import CaptionScores

@@ -126,7 +126,7 @@ def test_phone_layout_fits_the_screen(runs, open_report, name, scheme):
 
 def test_caption_with_markup_stays_text(runs, open_report, tmp_path):
     """The caption would end the script element or start another one."""
-    from eval.coco import read_split
+    from eval.data import read_split
     from eval.metrics import compute_metrics
     from eval.report import write_run
     from eval.results import read_results

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from eval.coco import read_split
+from eval.data import read_split
 from handler import Captioner
 from handler.modeling.vocabulary import SPECIAL, build_vocabulary, tokenize
 from tests.helpers.paths import ROOT

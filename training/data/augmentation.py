@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from handler.modeling.vocabulary import tokenize
 
 DIRECTIONAL_WORDS = {"left", "right"}

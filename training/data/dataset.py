@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from handler.modeling.vocabulary import Vocabulary, tokenize
 from handler.preprocessing import Preprocessing
 from training.data.augmentation import Augmentation

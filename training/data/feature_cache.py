@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from handler.files import atomic_write_text, exclusive_lock
 from handler.modeling.encoder import Encoder
 from handler.preprocessing import RESIZE_VERSION, Preprocessing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from handler.errors import RequestError
 from handler.image import decode_image
 from handler.parallel import parallel_map

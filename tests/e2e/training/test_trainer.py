@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.coco import read_split
+from eval.data import read_split
 from handler import Captioner
 from tests.helpers.paths import PHOTOS, ROOT
 from tests.helpers.training_runs import read_metrics

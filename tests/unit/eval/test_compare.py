@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from eval.coco import CaptionedImage
 from eval.compare import (
     Comparison,
     ScoredRun,
@@ -12,6 +11,7 @@ from eval.compare import (
     read_captions,
     regressions,
 )
+from eval.data import CaptionedImage
 from eval.measures import Measures
 from eval.metrics import CaptionScores
 from eval.results import write_results

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.coco import read_split
+from eval.data import read_split
 from eval.endings import FUNCTION_WORDS, bad_endings
 
 

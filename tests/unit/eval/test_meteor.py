@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from eval.coco import read_split
+from eval.data import read_split
 from eval.meteor import Meteor
 from handler.modeling.vocabulary import tokenize
 from tests.helpers.paths import ROOT

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from eval import report
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from eval.significance import Difference
 
 MARKUP = "</script><script>alert(1)</script> $data ${js} $$ é"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.coco import read_split
+from eval.data import read_split
 from eval.results import read_results
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually

@@ -11,7 +11,7 @@ from pycocoevalcap.meteor.meteor import Meteor as CocoMeteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from eval.coco import read_split
+from eval.data import read_split
 from eval.metrics import CaptionScores, bleu_from_stats, compute_metrics
 from eval.significance import _bootstrap_counts, _scores, bootstrap, bootstrap_mean, paired_tests
 

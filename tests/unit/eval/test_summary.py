@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from eval.summary import format_summary, round_floats, summarize
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from training.data.augmentation import Augmentation
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from eval.coco import CaptionedImage
+from eval.data import CaptionedImage
 from handler.bundle import load_bundle
 from handler.modeling.encoder import Encoder
 from handler.modeling.vocabulary import build_vocabulary

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.coco import CaptionedImage, read_split
+from eval.data import CaptionedImage, read_split
 from handler.modeling.vocabulary import build_vocabulary
 from handler.preprocessing import Preprocessing
 from tests.helpers.paths import ROOT

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.coco import read_split
+from eval.data import read_split
 from tests.helpers.polling import eventually
 from tests.helpers.trainings import fork
 from tests.unit.training.file_server import FileServer, pack

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from eval.coco import read_split
+from eval.data import read_split
 from handler.modeling.encoder import Encoder
 from handler.preprocessing import Preprocessing
 from tests.helpers.paths import ROOT
