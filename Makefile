@@ -1,12 +1,13 @@
 # captioner: `make serve` captions a first image, `make test` runs all tests. README.md says more.
 PYTHON ?= python3
 MODEL ?= pretrained
+DATA ?= data/coco
+SPLIT ?= val2017
 BIN := .venv/bin
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
+limit = $(if $(LIMIT),--limit "$(LIMIT)")
 BIOME := @biomejs/biome@2.6.8
-need_data = $(if $(DATA),,$(error DATA is missing. Name a directory in COCO layout: DATA=…))
-need_split = $(if $(SPLIT),,$(error SPLIT is missing. Name a split of the data: SPLIT=…))
 
 .PHONY: help serve stop archive data train validate eval compare score load-test benchmark autotune profile batch demo \
   soak test test-unit test-adversarial fuzz lint sbom audit clean
@@ -27,29 +28,26 @@ archive: .venv/serve.stamp ## pack the bundle MODEL as VERSION (1.0) into model_
 
 ##@ Train and score
 data: .venv/eval.stamp ## download SPLITS of COCO (val2017), e.g. SPLITS="karpathy_train karpathy_val", into DATA
-	@: $(need_data)
 	$(BIN)/python -m training.data.download_coco "$(DATA)" $(if $(SPLITS),--splits $(SPLITS)) $(ARGS)
 
 train: .venv/train.stamp ## train the preset CONFIG on DATA; ARGS overrides settings
-	@: $(if $(CONFIG),,$(error CONFIG is missing. Name a preset of training/configs: CONFIG=…)) $(need_data)
+	@: $(if $(CONFIG),,$(error CONFIG is missing. Name a preset of training/configs: CONFIG=…))
 	$(BIN)/python -m training.train "$(CONFIG)" "$(DATA)" $(ARGS)
 
-eval: .venv/eval.stamp ## caption SPLIT of DATA through ENDPOINT and score it into eval/results/RUN
-	@: $(need_data) $(need_split)
-	$(BIN)/python -m eval.run "$(DATA)" "$(SPLIT)" $(OPTIONS) $(if $(RUN),--run "$(RUN)") \
+eval: .venv/eval.stamp ## caption SPLIT (val2017) of DATA (data/coco) through ENDPOINT, LIMIT=500 for the first 500 images, and score it
+	$(BIN)/python -m eval.run "$(DATA)" "$(SPLIT)" $(limit) $(OPTIONS) $(if $(RUN),--run "$(RUN)") \
 	  $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(PROTOCOL),--protocol "$(PROTOCOL)") \
 	  $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(TRAIN),--train "$(TRAIN)") $(ARGS)
 
 compare: .venv/eval.stamp ## compare the runs A and B on SPLIT of DATA, with significance
-	@: $(need_data) $(need_split) $(if $(and $(A),$(B)),,$(error A or B is missing. Name two runs: A=… B=…))
-	$(BIN)/python -m eval.compare "$(A)" "$(B)" "$(DATA)" "$(SPLIT)" $(ARGS)
+	@: $(if $(and $(A),$(B)),,$(error A or B is missing. Name two runs: A=… B=…))
+	$(BIN)/python -m eval.compare "$(A)" "$(B)" "$(DATA)" "$(SPLIT)" $(limit) $(ARGS)
 
 score: .venv/eval.stamp ## score the file RESULTS (COCO results format) on SPLIT of DATA
-	@: $(need_data) $(need_split) $(if $(RESULTS),,$(error RESULTS is missing. Name a file in COCO results format: RESULTS=…))
-	$(BIN)/python -m eval.score "$(RESULTS)" "$(DATA)" "$(SPLIT)" $(ARGS)
+	@: $(if $(RESULTS),,$(error RESULTS is missing. Name a file in COCO results format: RESULTS=…))
+	$(BIN)/python -m eval.score "$(RESULTS)" "$(DATA)" "$(SPLIT)" $(limit) $(ARGS)
 
 validate: .venv/train.stamp # score the bundle MODEL on SPLIT of DATA in this process
-	@: $(need_data) $(need_split)
 	$(BIN)/python -m training.validate "$(MODEL)" "$(DATA)" "$(SPLIT)" $(ARGS)
 
 # Measure and operate

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.cli import add_meteor_argument, cli_errors
-from eval.data import CaptionedImage, read_split
+from eval.cli import add_data_arguments, add_meteor_argument, cli_errors, split_from_args
+from eval.data import CaptionedImage
 from eval.files import atomic_write_text
 from eval.markdown import markdown_table
 from eval.measure_differences import MeasureDifference, compare_measures, difference_rows
@@ -138,14 +138,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.compare", description="Compare two runs on the same split.")
     parser.add_argument("a", help="name of a run, its directory, or a COCO results file")
     parser.add_argument("b", help="the same for the other run")
-    parser.add_argument("data", type=Path, help="directory of the data; image files may be missing")
-    parser.add_argument("split", help="e.g. val")
+    add_data_arguments(parser)
     parser.add_argument("--output", type=Path, help="JSON file to write the comparison to")
     parser.add_argument("--report", type=Path, help="HTML page to write; default: in eval/results")
     add_meteor_argument(parser)
     arguments = parser.parse_args()
     with cli_errors(RuntimeError):
-        images = read_split(arguments.data, arguments.split, require_images=False)
+        _, images = split_from_args(arguments, require_images=False)
         a, b = (Path(name) if Path(name).exists() else RESULTS / name for name in (arguments.a, arguments.b))
         both = [read_captions(path, images) for path in (a, b)]
         with optional_meteor(arguments.meteor) as meteor:

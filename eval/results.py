@@ -12,9 +12,9 @@ from eval.files import atomic_write_text
 RESULTS = Path("eval/results")  # one directory per run
 
 
-def split_name(data: Path, split: str) -> str:
-    """Return the name of a split in signatures: data set and split, e.g. `flickr8k/val`."""
-    return f"{data.resolve().name}/{split}"
+def split_name(data: Path, split: str, limit: int | None = None) -> str:
+    """Return a split's name in signatures, e.g. `flickr8k/val`, or `coco/val2017[:500]` for the first 500 images."""
+    return f"{data.resolve().name}/{split}" + (f"[:{limit}]" if limit else "")
 
 
 def split_digest(images: Sequence[CaptionedImage]) -> str:

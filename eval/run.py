@@ -8,6 +8,7 @@ python -m eval.run ../shared/data/flickr8k val --run new --baseline mine
 import argparse
 import errno
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,14 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.caption_sets import write_caption_sets
-from eval.cli import add_endpoint_arguments, add_meteor_argument, cli_errors, client_from_args
+from eval.cli import (
+    add_data_arguments,
+    add_endpoint_arguments,
+    add_meteor_argument,
+    cli_errors,
+    client_from_args,
+    split_from_args,
+)
 from eval.client import Client
 from eval.compare import (
     EXIT_REGRESSION,
@@ -31,13 +39,13 @@ from eval.compare import (
     regressions,
     score_run,
 )
-from eval.data import CaptionedImage, load_training_split, read_split
+from eval.data import CaptionedImage, load_training_split
 from eval.files import atomic_write_text, parse_key_values
 from eval.meteor import optional_meteor
 from eval.metrics import compute_all_metrics
 from eval.report import write_run
 from eval.request_log import RequestLog, open_log
-from eval.results import RESULTS, split_digest, split_name, write_results
+from eval.results import RESULTS, split_digest, write_results
 from eval.summary import format_summary, summarize
 from eval.transports import EndpointError, Unreachable
 
@@ -47,6 +55,7 @@ PERCENTILES = (50, 95, 99)
 RETRY_DELAY = 2.0  # seconds before failed images are requested again
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk, quota or file size limit
 RESUME = "Run the same command again to resume."
+START = "`make serve` starts a server here, ENDPOINT=… names another one. "
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,9 @@ def load_run(arguments: argparse.Namespace) -> EvalRun:
         FileNotFoundError: If a file is missing.
         ValueError: If a file or an argument is invalid.
     """
-    split = split_name(arguments.data, arguments.split)
-    directory = arguments.results / (arguments.run or f"{split.replace('/', '-')}-{arguments.protocol}")
-    images = read_split(arguments.data, arguments.split)
+    split, images = split_from_args(arguments)
+    name = re.sub(r"[^\w.-]+", "-", split).strip("-")
+    directory = arguments.results / (arguments.run or f"{name}-{arguments.protocol}")
     train = load_training_split(arguments.data, arguments.train)
     options = parse_key_values(arguments.options)
     baseline = None
@@ -204,12 +213,17 @@ def run_statistics(log: RequestLog, images: Sequence[CaptionedImage]) -> dict[st
 
 
 @contextmanager
-def resumable(directory: Path) -> Iterator[None]:
-    """Exit with one sentence that says how to resume, if the endpoint is unreachable or the disk is full."""
+def resumable(directory: Path, hint: str = "") -> Iterator[None]:
+    """Exit with a message that says how to resume, if the endpoint is unreachable or the disk is full.
+
+    Args:
+        directory: Directory of the results.
+        hint: Sentence to add if the endpoint is unreachable, with a space at its end.
+    """
     try:
         yield
     except Unreachable as error:
-        sys.exit(f"{error} {RESUME}")
+        sys.exit(f"{error} {hint}{RESUME}")
     except OSError as error:
         if error.errno not in DISK_FULL_ERRNOS:
             raise
@@ -219,10 +233,7 @@ def resumable(directory: Path) -> Iterator[None]:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of this command."""
     parser = argparse.ArgumentParser(prog="python -m eval.run", description="Caption a split and score it.")
-    parser.add_argument(
-        "data", type=Path, help="directory of the data, in the COCO layout or another one: docs/datasets.md"
-    )
-    parser.add_argument("split", help="e.g. val")
+    add_data_arguments(parser)
     parser.add_argument("options", nargs="*", help="generation options of the endpoint, e.g. beam_size=3")
     parser.add_argument("--run", default="", help="name below eval/results; default: data set, split and protocol")
     add_endpoint_arguments(parser, retries=10)
@@ -239,7 +250,7 @@ def main() -> None:
     with cli_errors(RuntimeError, hint=RESUME):
         run = load_run(arguments)
         with (
-            resumable(run.directory),
+            resumable(run.directory, hint="" if arguments.endpoint else START),
             open_log(
                 run.directory / LOG,
                 {"split": run.split, "references": split_digest(run.images), "options": run.options},

@@ -7,11 +7,11 @@ import argparse
 import json
 from pathlib import Path
 
-from eval.cli import add_meteor_argument, cli_errors
-from eval.data import load_training_split, read_split
+from eval.cli import add_data_arguments, add_meteor_argument, cli_errors, split_from_args
+from eval.data import load_training_split
 from eval.files import atomic_write_text
 from eval.meteor import optional_meteor
-from eval.results import read_results, split_name
+from eval.results import read_results
 from eval.summary import format_summary, summarize
 
 
@@ -19,15 +19,13 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m eval.score", description="Score a COCO results file.")
     parser.add_argument("results", type=Path, help='[{"image_id": …, "caption": …}, …]')
-    parser.add_argument("data", type=Path, help="directory of the data; image files may be missing")
-    parser.add_argument("split", help="e.g. val")
+    add_data_arguments(parser)
     parser.add_argument("--train", help="training split, to count captions that are copies of its captions")
     parser.add_argument("--output", type=Path, help="JSON file to write the scores to")
     add_meteor_argument(parser)
     arguments = parser.parse_args()
     with cli_errors(RuntimeError):
-        split = split_name(arguments.data, arguments.split)
-        images = read_split(arguments.data, arguments.split, require_images=False)
+        split, images = split_from_args(arguments, require_images=False)
         captions = read_results(arguments.results)
         train = load_training_split(arguments.data, arguments.train)
         with optional_meteor(arguments.meteor) as meteor:

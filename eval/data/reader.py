@@ -18,7 +18,9 @@ from eval.data.tables import is_table
 NUM_NAMED = 3  # missing images that an error names
 
 
-def read_split(root: Path, split: str, *, require_images: bool = True) -> list[CaptionedImage]:
+def read_split(
+    root: Path, split: str, *, require_images: bool = True, limit: int | None = None
+) -> list[CaptionedImage]:
     """Read the images of a split in the order of the file that lists them, without those that have no caption.
 
     What was found is printed to standard error: layout, images, captions, and what is odd.
@@ -28,11 +30,14 @@ def read_split(root: Path, split: str, *, require_images: bool = True) -> list[C
         split: Name, e.g. `train2017` or `val`; for a split of another data set, its path relative to `root`, e.g.
             `../coco/train2017`.
         require_images: Whether the image files must exist; the captions alone are enough for scoring.
+        limit: Number of images to read, the first ones of the split; default: all.
 
     Raises:
         FileNotFoundError: If there is no such split, or image files are missing; the message names some.
         ValueError: If an entry is broken; the message names file and line.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"The number of images must be at least 1, not {limit}.")
     if not root.is_file():
         root, split = root / Path(split).parent, Path(split).name
     layout = find_layout(root, split)
@@ -40,7 +45,7 @@ def read_split(root: Path, split: str, *, require_images: bool = True) -> list[C
     images = [
         CaptionedImage(image_id, layout.find_image(split, entries.names[image_id]), captions)
         for image_id, captions in entries.captioned().items()
-    ]
+    ][:limit]
     if require_images:
         _check_files(entries.source, images)
     _say(f"{root / split}: {describe(layout, entries, images)}")

@@ -24,6 +24,7 @@ KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent"
 COCO_SPLITS = ("val2017", "train2017", "val2014", "train2014")
 KARPATHY_SPLITS = ("karpathy_train", "karpathy_val", "karpathy_test", "karpathy_val2017")
 FLICKR = ("flickr8k", "flickr30k")
+BITS_PER_SECOND = 100e6  # of the time that is said
 
 
 class Archive(NamedTuple):
@@ -91,8 +92,12 @@ class Downloader:
             if not path.is_file() or path.stat().st_size == 0:  # a power failure can leave empty files
                 missing[name.split("/")[0]][name] = path
         for archive, targets in missing.items():
-            print(f"{split}: {len(targets):,} images of {archive} are missing.", flush=True)
-            self._open(archive).extract(targets)
+            remote = self._open(archive)
+            size = remote.download_size(targets)
+            what = f"{len(targets):,} images of {archive}"
+            time = f"about {8 * size / BITS_PER_SECOND:,.0f} s at {BITS_PER_SECOND / 1e6:.0f} Mbit/s"
+            print(f"{split}: downloading {what}, {size / 1e6:,.0f} MB, {time}.", flush=True)
+            remote.extract(targets)
         print(f"{split}: {len(images):,} images are in {self.directory}.", flush=True)
 
     def _read_captions(self, split: str) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 import io
 import shutil
 import struct
+import sys
 import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3.exceptions import NameResolutionError
 
 from handler.files import atomic_write
 
@@ -41,6 +44,7 @@ class RemoteZip:
 
     def __init__(self, url: str, size: int, pause: float = 1.0) -> None:
         self.url, self.size, self.pause = url, size, pause
+        self._reached = False  # whether the server has responded
         self._session, self._stopped = requests.Session(), threading.Event()
         self._session.mount("https://", HTTPAdapter(pool_maxsize=THREADS))
         try:
@@ -60,6 +64,10 @@ class RemoteZip:
         """
         [(start, stop, [member])] = self._ranges([name])
         return self._unpack(member, self._fetch(start, stop))
+
+    def download_size(self, names: Mapping[str, Path]) -> int:
+        """Return the bytes to download for files; errors as in `read`."""
+        return sum(stop - start for start, stop, _ in self._ranges(names))
 
     def extract(self, targets: Mapping[str, Path]) -> None:
         """Write files, each completely or not at all, so that another call can resume with those that are missing.
@@ -132,16 +140,23 @@ class RemoteZip:
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                self._stopped.wait(self.pause * 2 ** (attempt - 1))
+                delay = self.pause * 2 ** (attempt - 1)
+                tqdm.write(f"{self.url}: {reason}; retrying in {delay:.0f} s.", file=sys.stderr)
+                self._stopped.wait(delay)
             if self._stopped.is_set():
                 break
             try:
                 body = self._request(start, stop)
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                reason = str(error)
+                cause = _root_cause(error)
+                if isinstance(cause, NameResolutionError) and not self._reached:
+                    host = urlsplit(self.url).hostname
+                    raise DownloadError(f"{host} is not found: connect this machine to the internet.") from error
+                reason = str(cause).rstrip(".")
                 continue
             except requests.RequestException as error:  # e.g. a redirect loop or another protocol
                 raise DownloadError(f"{self.url} cannot be downloaded: {error}.") from error
+            self._reached = True
             if len(body) == stop - start:
                 return body
             reason = "the connection was closed early"
@@ -169,6 +184,13 @@ class RemoteZip:
                 if len(body) >= stop - start or self._stopped.is_set():
                     break
             return bytes(body[: stop - start])
+
+
+def _root_cause(error: Exception) -> Exception:
+    """Return the innermost error of a request, which requests and urllib3 wrap."""
+    inner = [getattr(error, "reason", None), *error.args]
+    cause = next((one for one in inner if isinstance(one, Exception)), None)
+    return _root_cause(cause) if cause else error
 
 
 class _RangeFile(io.RawIOBase):

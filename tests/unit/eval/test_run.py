@@ -12,6 +12,7 @@ from PIL import Image
 
 from eval.data import read_split
 from eval.results import read_results
+from eval.transports import DEFAULT_ENDPOINTS
 from tests.helpers.paths import ROOT
 from tests.helpers.polling import eventually
 
@@ -124,7 +125,7 @@ def test_run_unreachable_endpoint_stops_and_resumes(serve, tmp_path, run):
     going = serve(three)
     done = run(going, tmp_path, "--concurrency", 1, "--retries", 1)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("Run the same command again to resume.")
+    assert done.stderr.strip().endswith("captioner. Run the same command again to resume.")
     assert not (tmp_path / "mine" / "scores.json").exists()
     back = serve(first_reference)
     done = run(back, tmp_path)
@@ -230,6 +231,36 @@ def test_run_with_other_options_is_refused(serve, tmp_path, run):
     assert done.returncode == 1
     assert done.stderr.endswith("belongs to a run with other options: choose another RUN.\n")
     assert run(endpoint, tmp_path, "beam_size").stderr == "Options are written as name=value, not 'beam_size'.\n"
+
+
+def test_run_limit_scores_the_first_images_and_signs_it(serve, tmp_path, run, run_main):
+    endpoint = serve(first_reference)
+    done = run(endpoint, tmp_path, "--limit", 2)
+    assert done.returncode == 0, done.stderr
+    assert len(endpoint.seen) == 2
+    scores = json.loads((tmp_path / "mine" / "scores.json").read_text())
+    assert scores["signature"].startswith("samples/photos[:2]|n:2|")
+    results = tmp_path / "mine" / "captions.json"
+    assert [entry["image_id"] for entry in json.loads(results.read_text())] == [image.id for image in IMAGES[:2]]
+    done = run_main("eval.score", results, "samples", "photos", "--limit", 2, "--no-meteor")
+    assert f"CIDEr | {100 * scores['scores']['CIDEr']:.1f}" in done.stdout.replace("  ", " ")
+    assert run(endpoint, tmp_path, "--limit", 0).stderr.endswith("must be at least 1, not 0.\n")
+
+
+def test_run_without_coco_names_the_two_ways_on(tmp_path, run_main):
+    done = run_main("eval.run", tmp_path / "coco", "val2017")
+    assert done.returncode == 1
+    download = f"`make data DATA={tmp_path / 'coco'} SPLITS=val2017`, which downloads its 5,000 images"
+    assert f"COCO's val2017 is not in {tmp_path / 'coco'}: run {download}" in done.stderr
+    assert "take a first look with `make eval DATA=samples SPLIT=photos`" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "no split 'other'" in run_main("eval.run", "samples", "other").stderr
+
+
+def test_run_default_endpoint_away_says_how_to_start_it(tmp_path, run_main, monkeypatch):
+    monkeypatch.setitem(DEFAULT_ENDPOINTS, "rest", "http://127.0.0.1:9")  # the discard service, which nothing runs
+    done = run_main("eval.run", "samples", "photos", "--results", tmp_path, "--retries", 0)
+    assert "`make serve` starts a server here, ENDPOINT=… names another one. Run the same command" in done.stderr
 
 
 def test_run_with_num_captions_keeps_all_of_them_and_measures_their_diversity(serve, tmp_path, run):

@@ -146,7 +146,7 @@ def test_download_again_requests_only_missing_and_empty_images(server, run, tmp_
     image.write_bytes(b"")
     kept = other.stat().st_mtime_ns
     server.requests.clear()
-    assert "val2017: 1 images of val2017 are missing." in run()
+    assert "val2017: downloading 1 images of val2017, 0 MB, about 0 s at 100 Mbit/s." in run()
     assert requested(server) == ["/val2017.zip"]
     assert image.read_bytes() == content("val2017/000000000042.jpg")
     assert other.stat().st_mtime_ns == kept
@@ -198,7 +198,7 @@ def test_download_full_disk_keeps_progress(server, run, tmp_path, monkeypatch):
     assert sentence.startswith("The disk of")
     assert sentence.endswith("Run the same command again to resume.")
     assert len(tree(tmp_path / "coco")) == 1
-    assert "1 images of val2017 are missing" in run()
+    assert "downloading 1 images of val2017" in run()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -223,7 +223,7 @@ def test_download_interrupted_resumes_and_excludes_a_second_process(
         assert process.exitcode == 1
         assert (tmp_path / "stderr").read_text().endswith("Stopped. Run the same command again to resume.\n")
     server.faults = []
-    assert "1 images of val2017 are missing" in run()
+    assert "downloading 1 images of val2017" in run()
     assert len(tree(tmp_path / "coco")) == 2
 
 

@@ -149,3 +149,16 @@ def test_extract_stored_files_of_a_large_zip(server, tmp_path):
         file.write(b"content")
     server.files[URL] = path.read_bytes()
     assert open_zip(server, path.stat().st_size).read("v/a.jpg") == b"content"
+
+
+def test_remote_zip_without_network_ends_at_once(monkeypatch):
+    """No name below `.invalid` exists (RFC 2606)."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(DownloadError, match=r"^host\.invalid is not found: connect this machine to the internet\.$"):
+        RemoteZip("https://host.invalid/v.zip", SIZE, pause=100)
+
+
+def test_remote_zip_retries_are_reported(server, capsys):
+    server.faults = [{"status": 503}]
+    open_zip(server)
+    assert "retrying in 0 s" in capsys.readouterr().err
