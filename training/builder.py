@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from eval.data import CaptionedImage, read_split
 from handler.bundle import load_bundle
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
-from handler.modeling.vocabulary import Vocabulary, build_vocabulary
+from handler.modeling.vocabulary import Vocabulary, build_vocabulary, unknown_share
 from training.config import TrainingConfig
 from training.data.dataset import CachedFeatures, CaptionDataset, ImageFiles, ImageSource
 from training.data.feature_cache import cached_features
@@ -28,6 +29,8 @@ from training.rewards import build_reward
 from training.trainer import CHECKPOINT, Phase, Trainer, ValidationSplit
 
 SELF_CRITICAL_SEED = 1_000_003  # added to the seed, so that the second phase has another order and other views
+
+MAX_UNKNOWN = 0.1  # share of words; English captions have 0.02 at a min_count of 5
 
 Features = np.ndarray[Any, Any]
 Splits = Mapping[str, Sequence[CaptionedImage]]
@@ -53,6 +56,9 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
     train = [image for split in config.train_splits for image in train_splits[split]]
     resumed = (run / CHECKPOINT).exists()
     vocabulary = _build_vocabulary(config, train, run if resumed else None)
+    if fabric.is_global_zero:
+        print(describe_data(train_splits, val_splits, vocabulary), file=sys.stderr)
+    _check_selection(config.val_splits[0], val_splits[config.val_splits[0]])
     module = _build_model(config, vocabulary, resumed=resumed)
     module.to(fabric.device)
 
@@ -93,6 +99,30 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
         vocabulary=vocabulary,
         data_digest=data_digest,
     )
+
+
+def describe_data(train_splits: Splits, val_splits: Splits, vocabulary: Vocabulary) -> str:
+    """Return lines with the sizes of the splits and the vocabulary, and the share of words that become `<unk>`."""
+    lines = []
+    for use, splits in (("train", train_splits), ("validate", val_splits)):
+        for name, images in splits.items():
+            captions = [text for image in images for text in image.captions]
+            share = unknown_share(captions, vocabulary)
+            lines.append(
+                f"{use} on {name}: {len(images):,} images, {len(captions):,} captions, {share:.1%} of words are <unk>"
+            )
+            if share > MAX_UNKNOWN:
+                lines.append("  Many words are unknown: lower min_count, and write spaces between the words.")
+    return "\n".join([*lines, f"vocabulary: {len(vocabulary):,} tokens"])
+
+
+def _check_selection(name: str, images: Sequence[CaptionedImage]) -> None:
+    """Raise ValueError if CIDEr, which selects the best epoch, is undefined on a split."""
+    if len({image.captions for image in images}) < 2:
+        raise ValueError(
+            f"The validation split {name} has {len(images)} images with the same captions. "
+            "CIDEr, which selects the best epoch, needs two images with different captions."
+        )
 
 
 def _build_vocabulary(config: TrainingConfig, train: Sequence[CaptionedImage], resumed_run: Path | None) -> Vocabulary:

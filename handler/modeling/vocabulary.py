@@ -1,8 +1,11 @@
 """Text ↔ token ids: tokenization, the vocabulary, and detokenization."""
 
 import re
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
@@ -10,7 +13,10 @@ SPECIAL = (PAD, START, END, UNKNOWN)
 PAD_ID = SPECIAL.index(PAD)  # equal in every vocabulary, so that decoders know padding without one
 
 # A possessive 's is its own token, as in the PTB tokenizer of the metrics; inner hyphens and apostrophes stay.
-WORD = re.compile(r"'s\b|[^\W_]+(?:[-'](?!s\b)[^\W_]+)*")
+WORD = r"'s\b|{part}(?:[-'](?!s\b){part})*"
+ENGLISH_WORD = re.compile(WORD.format(part=r"[^\W_]+"))
+# Apostrophes and hyphens of typography; a soft hyphen and a byte order mark inside a word are invisible.
+TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "‐": "-", "‑": "-", "\u00ad": "", "\ufeff": ""})
 
 
 class Vocabulary:
@@ -77,8 +83,30 @@ def build_vocabulary(captions: Iterable[str], min_count: int, known: Sequence[st
 
 
 def tokenize(caption: str) -> list[str]:
-    """Split a caption into lower-case words without punctuation: "A man's T-shirt." → a, man, 's, t-shirt."""
-    return WORD.findall(caption.lower().replace("’", "'"))
+    """Split a caption into lower-case words without punctuation: "A man's T-shirt." → a, man, 's, t-shirt.
+
+    Letters with marks are composed (Unicode NFC), and other marks stay with their letter, e.g. vowel signs of Hindi and
+    Thai. Words of scripts without spaces between words have to be separated first.
+    """
+    text = caption.lower()
+    if text.isascii():
+        return ENGLISH_WORD.findall(text)
+    return _word_with_marks().findall(unicodedata.normalize("NFC", text).translate(TYPOGRAPHY))
+
+
+@cache
+def _word_with_marks() -> re.Pattern[str]:
+    """Return the pattern of words with marks: `re` takes these for punctuation. Building it takes 0.2 s."""
+    marks = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char)[0] == "M")
+    joiner = r"[\u200c\u200d](?=[^\W_])"  # zero-width, e.g. between the parts of a Persian word
+    return re.compile(WORD.format(part=rf"[^\W_]+(?:(?:[{marks}]|{joiner})[^\W_]*)*"))
+
+
+def unknown_share(captions: Iterable[str], vocabulary: Vocabulary) -> float:
+    """Return the share of the words that are not in a vocabulary, 0 to 1; 0 if there are no words."""
+    counts = Counter(word for caption in captions for word in tokenize(caption))
+    unknown = sum(counts[word] for word in counts.keys() - set(vocabulary.tokens))
+    return unknown / max(counts.total(), 1)
 
 
 def detokenize(tokens: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.modeling.vocabulary import SPECIAL, Vocabulary, build_vocabulary, detokenize, tokenize
+from handler.modeling.vocabulary import SPECIAL, Vocabulary, build_vocabulary, detokenize, tokenize, unknown_share
 
 
 @pytest.mark.parametrize(
@@ -17,11 +17,40 @@ from handler.modeling.vocabulary import SPECIAL, Vocabulary, build_vocabulary, d
         ("black - and - white", ["black", "and", "white"]),
         ("snow_covered hill\n", ["snow", "covered", "hill"]),
         ("a café", ["a", "café"]),
+        ("a cafe\u0301", ["a", "café"]),  # decomposed
+        ("CAFE\u0301's menu", ["café", "'s", "menu"]),
+        ("am\u0303o", ["am\u0303o"]),  # no composed letter exists
+        ("यह एक हिन्दी शब्द है।", ["यह", "एक", "हिन्दी", "शब्द", "है"]),
+        ("สุนัข วิ่ง", ["สุนัข", "วิ่ง"]),
+        ("שָׁלוֹם, كَلْب!", ["שָׁלוֹם", "كَلْب"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("一只狗 在 草地", ["一只狗", "在", "草地"]),
+        ("\uac01", ["\uac01"]),
+        ("\u1100\u1161\u11a8", ["\uac01"]),  # Hangul of three letters
+        ("a dog\u200d 🐶❤\ufe0f", ["a", "dog"]),
+        ("they don‘t, donʼt", ["they", "don't", "don't"]),
+        ("‘small’ “dogs” — t‑shirt", ["small", "dogs", "t-shirt"]),
+        ("a\u00a0dog\u2028runs\u200bfar co\u00adoperate", ["a", "dog", "runs", "far", "cooperate"]),
+        ("\u0301a", ["a"]),
         ("...", []),
     ],
 )
 def test_tokenize_splits_into_lower_case_words(caption, words):
     assert tokenize(caption) == words
+
+
+@pytest.mark.parametrize(
+    ("captions", "share"),
+    [
+        (["a dog", "a zebra runs"], 2 / 5),  # zebra and runs
+        (["a dog"], 0),
+        (["<unk> emu"], 1),  # the special token is no word: "unk"
+        (["..."], 0),
+        ([], 0),
+    ],
+)
+def test_unknown_share_counts_words(captions, share):
+    assert unknown_share(captions, build_vocabulary(["a dog"], 1)) == pytest.approx(share)
 
 
 def test_build_vocabulary_sorts_by_count_then_alphabet():
