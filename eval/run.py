@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 from eval.caption_sets import write_caption_sets
 from eval.cli import (
+    EXIT_PARTIAL,
     add_data_arguments,
     add_endpoint_arguments,
     add_meteor_argument,
+    add_partial_argument,
     cli_errors,
     client_from_args,
     split_from_args,
@@ -41,12 +43,13 @@ from eval.compare import (
 )
 from eval.data import CaptionedImage, load_training_split
 from eval.files import atomic_write_text, parse_key_values
-from eval.meteor import optional_meteor
+from eval.meteor import Meteor, optional_meteor
 from eval.metrics import compute_all_metrics
+from eval.preflight import check_metrics
 from eval.report import write_run
 from eval.request_log import RequestLog, open_log
 from eval.results import RESULTS, split_digest, write_results
-from eval.summary import format_summary, summarize
+from eval.summary import coverage_warning, format_summary, summarize
 from eval.transports import EndpointError, Unreachable
 
 LOG, SCORES, REPORT = "requests.jsonl", "scores.json", "report.html"
@@ -155,31 +158,38 @@ def verify_model(client: Client, run: EvalRun, log: RequestLog) -> None:
             print(f"Cannot check that the endpoint still has the same model: {error}", file=sys.stderr)
 
 
-def score_captions(run: EvalRun, log: RequestLog, *, with_meteor: bool) -> tuple[dict[str, Any], Comparison | None]:
+def score_captions(run: EvalRun, log: RequestLog, meteor: Meteor | None) -> tuple[dict[str, Any], Comparison | None]:
     """Score the captions of the log and write captions, scores and report.
 
     Returns:
         The content of `scores.json`, and the comparison with the baseline if there is one.
 
     Raises:
-        RuntimeError: If the tokenizer or METEOR fails.
+        JavaError: If the tokenizer fails.
     """
     lines = {image.id: log.answers[image.id] for image in run.images}
     captions = {image: line.get("caption", "") for image, line in lines.items()}
+    num_captioned = sum("caption" in line for line in lines.values())
     write_results(run.directory / CAPTIONS, captions)
     caption_sets = {image: line["captions"] for image, line in lines.items() if "captions" in line}
     if caption_sets:
         write_caption_sets(run.directory / CAPTION_SETS, caption_sets)
     comparison = None
-    with optional_meteor(with_meteor) as meteor:
-        decoding = decoding_signature(log, run.options)
-        measured, content = summarize(
-            run.split, run.images, captions, decoding, run.train, meteor, caption_sets=caption_sets
-        )
-        if run.baseline is not None:
-            references = {image.id: image.captions for image in run.images}
-            baseline = score_run(run.baseline, compute_all_metrics(references, run.baseline, meteor))
-            comparison = compare_runs(baseline, score_run(captions, measured), meteor)
+    decoding = decoding_signature(log, run.options)
+    measured, content = summarize(
+        run.split,
+        run.images,
+        captions,
+        decoding,
+        run.train,
+        meteor,
+        caption_sets=caption_sets,
+        num_captioned=num_captioned,
+    )
+    if run.baseline is not None:
+        references = {image.id: image.captions for image in run.images}
+        baseline = score_run(run.baseline, compute_all_metrics(references, run.baseline, meteor))
+        comparison = compare_runs(baseline, score_run(captions, measured), meteor)
     content |= run_statistics(log, run.images)
     name = run.directory.name
     write_run(run.directory / REPORT, name, content, run.images, captions, measured, log.answers)
@@ -240,6 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", help="training split, to count captions that are copies of its captions")
     parser.add_argument("--baseline", help="run on the same split; exit code 3 if a score is significantly worse")
     add_meteor_argument(parser)
+    add_partial_argument(parser)
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of all runs")
     return parser
 
@@ -250,24 +261,30 @@ def main() -> None:
     with cli_errors(RuntimeError, hint=RESUME):
         run = load_run(arguments)
         with (
+            optional_meteor(arguments.meteor) as meteor,
             resumable(run.directory, hint="" if arguments.endpoint else START),
             open_log(
                 run.directory / LOG,
                 {"split": run.split, "references": split_digest(run.images), "options": run.options},
             ) as log,
         ):
+            check_metrics(meteor)
             with client_from_args(arguments) as client:
                 num_resumed = collect_captions(run, client, log)
-            content, comparison = score_captions(run, log, with_meteor=arguments.meteor)
+            content, comparison = score_captions(run, log, meteor)
     print(f"{format_summary(content)}\n\n{content['signature']}")
     if num_resumed:
         print(f"{num_resumed} of {content['n']} captions are from {run.directory / LOG} and were not requested again.")
     print(f"{content['failed']} of {content['n']} images failed. Report: {run.directory / REPORT}")
+    if partial := coverage_warning(content):
+        print(partial, file=sys.stderr)
     if comparison:
         print(f"\n{format_comparison(comparison, arguments.baseline, run.directory.name)}")
         if worse := regressions(comparison):
             print(f"Significantly worse than {arguments.baseline}: {', '.join(worse)}.", file=sys.stderr)
             sys.exit(EXIT_REGRESSION)
+    if partial and not arguments.allow_partial:
+        sys.exit(EXIT_PARTIAL)
 
 
 if __name__ == "__main__":

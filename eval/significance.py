@@ -132,7 +132,7 @@ def _scores(parts: Sequence[tuple[CaptionScores, FloatArray]], meteor: Meteor | 
         _, values = meteor.evaluate(np.sum(meteor_sums, 0))
         samples["METEOR"] = np.array(values)
     for name in ("ROUGE_L", "CIDEr", "SPICE"):
-        if all(name in measured.per_image for measured, _ in parts):
+        if all(name in measured.scores for measured, _ in parts):
             samples[name] = np.sum([counts @ measured.per_image[name] for measured, counts in parts], 0) / size
     return {name: samples[name] for name in METRICS if name in samples}
 

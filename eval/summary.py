@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval import parts_of_speech, spice
+from eval import parts_of_speech
 from eval.caption_sets import measure_sets
 from eval.copies import normalize_all
 from eval.data import CaptionedImage
 from eval.markdown import markdown_table
 from eval.measure_table import find_warnings, format_measures
 from eval.measures import Measures, measure_captions
-from eval.meteor import Meteor
+from eval.meteor import Meteor, MeteorError
 from eval.metrics import CaptionScores, compute_all_metrics, compute_metrics, signature
 from eval.overuse import OverusedRun
 from eval.results import split_digest
@@ -27,6 +27,7 @@ def summarize(
     meteor: Meteor | None = None,
     *,
     caption_sets: Mapping[int, Sequence[str]] | None = None,
+    num_captioned: int | None = None,
     quick: bool = False,
 ) -> tuple[CaptionScores, dict[str, Any]]:
     """Score captions.
@@ -39,6 +40,8 @@ def summarize(
         train: Training split, to count captions that are copies of its captions.
         meteor: Running METEOR process; None omits METEOR.
         caption_sets: Several captions by image id, to measure their diversity.
+        num_captioned: Number of images with a caption, for the coverage; default: all. The captions of the others are
+            empty.
         quick: Whether to omit SPICE and the intervals, which take longer than the rest.
 
     Returns:
@@ -46,21 +49,26 @@ def summarize(
 
     Raises:
         ValueError: If the image ids of captions and images differ.
-        RuntimeError: If the tokenizer or METEOR fails.
+        RuntimeError: If the tokenizer fails.
     """
     references = {image.id: image.captions for image in images}
     if quick:
         measured, intervals = compute_metrics(references, captions, meteor=meteor or False), {}
     else:
         measured = compute_all_metrics(references, captions, meteor)
-        intervals = bootstrap(measured, meteor)
+        try:
+            intervals = bootstrap(measured, meteor)
+        except MeteorError as error:
+            measured = measured.without_meteor(str(error))
+            intervals = bootstrap(measured, None)
     known = normalize_all(text for image in train for text in image.captions)
     measures = measure_captions(measured.references, measured.tokens, known)
     if caption_sets:
         measures.pairs.update(measure_sets(measured.references, caption_sets))
-    compared = signature(split, references, decoding, meteor=meteor is not None)
+    compared = signature(split, references, decoding, meteor="METEOR" in measured.scores, num_captioned=num_captioned)
     content: dict[str, Any] = {
         "n": len(images),
+        "captioned": len(images) if num_captioned is None else num_captioned,
         "scores": measured.scores,
         "intervals": {name: list(ends) for name, ends in intervals.items()},
         "signature": f"{compared}|data:{split_digest(images)[:15]}|bootstrap:{RESAMPLES},seed={SEED}"
@@ -70,8 +78,7 @@ def summarize(
         "overused": [run._asdict() for run in measures.overused],
         "warnings": find_warnings(measures),
     }
-    reasons = {"METEOR": "it was not requested", "SPICE": spice.MISSING}
-    missing = {name: reason for name, reason in reasons.items() if name not in measured.scores}
+    missing = dict(measured.not_measured)
     if not parts_of_speech.is_installed():
         missing["recall of words"] = parts_of_speech.MISSING
     if missing:
@@ -88,6 +95,22 @@ def round_floats(value: Any, digits: int) -> Any:  # noqa: ANN401
     return round(value, digits) if isinstance(value, float) else value
 
 
+def format_coverage(content: Mapping[str, Any]) -> str:
+    """Return the images with a caption and all of them, e.g. `4982/5000`."""
+    return f"{content['captioned']}/{content['n']}"
+
+
+def coverage_warning(content: Mapping[str, Any]) -> str:
+    """Return a sentence if images have no caption, else an empty string."""
+    missing = content["n"] - content["captioned"]
+    if not missing:
+        return ""
+    return (
+        f"{missing} of {content['n']} images have no caption and count as empty ones: the scores are not those of the "
+        "model alone. --allow-partial accepts that."
+    )
+
+
 def measures_of(content: Mapping[str, Any]) -> Measures:
     """Return the measures in the content of `summarize`."""
     return Measures(content["measures"], [OverusedRun(**run) for run in content["overused"]])
@@ -95,12 +118,14 @@ def measures_of(content: Mapping[str, Any]) -> Measures:
 
 def format_summary(content: Mapping[str, Any]) -> str:
     """Format the content of `summarize`: Markdown tables of scores, × 100, and of measures, with warnings and notes."""
-    rows = []
+    rows, coverage = [], format_coverage(content)
     for name, score in content["scores"].items():
         low, high = content["intervals"].get(name, (None, None))
-        rows.append((name, f"{100 * score:.1f}", "–" if low is None else f"{100 * low:.1f} – {100 * high:.1f}"))
+        rows.append(
+            (name, f"{100 * score:.1f}", "–" if low is None else f"{100 * low:.1f} – {100 * high:.1f}", coverage)
+        )
     parts = [
-        markdown_table(["metric", "score", "95 % interval"], rows),
+        markdown_table(["metric", "score × 100", "95 % interval", "coverage"], rows),
         format_measures(measures_of(content)),
         *(f"Far from people: {warning}" for warning in content["warnings"]),
         *(f"{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()),

@@ -16,7 +16,7 @@ def selection_score(content: Mapping[str, Any], likeness_weight: float) -> float
     Returns:
         The score; CIDEr alone if the images have one reference each, so that the likeness of people is unknown.
     """
-    cider: float = content["scores"]["CIDEr"]
+    cider: float = content["scores"].get("CIDEr", 0.0)  # undefined if all references are equal
     likeness = content["measures"].get("likeness")
     if not likeness or not likeness["people"]:
         return cider

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from eval.meteor import MeteorError
+from eval.java import JavaError
 from handler.backends.engine import cpu_supports_bfloat16
 from handler.cli import cli_errors
 from handler.files import LockedError, atomic_write_text, exclusive_lock
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if fabric.is_global_zero:
                 save_config(run, config)  # not before: a start that failed leaves the directory free
             trainer.resume()
-            with cli_errors(MeteorError, TrainingInterrupted, advice=advice):
+            with cli_errors(JavaError, TrainingInterrupted, advice=advice):
                 bundles = trainer.train()
     if bundles:
         print(f"The bundle is in {bundles[0]}. Serve it: make serve MODEL={bundles[0]}")

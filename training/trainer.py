@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from eval.data import CaptionedImage
 from eval.meteor import Meteor
+from eval.preflight import check_metrics
 from eval.summary import round_floats, summarize
 from handler.files import atomic_write_text
 from handler.generation import generate
@@ -158,6 +159,7 @@ class Trainer:
             Directories of the bundles, the best first; empty in processes other than the first.
 
         Raises:
+            JavaError: If the tokenizer of the scores fails.
             TrainingInterrupted: On SIGTERM or Ctrl-C, after the current step and a checkpoint.
             OSError: If the run directory cannot be written; its checkpoint stays intact.
         """
@@ -165,6 +167,8 @@ class Trainer:
         logger = RunLogger(self.run, self.total_steps, int(self.progress["step"])) if is_main else None
         handlers = {number: signal.signal(number, self._request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
+            if is_main and self.progress["step"] < self.total_steps:
+                self._check_metrics()
             for phase in self.phases:
                 if self.progress["step"] < phase.first_step + phase.steps:
                     self._train_phase(phase, logger)
@@ -174,6 +178,11 @@ class Trainer:
             if logger:
                 logger.close()
         return self._export_bundles() if is_main else []
+
+    def _check_metrics(self) -> None:
+        """Name the metrics that the cards of the bundles will lack, before hours of training."""
+        with Meteor() as meteor:
+            check_metrics(meteor)
 
     def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
         if self.fabric.is_global_zero and not self.stop_requested:

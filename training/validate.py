@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from eval.data import CaptionedImage, read_split
 from eval.meteor import Meteor
+from eval.preflight import check_metrics
 from eval.summary import format_summary, round_floats, summarize
 from handler.captioner import Captioner
 from handler.cli import add_generation_options, cli_errors, generation_config
@@ -112,7 +113,9 @@ def main() -> None:
         options = generation_config(args, captioner.config.decoding)
         images = read_split(args.data, args.split)
         split = f"{args.data.resolve().name}/{args.split}"
-        result, captions = validate_bundle(captioner, images, split, options)
+        with Meteor() as meteor:
+            check_metrics(meteor)
+            result, captions = validate_bundle(captioner, images, split, options, meteor=meteor)
         if args.captions:
             results = [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
             atomic_write_text(args.captions, json.dumps(results, indent=1))

@@ -52,14 +52,15 @@ function createIntervalCell([low, high], score, [min, max], label) {
 }
 
 function showRunScores() {
-  const { scores, intervals } = data.content;
+  const { scores, intervals, captioned, n } = data.content;
+  const coverage = `${captioned}/${n}`;
   const max = Math.max(...Object.values(scores), ...Object.values(intervals).map(([, high]) => high));
   const rows = Object.entries(scores).map(([name, score]) => {
     const [low, high] = intervals[name].map(percent);
     const label = `${name} ${percent(score)}, 95 % interval from ${low} to ${high}`;
-    return [name, percent(score), `${low} – ${high}`, createIntervalCell(intervals[name], score, [0, max], label)];
+    return [name, percent(score), `${low} – ${high}`, coverage, createIntervalCell(intervals[name], score, [0, max], label)];
   });
-  fillScoreTable(["metric", "score", "95 % interval"], rows);
+  fillScoreTable(["metric", "score × 100", "95 % interval", "coverage"], rows);
 }
 
 function showDifferences() {
@@ -175,7 +176,9 @@ function runCharts() {
   const lengths = data.images.map(({ caption }) => (caption.match(/\S+/g) || []).length);
   const numLengths = Math.max(...lengths, 1) + 1;
   const charts = [
-    createHistogram("CIDEr of each image", cider, 40, [0, Math.max(...cider, 1)], oneDecimal),
+    ...("CIDEr" in data.content.scores
+      ? [createHistogram("CIDEr of each image", cider, 40, [0, Math.max(...cider, 1)], oneDecimal)]
+      : []),
     createHistogram("Words per caption", lengths, numLengths, [0, numLengths], (value) => value.toFixed(0)),
   ];
   return data.images.every(({ error }) => error) ? charts : [...charts, createLatencyChart()];
@@ -228,7 +231,8 @@ function createImageItem(image) {
 }
 
 function describeRunImage({ caption, error, scores, seconds, id }) {
-  const formatted = Object.entries(scores).map(([name, value]) => `${name} ${value.toFixed(2)}`);
+  const measured = Object.entries(scores).filter(([name]) => name in data.content.scores);
+  const formatted = measured.map(([name, value]) => `${name} ${value.toFixed(2)}`);
   const numbers = [...formatted, `${Math.round(1000 * seconds)} ms`, `id ${id}`].join(" · ");
   return [
     createElement("p", { class: "caption" }, caption || "(no caption)"),

@@ -2,18 +2,19 @@
 
 import importlib
 import io
-import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
-from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from eval.meteor import NUM_STATISTICS, Meteor
+from eval.meteor import JAR, NUM_STATISTICS, Meteor
+from eval.ptb_tokenizer import tokenize_lines
 from tests.helpers.paths import ROOT
 
 
@@ -54,13 +55,18 @@ def run_main() -> Callable[..., Finished]:
 
 
 @pytest.fixture(scope="session")
-def meteor() -> Iterator[Meteor]:
-    """METEOR, started in a locale with decimal commas, requested in every way that Java reads it from."""
+def meteor(tmp_path_factory) -> Iterator[Meteor]:
+    """METEOR in a directory with an odd name, in a locale with decimal commas, set in every way that Java reads it."""
+    directory = tmp_path_factory.mktemp("a é%20+b")
+    (directory / "data").mkdir()
+    for name in (JAR.name, "data/paraphrase-en.gz"):
+        shutil.copyfile(JAR.parent / name, directory / name)
     german = "-Duser.language=de -Duser.country=DE -Duser.language.format=de -Duser.country.format=DE"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"):
             patch.setenv(name, german)
         patch.setenv("LC_ALL", "de_DE.UTF-8")
+        patch.setattr("eval.meteor.JAR", directory / JAR.name)
         process = Meteor(timeout=120)
     with process:
         yield process
@@ -105,15 +111,7 @@ def fake_meteor(monkeypatch) -> type[FakeMeteor]:
 @pytest.fixture(scope="session", autouse=True)
 def cached_tokenizer() -> Iterator[None]:
     """Start the tokenizer once for each input: it is a Java process, and a function of its input."""
-    outputs: dict[str, dict[int, list[str]]] = {}
-
-    class CachedTokenizer(PTBTokenizer):
-        def tokenize(self, captions):
-            key = json.dumps(list(captions.items()))
-            if key not in outputs:
-                outputs[key] = super().tokenize(captions)
-            return {image: list(texts) for image, texts in outputs[key].items()}
-
+    cached = cache(lambda lines: tuple(tokenize_lines(lines)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eval.metrics.PTBTokenizer", CachedTokenizer)
+        patch.setattr("eval.metrics.tokenize_lines", lambda lines: list(cached(tuple(lines))))
         yield

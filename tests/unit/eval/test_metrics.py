@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-from eval.metrics import score_captions, signature
+from eval.java import JavaError
+from eval.meteor import Meteor, MeteorError
+from eval.metrics import compute_all_metrics, compute_metrics, score_captions, signature
+from eval.preflight import check_metrics
 
 REFERENCES = {
     1: ["A dog runs through the grass .", "the brown dog is running"],
@@ -40,6 +43,64 @@ def test_cider_matches_hand_computed_similarity():
     """
     scores = score_captions({1: ["dog"], 2: ["cat"]}, {1: "dog", 2: "house"}, meteor=False)
     assert scores["CIDEr"] == pytest.approx((2.5 + 0) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("references", "is_defined"),
+    [
+        ({1: ["a dog"]}, False),
+        ({1: ["a dog"], 2: ["a dog"]}, False),
+        ({1: ["a dog", "the dog"], 2: ["the dog", "a dog"]}, False),  # the same n-grams
+        ({1: ["a dog"], 2: ["a cat"]}, True),
+        ({1: ["a dog"], 2: ["dog a"]}, True),  # the pairs differ
+    ],
+)
+def test_cider_of_references_that_are_all_equal_is_undefined(references, is_defined):
+    """An n-gram in the references of all N images has the IDF log(N / N) = 0."""
+    measured = compute_metrics(references, dict.fromkeys(references, "a dog"), meteor=False)
+    assert ("CIDEr" in measured.scores) == is_defined
+    reasons = {} if is_defined else {"CIDEr": "it is undefined below two images with different references"}
+    assert measured.not_measured == reasons
+
+
+class EndedMeteor(Meteor):
+    """A METEOR whose process has ended."""
+
+    def __init__(self):
+        pass
+
+    def statistics(self, references, captions):
+        raise MeteorError("The METEOR process ended with status 1.")
+
+
+def test_compute_all_metrics_failed_processes_are_named_and_take_no_other_metric_down(monkeypatch, capsys):
+    def fail(references, captions):
+        raise JavaError("The SPICE process failed.")
+
+    monkeypatch.setattr("eval.spice.is_installed", lambda: True)
+    monkeypatch.setattr("eval.spice.spice_scores", fail)
+    captions = {1: "a dog", 2: "two men", 3: "a car"}
+    measured = compute_all_metrics(REFERENCES, captions, EndedMeteor())
+    assert measured.scores == score_captions(REFERENCES, captions, meteor=False)
+    reasons = {"METEOR": "The METEOR process ended with status 1", "SPICE": "The SPICE process failed"}
+    assert measured.not_measured == reasons
+    assert check_metrics(EndedMeteor()) == reasons
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "METEOR cannot be measured, the other metrics can: The METEOR process ended with status 1."
+    )
+    with pytest.raises(RuntimeError, match="METEOR process ended"):
+        score_captions(REFERENCES, captions, meteor=EndedMeteor())
+
+
+def test_check_metrics_metrics_that_are_not_requested_do_not_fail(capsys):
+    assert check_metrics(None) == {}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["a café", "a cafe\u0301", "A CAFE\u0301", "a\u00a0café"])
+def test_score_captions_composed_and_decomposed_letters_are_equal(text):
+    references = {1: ["a café"], 2: ["a dog"]}
+    assert score_captions(references, {1: text, 2: "a dog"}, meteor=False)["Bleu_2"] == pytest.approx(1, abs=1e-6)
 
 
 def test_score_captions_ignores_case_and_punctuation_and_counts_empty_captions():
@@ -84,3 +145,9 @@ def test_signature_names_split_references_and_scorers():
     assert signature("set/val", references, "beam:3", meteor=False) == (
         "set/val|n:2|refs:1-2|tok:ptb3.4.1|cider-d:idf=refs|beam:3"
     )
+
+
+@pytest.mark.parametrize(("num_captioned", "n"), [(None, "n:2|refs"), (2, "n:2|refs"), (1, "n:2|captioned:1|refs")])
+def test_signature_names_partial_coverage(num_captioned, n):
+    references = {1: ["a", "b"], 2: ["a"]}
+    assert signature("set/val", references, "beam:3", num_captioned=num_captioned).startswith(f"set/val|{n}:1-2|")

@@ -1,6 +1,7 @@
 """`make eval`: results, resumed runs, endpoints that fail or change, regressions against a baseline."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -158,8 +159,10 @@ def test_run_failures_are_listed_and_count_as_empty_captions(serve, tmp_path, ru
 
     endpoint = serve(answer)
     done = run(endpoint, tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("6 of 7 images have no caption and count as empty ones: the scores")
+    assert re.search(r"\| CIDEr \| [\d.]+ \| [\d.]+ – [\d.]+ \| 1/7 \|", done.stdout)
     content = json.loads((tmp_path / "mine" / "scores.json").read_text())
     assert {one["image_id"]: one["type"] for one in content["failures"]} == {
         i: kind for i, (_, kind, _) in failing.items()
@@ -170,7 +173,9 @@ def test_run_failures_are_listed_and_count_as_empty_captions(serve, tmp_path, ru
     assert content["scores"]["Bleu_1"] < 1
     broken = sum(again for _, _, again in FAILURES.values())
     assert len(endpoint.seen) == len(IMAGES) + broken  # errors are retried once
-    assert run(endpoint, tmp_path).returncode == 0
+    assert content["captioned"] == 1
+    assert "|n:7|captioned:1|refs:5|" in content["signature"]
+    assert run(endpoint, tmp_path, "--allow-partial").returncode == 0
     assert len(endpoint.seen) == len(IMAGES) + 3 * broken
 
 
@@ -181,7 +186,7 @@ def test_run_image_that_breaks_the_connection_fails_alone(serve, tmp_path, run):
         return first_reference(number, body)
 
     done = run(serve(breaking), tmp_path, "--retries", 1)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 4, done.stderr
     content = json.loads((tmp_path / "mine" / "scores.json").read_text())
     assert [(one["image_id"], one["type"]) for one in content["failures"]] == [(IMAGES[3].id, "Broken")]
 
@@ -209,7 +214,7 @@ def test_run_empty_captions_are_not_failures(serve, tmp_path, run):
     done = run(serve(lambda number, body: captioned("" if number % 2 else "a photo")), tmp_path, "--concurrency", 1)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "mine" / "scores.json").read_text())
-    assert (content["failed"], content["empty"]) == (0, 4)
+    assert (content["failed"], content["empty"], content["captioned"]) == (0, 4, 7)
     assert content["measures"]["bad_endings"]["model"] == pytest.approx(4 / 7)
 
 
