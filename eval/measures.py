@@ -6,6 +6,7 @@ captions with comes from the remaining references, for the person and for the sy
 both have equally many captions and references. Images with one reference are left out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,9 +17,12 @@ from eval.endings import bad_endings
 from eval.likeness import RUN_LENGTH, has_marker, likeness, mark_ends
 from eval.ngrams import EncodedTexts
 from eval.overuse import OverusedRun, overused_runs
-from eval.parts_of_speech import Tagger, is_installed
+from eval.parts_of_speech import TaggedWord, Tagger, is_installed
 from eval.repetition import repeat_share
 from eval.word_recall import word_recall
+
+# Groups of words by the share of images whose references have them, at least.
+FREQUENCIES = {"common_words": 0.02, "medium_words": 0.004, "rare_words": 0.0}
 
 MAX_FOLDS = 5  # references of an image that are held out in turn
 
@@ -116,13 +120,20 @@ def _measure_runs(corpus: _Corpus) -> Measures:
 
 
 def _measure_recall(corpus: _Corpus) -> dict[str, Pair]:
-    """Measure the recall of the words that two references share, by part of speech."""
+    """Measure the recall of the words that two references share, by part of speech and by frequency."""
     if not corpus.people or not is_installed():
         return {}
     tagger = Tagger(tokens for texts in corpus.references for tokens in texts)
     model = [tagger.tag(tokens) for tokens in corpus.model]
     references = [[tagger.tag(tokens) for tokens in texts] for texts in corpus.references]
-    of_model, of_people = word_recall(model, references, len(corpus.people))
+    images_with = Counter(word for texts in references for word in set().union(*texts))
+
+    def frequency(word: TaggedWord) -> str:
+        share = images_with[word] / len(references)
+        return next(name for name, least in FREQUENCIES.items() if share >= least)
+
+    groupings = [lambda word: word.part, frequency]
+    of_model, of_people = word_recall(model, references, len(corpus.people), groupings)
     return {
         f"recall_{part}": _pair(float(np.mean([fold[part] for fold in of_model])), [fold[part] for fold in of_people])
         for part in of_model[0]

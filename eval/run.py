@@ -43,6 +43,7 @@ from eval.compare import (
 )
 from eval.data import CaptionedImage, load_training_split
 from eval.files import atomic_write_text, parse_key_values
+from eval.hallucination import read_objects
 from eval.meteor import Meteor, optional_meteor
 from eval.metrics import compute_all_metrics
 from eval.preflight import check_metrics
@@ -71,6 +72,7 @@ class EvalRun:
         images: Images of the split.
         options: Generation options of the endpoint.
         train: Training split, to count copied captions; may be empty.
+        objects: Annotated object categories by image id; None without annotations of objects.
         baseline: Captions of the baseline by image id; None without one.
     """
 
@@ -79,6 +81,7 @@ class EvalRun:
     images: Sequence[CaptionedImage]
     options: dict[str, str]
     train: Sequence[CaptionedImage]
+    objects: dict[int, set[str]] | None
     baseline: dict[int, str] | None
 
 
@@ -93,6 +96,7 @@ def load_run(arguments: argparse.Namespace) -> EvalRun:
     name = re.sub(r"[^\w.-]+", "-", split).strip("-")
     directory = arguments.results / (arguments.run or f"{name}-{arguments.protocol}")
     train = load_training_split(arguments.data, arguments.train)
+    objects = read_objects(arguments.data / Path(arguments.split).parent, images)
     options = parse_key_values(arguments.options)
     baseline = None
     if arguments.baseline:
@@ -102,7 +106,7 @@ def load_run(arguments: argparse.Namespace) -> EvalRun:
         if path.resolve() == directory.resolve():
             raise ValueError("A run cannot be its own baseline: choose another RUN.")
         baseline = read_captions(path, images)
-    return EvalRun(directory, split, images, options, train, baseline)
+    return EvalRun(directory, split, images, options, train, objects, baseline)
 
 
 def collect_captions(run: EvalRun, client: Client, log: RequestLog) -> int:
@@ -184,6 +188,7 @@ def score_captions(run: EvalRun, log: RequestLog, meteor: Meteor | None) -> tupl
         run.train,
         meteor,
         caption_sets=caption_sets,
+        objects=run.objects,
         num_captioned=num_captioned,
     )
     if run.baseline is not None:

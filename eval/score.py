@@ -18,6 +18,7 @@ from eval.cli import (
 )
 from eval.data import load_training_split
 from eval.files import atomic_write_text
+from eval.hallucination import read_objects
 from eval.meteor import optional_meteor
 from eval.results import read_results
 from eval.summary import coverage_warning, format_summary, summarize
@@ -42,8 +43,11 @@ def main() -> None:
             raise ValueError(f"{arguments.results} has a caption of no image of {split}.")
         captions = {image.id: "" for image in images} | captions
         decoding = f"results:{arguments.results.name}"
+        objects = read_objects(arguments.data / Path(arguments.split).parent, images)
         with optional_meteor(arguments.meteor) as meteor:
-            _, content = summarize(split, images, captions, decoding, train, meteor, num_captioned=num_captioned)
+            _, content = summarize(
+                split, images, captions, decoding, train, meteor, objects=objects, num_captioned=num_captioned
+            )
         if arguments.output:
             atomic_write_text(arguments.output, json.dumps(content, indent=2) + "\n")
     print(f"{format_summary(content)}\n\n{content['signature']}")

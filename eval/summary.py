@@ -7,11 +7,13 @@ from eval import parts_of_speech
 from eval.caption_sets import measure_sets
 from eval.copies import normalize_all
 from eval.data import CaptionedImage
+from eval.hallucination import measure_objects
 from eval.markdown import markdown_table
 from eval.measure_table import find_warnings, format_measures
 from eval.measures import Measures, measure_captions
 from eval.meteor import Meteor, MeteorError
 from eval.metrics import CaptionScores, compute_all_metrics, compute_metrics, signature
+from eval.overlap import shared_images
 from eval.overuse import OverusedRun
 from eval.results import split_digest
 from eval.significance import RESAMPLES, SEED, bootstrap
@@ -28,6 +30,7 @@ def summarize(
     *,
     caption_sets: Mapping[int, Sequence[str]] | None = None,
     num_captioned: int | None = None,
+    objects: Mapping[int, set[str]] | None = None,
     quick: bool = False,
 ) -> tuple[CaptionScores, dict[str, Any]]:
     """Score captions.
@@ -37,11 +40,12 @@ def summarize(
         images: Images of the split.
         captions: Caption by image id; empty if there is none.
         decoding: Options and model that made the captions, for the signature.
-        train: Training split, to count captions that are copies of its captions.
+        train: Training split, to count its images among these, and captions that are copies of its captions.
         meteor: Running METEOR process; None omits METEOR.
         caption_sets: Several captions by image id, to measure their diversity.
         num_captioned: Number of images with a caption, for the coverage; default: all. The captions of the others are
             empty.
+        objects: Annotated object categories by image id, to measure CHAIR.
         quick: Whether to omit SPICE and the intervals, which take longer than the rest.
 
     Returns:
@@ -66,13 +70,16 @@ def summarize(
     if caption_sets:
         measures.pairs.update(measure_sets(measured.references, caption_sets))
     compared = signature(split, references, decoding, meteor="METEOR" in measured.scores, num_captioned=num_captioned)
+    if objects is not None:
+        measures.pairs.update(measure_objects(measured.references, measured.tokens, objects))
+    overlap = len(shared_images(train, images)) if train else None
     content: dict[str, Any] = {
         "n": len(images),
         "captioned": len(images) if num_captioned is None else num_captioned,
         "scores": measured.scores,
         "intervals": {name: list(ends) for name, ends in intervals.items()},
         "signature": f"{compared}|data:{split_digest(images)[:15]}|bootstrap:{RESAMPLES},seed={SEED}"
-        f"|v:{project_version()}",
+        f"{'' if overlap is None else f'|train-overlap:{overlap}'}|v:{project_version()}",
         "empty": sum(not caption for caption in measured.tokens.values()),
         "measures": measures.pairs,
         "overused": [run._asdict() for run in measures.overused],
@@ -81,6 +88,8 @@ def summarize(
     missing = dict(measured.not_measured)
     if not parts_of_speech.is_installed():
         missing["recall of words"] = parts_of_speech.MISSING
+    if overlap is not None:
+        content["train_overlap"] = overlap
     if missing:
         content["not_measured"] = missing
     return measured, content
@@ -118,7 +127,7 @@ def measures_of(content: Mapping[str, Any]) -> Measures:
 
 def format_summary(content: Mapping[str, Any]) -> str:
     """Format the content of `summarize`: Markdown tables of scores, × 100, and of measures, with warnings and notes."""
-    rows, coverage = [], format_coverage(content)
+    rows, coverage, overlap = [], format_coverage(content), content.get("train_overlap")
     for name, score in content["scores"].items():
         low, high = content["intervals"].get(name, (None, None))
         rows.append(
@@ -127,6 +136,7 @@ def format_summary(content: Mapping[str, Any]) -> str:
     parts = [
         markdown_table(["metric", "score × 100", "95 % interval", "coverage"], rows),
         format_measures(measures_of(content)),
+        *([f"{overlap} of {content['n']} images are in the training split."] if overlap else []),
         *(f"Far from people: {warning}" for warning in content["warnings"]),
         *(f"{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()),
     ]

@@ -1,19 +1,23 @@
-"""Recall of the words that people agree on: those of at least two references of an image, by part of speech."""
+"""Recall of the words that people agree on: those of at least two references of an image, by groups of words."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 
-from eval.parts_of_speech import PARTS, TaggedWord
+from eval.parts_of_speech import TaggedWord
 
 MIN_REFERENCES = 2  # that share a word
 
 Words = Collection[TaggedWord]  # different words of a caption
-Recall = dict[str, float]  # by part, 0 to 1, without the parts of which no image has a shared word
+Recall = dict[str, float]  # by group, 0 to 1, without the groups of which no image has a shared word
 
 
 def word_recall(
-    captions: Sequence[Words], references: Sequence[Sequence[Words]], num_folds: int
+    captions: Sequence[Words],
+    references: Sequence[Sequence[Words]],
+    num_folds: int,
+    groupings: Sequence[Callable[[TaggedWord], str]],
 ) -> tuple[list[Recall], list[Recall]]:
     """Compute the share of the shared words of all images that captions have.
 
@@ -23,6 +27,7 @@ def word_recall(
         captions: Words of the caption of each image.
         references: Words of the references of each image.
         num_folds: Number of references that are held out in turn, from the first.
+        groupings: Each maps a word to its group in one division of the words.
 
     Returns:
         Recall of the captions, and of the reference that is held out; both for each fold.
@@ -41,13 +46,21 @@ def word_recall(
     for row, found in zip(has_word, rows, strict=True):
         row[found] = True
     counts = np.bincount(np.array(of_references, dtype=np.int64), minlength=len(numbers))
-    part = np.array([PARTS.index(word.part) for _, word in numbers], dtype=np.int64)
-    of_captions: list[Recall] = []
-    of_people: list[Recall] = []
-    for held_out in has_word[1:]:
+    divisions = [_divide([grouping(word) for _, word in numbers]) for grouping in groupings]
+    of_captions: list[Recall] = [{} for _ in range(num_folds)]
+    of_people: list[Recall] = [{} for _ in range(num_folds)]
+    for fold, held_out in enumerate(has_word[1:]):
         is_shared = counts - held_out >= MIN_REFERENCES
-        total = np.bincount(part[is_shared], minlength=len(PARTS))
-        for result, has in ((of_captions, has_word[0]), (of_people, held_out)):
-            hits = np.bincount(part[is_shared & has], minlength=len(PARTS))
-            result.append({name: hits[i] / total[i] for i, name in enumerate(PARTS) if total[i]})
+        for names, group in divisions:
+            total = np.bincount(group[is_shared], minlength=len(names))
+            for recall, has in ((of_captions, has_word[0]), (of_people, held_out)):
+                hits = np.bincount(group[is_shared & has], minlength=len(names))
+                recall[fold] |= {name: hits[i] / total[i] for i, name in enumerate(names) if total[i]}
     return of_captions, of_people
+
+
+def _divide(groups: Sequence[str]) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the names of the groups, and the index of the group of each word."""
+    names = list(dict.fromkeys(groups))
+    index = {name: i for i, name in enumerate(names)}
+    return names, np.array([index[group] for group in groups], dtype=np.int64)

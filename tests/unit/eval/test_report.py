@@ -49,6 +49,18 @@ def test_write_run_embeds_captions_that_cannot_leave_their_element(tmp_path):
     assert [row.get("error") for row in rows] == [None, None, "No."]
 
 
+def test_write_run_ranks_images_once(tmp_path, monkeypatch):
+    """Once for each image, the report of 40,504 images took half an hour."""
+    calls, rank = [], report._metric_disagreement
+    monkeypatch.setattr(report, "_metric_disagreement", lambda measured: calls.append(1) or rank(measured))
+    images = [CaptionedImage(i, tmp_path / "missing.jpg", ("a cat",)) for i in range(50)]
+    content = {"measures": {}, "overused": []}
+    log = {i: {"at": 1.0, "seconds": 0.1} for i in range(50)}
+    scores = Scores([0.5] * 50, [0.5] * 50)
+    report.write_run(tmp_path / "report.html", "run", content, images, dict.fromkeys(range(50), "a cat"), scores, log)
+    assert len(calls) == 1
+
+
 def test_write_comparison_lists_captions_and_changes(tmp_path):
     images = [CaptionedImage(7, tmp_path / "missing.jpg", ("a cat",))]
     page = tmp_path / "report.html"

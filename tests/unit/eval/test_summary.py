@@ -32,5 +32,18 @@ def test_summarize_without_lexicon_says_that_recall_is_not_measured(images, monk
     assert "recall of words was not measured: lemminflect is not installed." in format_summary(content)
 
 
+def test_summarize_counts_images_of_the_training_split_and_named_objects(images):
+    captions = {0: "a dog", 1: "a car"}
+    train = [CaptionedImage(7, images[0].path, ("a dog",))]  # both images of the fixture have this path
+    objects = {0: {"dog"}, 1: {"cat"}}
+    _, content = summarize("x/val", images, captions, "beam:5", train, objects=objects, quick=True)
+    assert content["train_overlap"] == 2
+    assert "|train-overlap:2|" in content["signature"]
+    assert content["measures"]["chair_s"]["model"] == 0.5
+    assert "2 of 2 images are in the training split." in format_summary(content)
+    _, content = summarize("x/val", images, captions, "beam:5", quick=True)
+    assert "train-overlap" not in content["signature"]
+
+
 def test_round_floats_reaches_nested_values():
     assert round_floats({"a": [0.12345, None, {"b": 1.99999}], "n": 7}, 3) == {"a": [0.123, None, {"b": 2.0}], "n": 7}
