@@ -23,6 +23,12 @@ from handler.preprocessing import Preprocessing
 CONFIG, WEIGHTS, VOCABULARY = "captioner.json", "model.safetensors", "vocabulary.txt"
 FORMAT = 2
 READABLE_FORMATS = (1, FORMAT)
+# Fields of decoders that were added later, with the values of bundles that lack them.
+ADDED_FIELDS = {
+    "soft_attention": {"vector_gate": True},
+    "hard_attention": {"vector_gate": True},
+    "transformer": {"encoder_norm": False},
+}
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ def _parse_config(content: dict[str, Any], version: int) -> BundleConfig:
     digest = "sha256:" + hashlib.sha256(json.dumps(hashed_fields, sort_keys=True).encode()).hexdigest()
     preprocessing = content["preprocessing"]
     decoder = translate_decoder(content["decoder"]) if version == 1 else content["decoder"]
+    decoder = ADDED_FIELDS.get(str(decoder.get("name")), {}) | decoder
     parsed = {
         "preprocessing": Preprocessing(
             **preprocessing | {name: tuple(preprocessing[name]) for name in ("mean", "std")}

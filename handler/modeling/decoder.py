@@ -44,10 +44,10 @@ class DecoderConfig:
             value, low = getattr(self, item.name), item.metadata.get("min", 1)
             if item.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ValueError(f"{item.name} must be an integer of at least {low}, not {value!r}.")
+            if item.type is bool and not isinstance(value, bool):
+                raise ValueError(f"{item.name} must be true or false, not {value!r}.")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be a number from 0 to below 1, not {self.dropout!r}.")
-        if not isinstance(self.tie_embeddings, bool):
-            raise ValueError(f"tie_embeddings must be true or false, not {self.tie_embeddings!r}.")
 
 
 class StepFeatures(NamedTuple):
@@ -92,10 +92,12 @@ class Decoder(nn.Module, ABC):
     Attributes:
         config_class: Config of the architecture.
         has_attention: True if steps return attention over the grid.
+        uses_mean_cell: True if only the mean of the cells matters, so that a grid may be one cell with that mean.
     """
 
     config_class: ClassVar[type[DecoderConfig]]
     has_attention: ClassVar[bool] = True
+    uses_mean_cell: ClassVar[bool] = False
 
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class NIC(Decoder):
 
     config_class = NICConfig
     has_attention = False
+    uses_mean_cell = True
 
     def __init__(self, config: NICConfig, vocabulary_size: int, channels: int) -> None:
         super().__init__(vocabulary_size)

@@ -17,11 +17,14 @@ class SoftAttentionConfig(DecoderConfig):
     Attributes:
         hidden_dim: Size of the LSTM state H, ≥ 1.
         attention_dim: Size of the hidden layer of the attention A, ≥ 1.
+        vector_gate: Gate each channel of the context by itself, instead of all by one scalar as in the paper (4.2.1).
+            Bundles without this field have it.
     """
 
     name: str = field(default="soft_attention", init=False)
     hidden_dim: int = 512
     attention_dim: int = 512
+    vector_gate: bool = False
 
 
 class SoftAttention(Decoder):
@@ -41,7 +44,7 @@ class SoftAttention(Decoder):
         self.initial_hidden = nn.Linear(channels, hidden_dim)
         self.initial_cell = nn.Linear(channels, hidden_dim)
         self.attention = AdditiveAttention(channels, hidden_dim, config.attention_dim)
-        self.gate = nn.Linear(hidden_dim, channels)
+        self.gate = nn.Linear(hidden_dim, channels if config.vector_gate else 1)
         self.lstm = BeamLSTMCell(embed_dim + channels, hidden_dim)
         self.output_hidden = nn.Linear(hidden_dim, embed_dim)
         self.output_context = nn.Linear(channels, embed_dim, bias=False)
@@ -61,7 +64,7 @@ class SoftAttention(Decoder):
         attention = self.attention(state["hidden"], memory["keys"])  # (B, K, cells)
         weights, sampled_cells = self.context_weights(attention, state)
         context = torch.matmul(weights.to(memory["grid"].dtype), memory["grid"])  # (B, K, C), eq. 13
-        context = torch.sigmoid(self.gate(state["hidden"])) * context  # 4.2.1: beta
+        context = torch.sigmoid(self.gate(state["hidden"])) * context  # 4.2.1: beta, (B, K, 1)
         token = self.embedding.embed(tokens)  # (B, K, E)
         hidden, cell = self.lstm(torch.cat([token, context], -1), state["hidden"], state["cell"])
         features = torch.tanh(token + self.output_hidden(hidden) + self.output_context(context))  # eq. 7

@@ -29,6 +29,7 @@ class TransformerConfig(DecoderConfig):
         ffn_dim: Size of the hidden layer in a feed-forward block, ≥ 1.
         num_layers: Number of decoder layers, ≥ 1.
         num_encoder_layers: Number of self-attention layers over the cells before the decoder, ≥ 0.
+        encoder_norm: Normalize the output of the encoder layers, which are pre-norm. Bundles without this field do not.
         num_heads: Number of attention heads, ≥ 1.
     """
 
@@ -36,6 +37,7 @@ class TransformerConfig(DecoderConfig):
     ffn_dim: int = 512
     num_layers: int = 3
     num_encoder_layers: int = field(default=0, metadata={"min": 0})
+    encoder_norm: bool = True
     num_heads: int = 8
 
     def __post_init__(self) -> None:
@@ -71,6 +73,8 @@ class Transformer(Decoder):
         # A ModuleList does not know the type of its modules.
         encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.encoder_layers = cast(list[EncoderLayer], encoder_layers)
+        with_norm = config.encoder_norm and config.num_encoder_layers
+        self.encoder_norm = nn.LayerNorm(embed_dim) if with_norm else nn.Identity()
         layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.layers = cast(list[DecoderLayer], layers)
         self.norm = nn.LayerNorm(embed_dim)
@@ -168,7 +172,8 @@ class Transformer(Decoder):
         cells = cells + encoding.flatten(0, 1).to(cells.dtype)
         for layer in self.encoder_layers:
             cells = layer(cells)
-        return cells
+        normalized: torch.Tensor = self.encoder_norm(cells)
+        return normalized
 
     def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Tokens (N,) at positions (N,) → embeddings (N, E)."""

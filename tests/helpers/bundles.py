@@ -30,12 +30,12 @@ def small_decoder(name: str, **sizes: float | bool) -> Decoder:
     return build_decoder(small_config(name, **defaults | layers | sizes), 11, 4).eval()
 
 
-def write_tiny_bundle(directory: Path, decoder: str = "soft_attention", seed: int = 0) -> Path:
+def write_tiny_bundle(directory: Path, decoder: str = "soft_attention", seed: int = 0, **sizes: float | bool) -> Path:
     """Write a bundle of timm's test-sized encoder and an untrained decoder."""
     torch.manual_seed(seed)
     vocabulary = build_vocabulary(CORPUS, min_count=1)
     encoder = Encoder("test_efficientnet")
-    config = small_config(decoder, embed_dim=16, hidden_dim=16, ffn_dim=16, attention_dim=8)
+    config = small_config(decoder, embed_dim=16, hidden_dim=16, ffn_dim=16, attention_dim=8, **sizes)
     built = build_decoder(config, len(vocabulary), encoder.channels)
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     weights |= {f"decoder.{name}": 3 * tensor for name, tensor in built.state_dict().items()}

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from handler.bundle import load_bundle, update_card, verify_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
+from tests.helpers.bundles import write_tiny_bundle
+from tests.helpers.paths import PHOTOS
 
 
 def change_config(bundle, change):
@@ -108,6 +110,25 @@ def test_digest_depends_on_the_decoding_and_not_on_the_card(tiny_bundle):
     assert before.startswith("sha256:")
     change_config(tiny_bundle, lambda content: content["decoding"].update(beam_size=4))
     assert verify_bundle(tiny_bundle).digest != before
+
+
+@pytest.mark.parametrize(
+    ("decoder", "field", "before", "sizes"),
+    [
+        ("soft_attention", "vector_gate", True, {}),
+        ("hard_attention", "vector_gate", True, {}),
+        ("transformer", "encoder_norm", False, {"num_encoder_layers": 1, "num_heads": 2}),
+    ],
+)
+def test_load_bundle_without_a_later_field_is_the_model_that_it_was(tmp_path, decoder, field, before, sizes):
+    """Bundles were written before these fields; the defaults of new models differ."""
+    bundle = write_tiny_bundle(tmp_path / "model", decoder, **{field: before}, **sizes)
+    expected = Captioner.load(bundle).caption(PHOTOS[:1])
+    change_config(bundle, lambda content: content["decoder"].pop(field))
+    assert getattr(load_bundle(bundle)[0].decoder, field) is before
+    assert Captioner.load(bundle).caption(PHOTOS[:1]) == expected
+    write_tiny_bundle(tmp_path / "new", decoder, **sizes)
+    assert getattr(load_bundle(tmp_path / "new")[0].decoder, field) is not before
 
 
 def test_digest_is_over_the_fields_in_the_file(tiny_bundle):

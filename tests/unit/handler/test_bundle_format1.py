@@ -28,6 +28,9 @@ DEFAULTS = {
     "tie_embeddings": False,
 }
 
+# Fields that were added after format 1, with the values of its decoders.
+ADDED = {"vector_gate": True, "encoder_norm": False}
+
 FORMAT_1_DECODERS = ["nic", "soft_attention", "hard_attention", "top_down", "transformer"]
 
 
@@ -44,7 +47,9 @@ def rewrite_as_format1(bundle):
     content = json.loads(path.read_text())
     old_names = {new: old for old, names in FIELDS.items() for new in names}
     content["format"] = 1
-    content["decoder"] = DEFAULTS | {old_names[name]: value for name, value in content["decoder"].items()}
+    content["decoder"] = DEFAULTS | {
+        old_names[name]: value for name, value in content["decoder"].items() if name not in ADDED
+    }
     content["files"]["model.safetensors"] = _file_digest(bundle / "model.safetensors")
     path.write_text(json.dumps(content))
     return content
@@ -54,7 +59,7 @@ def rewrite_as_format1(bundle):
 def bundles(request, tmp_path):
     """The same model in both formats."""
     for version in ("1", "2"):
-        write_tiny_bundle(tmp_path / version, request.param)
+        write_tiny_bundle(tmp_path / version, request.param, **ADDED)
     rewrite_as_format1(tmp_path / "1")
     return tmp_path / "1", tmp_path / "2"
 

@@ -21,3 +21,11 @@ def test_nic_with_larger_state_projects_its_output():
     logits, attention, _ = d(torch.randn(2, 9, 4), torch.randint(1, 11, (2, 1, 3)))
     assert logits.shape == (6, 11)
     assert attention is None
+
+
+@torch.inference_mode()
+def test_nic_mean_cell_gives_the_same_as_the_grid():
+    d, grid = small_decoder("nic"), torch.randn(2, 9, 4)
+    assert d.uses_mean_cell
+    (_, whole), (_, mean) = d.init_state(grid), d.init_state(grid.mean(1, keepdim=True))
+    torch.testing.assert_close(mean["hidden"], whole["hidden"])

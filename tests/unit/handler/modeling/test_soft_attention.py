@@ -15,6 +15,7 @@ def test_soft_attention_matches_the_paper():
     query = layer.query_proj(h)
     energies = torch.cat([layer.score_proj(torch.tanh(layer.key_proj(cell) + query)) for cell in a])  # eq. 4
     alpha = energies.exp() / energies.exp().sum()  # eq. 5
+    assert d.gate.weight.shape == (1, 8)  # beta is one number
     z = torch.sigmoid(d.gate(h)) * sum(weight * cell for weight, cell in zip(alpha, a, strict=True))  # eq. 13, 4.2.1
     y = d.embedding.weight[token]
     gates = d.lstm.weight_ih @ torch.cat([y, z]) + d.lstm.bias_ih + d.lstm.weight_hh @ h + d.lstm.bias_hh
@@ -30,3 +31,15 @@ def test_soft_attention_matches_the_paper():
     torch.testing.assert_close(step.attention[0, 0], alpha)
     torch.testing.assert_close(step.state["hidden"][0, 0], h)
     torch.testing.assert_close(step.state["cell"][0, 0], c)
+
+
+@torch.inference_mode()
+def test_soft_attention_vector_gate_gates_each_channel():
+    d = small_decoder("soft_attention", vector_gate=True)
+    grid = torch.ones(1, 9, 4)  # so that the context is 1 in each channel, whatever the attention
+    memory, state = d.init_state(grid)
+    seen = []
+    d.output_context.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    d.step(torch.tensor([[7]]), state, memory)
+    torch.testing.assert_close(seen[0][0, 0], torch.sigmoid(d.gate(state["hidden"][0, 0])))
+    assert d.gate.weight.shape == (4, 8)
