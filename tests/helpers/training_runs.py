@@ -8,7 +8,7 @@ PHOTO_SPLITS = ["--train_splits=[photos]", "--val_splits=[photos]"]
 SMALL = [
     *("--min_count=1", "--batch_size=2", "--preprocessing.size=64", "--serving_size=96", "--num_cached_views=2"),
     *("--decoder.embed_dim=32", "--decoder.hidden_dim=32", "--decoder.attention_dim=8", "--label_smoothing=0"),
-    *("--checkpoint_every=3", "--decoding.beam_size=2", "--precision=32-true", "--accelerator=cpu"),
+    *("--decoding.beam_size=2", "--precision=32-true", "--accelerator=cpu"),
 ]
 
 

@@ -25,7 +25,7 @@ from training.trainer import Trainer
 EPOCHS, CRITICAL_EPOCHS = 4, 1
 STEPS, CRITICAL_STEPS = 3 * EPOCHS, 2 * CRITICAL_EPOCHS  # of seven images: batches of two, then of three
 RUN_SETTINGS = [
-    *(f"--epochs={EPOCHS}", "--learning_rate=0.02", "--warmup_steps=5", "--checkpoint_every=2"),
+    *(f"--epochs={EPOCHS}", "--learning_rate=0.02", "--warmup_steps=5"),
     *("--decoder.dropout=0.1", "--ema_decay=0.5", "--unfreeze_from=blocks.6", "--encoder_learning_rate=0.0002"),
     *(f"--self_critical.epochs={CRITICAL_EPOCHS}", "--self_critical.batch_size=3", "--self_critical.cross_entropy=0.2"),
     *("--self_critical.overuse=0.5", "--self_critical.repetition=0.5", "--self_critical.length=0.5"),

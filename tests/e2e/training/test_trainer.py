@@ -143,7 +143,7 @@ def test_trainer_killed_in_each_phase_and_disk_full_resumes_identically(finished
             if step == 2:
                 assert not (run / CHECKPOINT).exists()
             else:
-                assert load_checkpoint(run / CHECKPOINT)[1]["step"] == 4
+                assert load_checkpoint(run / CHECKPOINT)[1]["step"] == 3  # of the first epoch
     with (run / "metrics.jsonl").open("a") as log:
         log.write('{"step": 999, "lo')  # a line that a kill truncated
     assert train_in_process(run) is None
@@ -152,9 +152,21 @@ def test_trainer_killed_in_each_phase_and_disk_full_resumes_identically(finished
     assert [c[0].text for c in actual.caption(PHOTOS)] == [c[0].text for c in expected.caption(PHOTOS)]
 
 
+@pytest.mark.parametrize(("minutes", "step"), [(0, 4), (60, 3)], ids=["each step", "each epoch"])
+def test_trainer_killed_loses_the_steps_since_the_last_checkpoint(finished_run, tmp_path, no_figures, minutes, step):
+    run = copy_features(finished_run, tmp_path)
+
+    def train_until_step_5():
+        before_step(5, kill_this_process)
+        train.main(train_arguments(run, f"--checkpoint_minutes={minutes}"))
+
+    fork(train_until_step_5, tmp_path / "stderr").join(120)
+    assert load_checkpoint(run / CHECKPOINT)[1]["step"] == step
+
+
 def test_trainer_asked_to_stop_finishes_its_step_and_loses_nothing(finished_run, tmp_path, monkeypatch, no_figures):
     run = copy_features(finished_run, tmp_path)
-    settings = ["--checkpoint_every=1000", "--epochs=300", "--self_critical.epochs=0"]
+    settings = ["--epochs=300", "--self_critical.epochs=0"]
     for step in (4, 5):  # in the second epoch, without a regular checkpoint
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "_step", Trainer._step)  # to be restored

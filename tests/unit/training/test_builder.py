@@ -9,9 +9,11 @@ import torch
 from eval.data import CaptionedImage
 from handler.bundle import load_bundle
 from handler.modeling.encoder import Encoder
+from handler.modeling.layers import grid_shape
 from handler.modeling.vocabulary import build_vocabulary
 from training.builder import _build_model, _build_vocabulary, _check_selection, describe_data
-from training.config import TrainingConfig
+from training.config import PRESETS, TrainingConfig, load_config
+from training.optim import build_optimizer, set_learning_rate
 from training.pretrained_weights import load_encoder_weights
 
 
@@ -22,6 +24,29 @@ def test_build_model_keeps_the_pretrained_encoder_and_its_statistics():
     built = _build_model(config, build_vocabulary(["a dog"], 1), resumed=False).encoder.state_dict()
     assert all(torch.equal(tensor, built[name]) for name, tensor in pretrained.state_dict().items())
     assert built["backbone.bn1.num_batches_tracked"] == 0  # no pass in training mode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("transformer-*-coco.yaml")), ids=lambda path: path.stem)
+def test_build_model_preset_with_random_encoder_trains_a_step(path, monkeypatch):
+    monkeypatch.setattr("training.builder.load_encoder_weights", lambda *_: None)  # downloads them
+    config = load_config(path)
+    vocabulary = build_vocabulary(["a dog"], 1)
+    model = _build_model(config, vocabulary, resumed=False).train()
+    size = config.preprocessing.size
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    before = model.decoder.input_proj[0].weight.clone()
+    optimizer = build_optimizer(model, config)
+    tokens = torch.tensor([[[1, 4, 5]], [[1, 5, 4]]])
+    output = model(images, tokens)
+    cells = model.encode(images).shape[1]
+    assert output.attention.shape == (2, 1, 3, cells)
+    assert cells == grid_shape(cells)[0] ** 2
+    torch.nn.functional.cross_entropy(output.logits, torch.tensor([4, 5, 2, 5, 4, 2])).backward()
+    set_learning_rate(optimizer, 1e-3)
+    optimizer.step()
+    assert torch.isfinite(model.decoder.input_proj[0].weight).all()
+    assert not torch.equal(model.decoder.input_proj[0].weight, before)
 
 
 def test_build_vocabulary_keeps_that_of_the_bundle_also_when_resumed_without_it(tiny_bundle, tmp_path):

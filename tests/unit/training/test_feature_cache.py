@@ -1,6 +1,8 @@
 """Cached features equal what the encoder computes, are reused, and never stale."""
 
+import os
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -106,6 +108,28 @@ def test_cached_features_interrupted_computation_resumes(tmp_path, encoder, monk
     features = features_of(tmp_path / "broken", encoder, images)
     assert len(again) == 3  # the four encoded images are not read again
     assert relative_distance(features, complete) < 2e-3
+
+
+def test_cached_features_mean_is_the_mean_of_the_cells(tmp_path, encoder):
+    images = read_split(ROOT / "samples", "photos")
+    grid = np.float32(features_of(tmp_path, encoder, images))
+    mean = features_of(tmp_path, encoder, images, mean=True)
+    assert mean.shape == (7, 1, encoder.channels)
+    np.testing.assert_allclose(mean[:, 0], grid.mean(1), atol=2e-3)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_cached_features_full_disk_fails_before_the_first_image(tmp_path, encoder, monkeypatch):
+    """A sparse file would be created, and writing to its memory map would kill the process by SIGBUS."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        images = 20 * read_split(ROOT / "samples", "photos")  # 140 * 4 cells * 256 channels * 2 bytes = 287 kB
+        monkeypatch.setattr("training.data.feature_cache.load_images", None)
+        with pytest.raises(OSError, match=r"The features need 0.00 GB, which .* has no space for \(No space left"):
+            features_of(tmp_path, encoder, images)
+        assert not list(tmp_path.glob("*.partial"))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_cached_features_damaged_image_is_named(tmp_path, encoder):
