@@ -136,7 +136,7 @@ def format_summary(content: Mapping[str, Any]) -> str:
     parts = [
         markdown_table(["metric", "score × 100", "95 % interval", "coverage"], rows),
         format_measures(measures_of(content)),
-        *([f"{overlap} of {content['n']} images are in the training split."] if overlap else []),
+        *([f"The training split has {overlap} of these images: the scores are too high."] if overlap else []),
         *(f"Far from people: {warning}" for warning in content["warnings"]),
         *(f"{name} was not measured: {reason}." for name, reason in content.get("not_measured", {}).items()),
     ]

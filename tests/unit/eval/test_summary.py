@@ -40,7 +40,7 @@ def test_summarize_counts_images_of_the_training_split_and_named_objects(images)
     assert content["train_overlap"] == 2
     assert "|train-overlap:2|" in content["signature"]
     assert content["measures"]["chair_s"]["model"] == 0.5
-    assert "2 of 2 images are in the training split." in format_summary(content)
+    assert "The training split has 2 of these images" in format_summary(content)
     _, content = summarize("x/val", images, captions, "beam:5", quick=True)
     assert "train-overlap" not in content["signature"]
 
