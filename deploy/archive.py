@@ -10,19 +10,20 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
 from model_archiver.model_archiver_config import ModelArchiverConfig  # type: ignore[import-untyped]
 from model_archiver.model_packaging import generate_model_archive  # type: ignore[import-untyped]
 
 from handler.backends.openvino import export_openvino
 from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, load_bundle, verify_bundle
-from handler.errors import BundleError
+from handler.cli import cli_errors
+from handler.serving.settings import Settings
 
 HANDLER = Path(__file__).parent.parent / "handler"
 HANDLER_FILE = "captioner_service.py"  # TorchServe entry point
@@ -48,15 +49,18 @@ def build_archive(bundle: Path, output: Path, version: str = DEFAULT_VERSION) ->
 
     Raises:
         BundleError: If the bundle is incomplete or damaged.
-        ValueError: If the version has another format.
+        ValueError: If the version has another format, or `model-config.yaml` has an invalid setting.
+        OSError: If the archive cannot be written, e.g. because the disk is full.
     """
     if not VERSION_PATTERN.fullmatch(version):
         raise ValueError(f"A version consists of numbers with dots, e.g. 2.0, not '{version}'.")
     verify_bundle(bundle)
+    Settings.from_model_config(yaml.safe_load((HANDLER / MODEL_CONFIG).read_text(encoding="utf-8")))
     archive = output if output.suffix == ".mar" else output / f"{MODEL_NAME}.mar"
-    archive.parent.mkdir(parents=True, exist_ok=True)
     # The packaging code empties $TMPDIR/<name> first; a separate directory keeps concurrent builds apart.
-    with tempfile.TemporaryDirectory() as scratch, _temp_dir(scratch):
+    with _replaced(archive) as partial, tempfile.TemporaryDirectory() as scratch, _temp_dir(scratch):
+        if "," in scratch:  # the packaging code splits paths there
+            raise ValueError(f"The temporary directory must have no comma in its path: {scratch}. Set TMPDIR.")
         stage = Path(scratch, "stage")
         ignore = shutil.ignore_patterns("__pycache__", HANDLER_FILE, MODEL_CONFIG)
         shutil.copytree(HANDLER, stage / "handler", ignore=ignore)
@@ -74,10 +78,30 @@ def build_archive(bundle: Path, output: Path, version: str = DEFAULT_VERSION) ->
                 export_path=scratch,
             )
         )
-        partial = archive.with_name(f".{archive.stem}.{os.getpid()}.partial")  # concurrent builds may share a target
         _normalize(Path(scratch, f"{MODEL_NAME}.mar"), partial)
-        partial.replace(archive)
     return archive
+
+
+@contextmanager
+def _replaced(archive: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `archive` if the block succeeds, and is removed if it does not.
+
+    It is created first: where no archive can be written, the work of the block is saved.
+
+    Raises:
+        OSError: If the archive cannot be written. The error names a path.
+    """
+    partial = archive.with_name(f".{archive.stem}.{os.getpid()}.partial")  # concurrent builds may share a target
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        yield partial
+        partial.replace(archive)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(error.filename or archive)) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _normalize(source: Path, target: Path) -> None:
@@ -112,10 +136,8 @@ def main() -> None:
     parser.add_argument("--version", default=DEFAULT_VERSION, help="model version in responses, e.g. 2.0")
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="directory or .mar file")
     arguments = parser.parse_args()
-    try:
+    with cli_errors(ValueError):
         archive = build_archive(arguments.bundle, arguments.output, arguments.version)
-    except (BundleError, ValueError) as error:
-        sys.exit(str(error))
     print(f"{arguments.bundle} -> {archive}, sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}")
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from deploy.torchserve import MODEL, ServerError, TorchServe
+from deploy.watch import start_watch
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "samples" / "photos" / "photographer.jpg"
@@ -17,7 +18,10 @@ SAMPLE = ROOT / "samples" / "photos" / "photographer.jpg"
 
 def start(server: TorchServe) -> None:
     """Start the server, caption a sample image and print the addresses."""
+    was_running = server.running()
     server.start()
+    if not was_running:
+        start_watch(server)
     response = server.caption(SAMPLE)
     sample = os.path.relpath(SAMPLE)
     print(

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ ResponseBody = dict[str, Any]
 BUSY_CODES = {502, 503, 504}  # HTTP status of a server, or of a proxy before it, that cannot accept the request now
 MAX_RESPONSE = 64 * 2**20  # bytes
 READ_SIZE = 2**16  # bytes
+MAX_REQUEST = 40 * 2**20  # bytes; max_request_size of the shipped configuration
 DEFAULT_ENDPOINTS = {"rest": "http://127.0.0.1:8080", "grpc": "127.0.0.1:7070"}
 
 
@@ -72,7 +74,7 @@ class Rest:
         # Loopback addresses must not go through a proxy from the environment.
         self.session.trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")
         self.session.mount(f"{parts.scheme}://", HTTPAdapter(pool_maxsize=max(concurrency, 1)))
-        if token:
+        if token := clean_token(token):
             self.session.headers["Authorization"] = f"Bearer {token}"
 
     def predict(self, image: bytes, options: Mapping[str, object]) -> ResponseBody:
@@ -128,6 +130,8 @@ class Rest:
             raise self._timeout_error() from error
         except requests.ConnectionError as error:
             cause = error.args[0] if error.args else None
+            if isinstance(cause, ProtocolError) and len(image) > MAX_REQUEST:  # TorchServe closes it without reading on
+                raise _too_large(len(image)) from error
             if isinstance(cause, ProtocolError):  # the server was reached; this image may have made it fail
                 raise Busy(0, "Broken", f"The connection to {self.url} was lost.") from error
             raise Unreachable(0, "Unreachable", f"Cannot connect to {self.url}.") from error
@@ -143,6 +147,7 @@ class Grpc:
         import grpc
 
         self.grpc, self.model, self.timeout = grpc, model, timeout
+        token = clean_token(token)
         self.metadata = [("authorization", f"Bearer {token}")] if token else []
         self.target = endpoint.partition("://")[2] or endpoint
         options: list[tuple[str, Any]] = [
@@ -159,7 +164,7 @@ class Grpc:
         try:
             reply = self.stub.Predictions(self._request(image, options), timeout=self.timeout, metadata=self.metadata)
         except self.grpc.RpcError as error:
-            raise self._to_endpoint_error(error) from error
+            raise self._to_endpoint_error(error, len(image)) from error
         return _parse_response(_parse_json(reply.prediction))
 
     def stream(self, image: bytes, options: Mapping[str, object]) -> Iterator[ResponseBody]:
@@ -169,7 +174,7 @@ class Grpc:
             for reply in self.stub.StreamPredictions(request, timeout=self.timeout, metadata=self.metadata):
                 yield _parse_chunk(_parse_json(reply.prediction))
         except self.grpc.RpcError as error:
-            raise self._to_endpoint_error(error) from error
+            raise self._to_endpoint_error(error, len(image)) from error
 
     def close(self) -> None:
         """Close the channel."""
@@ -179,16 +184,40 @@ class Grpc:
         fields = {"image": image} | {name: value.encode() for name, value in _format_options(options).items()}
         return self.messages.PredictionsRequest(model_name=self.model, input=fields)
 
-    def _to_endpoint_error(self, error: "grpc.RpcError") -> EndpointError:
+    def _to_endpoint_error(self, error: "grpc.RpcError", size: int) -> EndpointError:
         status, details = error.code(), (error.details() or "").partition("\n")[0]  # Java class names follow
         if status is self.grpc.StatusCode.DEADLINE_EXCEEDED:
             return EndpointError(504, "Timeout", f"No response within {self.timeout:g} seconds.")
         if status is self.grpc.StatusCode.UNAVAILABLE:
             return Unreachable(0, "Unreachable", f"Cannot connect to {self.target}.")
+        if status in (self.grpc.StatusCode.RESOURCE_EXHAUSTED, self.grpc.StatusCode.CANCELLED) and size > MAX_REQUEST:
+            return _too_large(size)
         # TorchServe has no separate status for a full queue, only this message.
         if status is self.grpc.StatusCode.RESOURCE_EXHAUSTED or "no worker" in details:
             return Busy(503, "Busy", details)
         return EndpointError(0, status.name, details)
+
+
+def clean_token(token: str | None) -> str:
+    """Return a token without white space around it, which files and variables add; empty if there is none.
+
+    Raises:
+        ValueError: If a header cannot carry it. The message does not contain it.
+    """
+    token = (token or "").strip()
+    if not all("!" <= character <= "~" for character in token):
+        raise ValueError("The token has a space, a line break or another character that no header can carry.")
+    return token
+
+
+def _too_large(size: int) -> EndpointError:
+    return EndpointError(
+        413,
+        "TooLarge",
+        f"The request has {size / 1e6:.1f} MB, more than the server or a proxy before it accepts. "
+        "Send a smaller image, or raise max_request_size in config.properties, which is "
+        f"{MAX_REQUEST / 1e6:.1f} MB as shipped.",
+    )
 
 
 def _format_options(options: Mapping[str, object]) -> dict[str, str]:
@@ -214,7 +243,10 @@ def _parse_body(response: requests.Response, body: bytes) -> object:
         EndpointError: If the response is an HTTP error that is not in the JSON format of the endpoint.
     """
     if response.status_code in BUSY_CODES:
-        raise Busy(response.status_code, "Busy", f"The endpoint is busy (HTTP {response.status_code}).")
+        reason = _server_message(body)  # e.g. that no worker of the model runs
+        raise Busy(response.status_code, "Busy", f"The endpoint is busy (HTTP {response.status_code}){reason}.")
+    if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not _server_message(body):
+        raise _too_large(int(response.request.headers.get("Content-Length", 0)))
     refused = EndpointError(response.status_code, response.reason or "Refused", f"HTTP {response.status_code}.")
     if not response.ok and not response.headers.get("content-type", "").startswith("application/json"):
         raise refused
@@ -222,6 +254,15 @@ def _parse_body(response: requests.Response, body: bytes) -> object:
     if not response.ok and not (isinstance(content, dict) and "code" in content):  # JSON of another server
         raise refused
     return content
+
+
+def _server_message(body: bytes) -> str:
+    """Return the message of an error of TorchServe or of the endpoint, after a colon; empty if there is none."""
+    try:
+        message = json.loads(body)["message"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return ""
+    return f": {message.strip().rstrip('.')}" if isinstance(message, str) and message.strip() else ""
 
 
 def _parse_chunk(content: object) -> ResponseBody:

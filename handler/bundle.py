@@ -106,7 +106,7 @@ def load_bundle(directory: Path) -> tuple[BundleConfig, dict[str, torch.Tensor],
         The config, the weights as float32, and the vocabulary.
 
     Raises:
-        BundleError: As `verify_bundle`, or if the vocabulary is invalid.
+        BundleError: As `verify_bundle`, or if the vocabulary is invalid, or a weight is NaN or infinite.
     """
     config, version = _verify(directory)
     try:
@@ -117,6 +117,9 @@ def load_bundle(directory: Path) -> tuple[BundleConfig, dict[str, torch.Tensor],
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in load_file(directory / WEIGHTS).items()
     }
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise BundleError(f"{directory / WEIGHTS}: '{name}' has values that are NaN or infinite. Train it anew.")
     return config, translate_weights(weights) if version == 1 else weights, vocabulary
 
 

@@ -1,5 +1,6 @@
 """In-process captioning API. The TorchServe handler is a thin wrapper around `Captioner`."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -173,6 +174,9 @@ class Captioner:
 
         Returns:
             For each image its captions, best first.
+
+        Raises:
+            RuntimeError: If the score of a caption is NaN or infinite, which no response can express.
         """
 
         def decode_tokens(callback: Callable[[list[str]], None]) -> Callable[[list[int]], None]:
@@ -180,6 +184,8 @@ class Captioner:
 
         callbacks = {image: decode_tokens(callback) for image, callback in (on_tokens or {}).items()}
         generated = self.engine.generate(grid, options, callbacks)
+        if not all(math.isfinite(hypothesis.score) for hypotheses in generated for hypothesis in hypotheses):
+            raise RuntimeError("The model gives scores that are NaN or infinite.")
         return [[self._to_caption(hypothesis) for hypothesis in hypotheses] for hypotheses in generated]
 
     @property

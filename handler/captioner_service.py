@@ -36,14 +36,13 @@ class CaptionerService:
 
         Raises:
             BundleError: If the bundle is damaged.
-            TypeError: If model-config.yaml has an unknown setting under `handler`.
-            ValueError: If a setting has an invalid value.
+            ValueError: If model-config.yaml has an unknown setting or an invalid value.
         """
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
         configured = context.model_yaml_config or {}
-        settings = Settings(**configured.get("handler", {}))
+        settings = Settings.from_model_config(configured)
         torch.set_num_threads(settings.threads or max(1, available_cpus() // int(configured.get("maxWorkers") or 1)))
         directory = Path(properties["model_dir"]) / "model"
         captioner = Captioner.load(directory, device, backend=settings.backend, precision=settings.precision)

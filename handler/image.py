@@ -1,24 +1,45 @@
 """Decoding of image files to upright RGB with 8 bits a channel."""
 
+import math
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
+import pi_heif
 from PIL import Image, UnidentifiedImageError
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
+from handler.image_metadata import HEX_EXIF, MAX_EXIF_BYTES, drop_metadata
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Pillow reads all of them but HEIC, i.e. HEIF, for which pi-heif wraps the decoders of libheif.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 MAX_PIXELS = 50_000_000  # pixels; a 48-megapixel phone photo still fits; decoded it takes 150 MB
 MAX_SIDE = 65_535  # pixels, the JPEG limit; the memory for resizing grows with the longer side
 MAX_SCANS = 30  # scans of a JPEG; a scan costs a pass over all pixels, and few bytes to write
 MAX_SCANS_FULL_SIZE = 12  # scans of a JPEG with the most pixels allowed; progressive JPEGs have about ten
 MAX_READS = 50_000  # reads of a file; the largest PNG in chunks of 8 KB takes 8,000
 MAX_RLE_PIXELS = 512 * 512  # pixels of a run-length encoded BMP, which Pillow decodes in Python, pixel by pixel
-MAX_EXIF_BYTES = 65_535  # bytes; the limit of a JPEG segment
+SAMPLE_MAXIMA = (255, 1023, 4095, 16_383, 65_535, 2**31 - 1)  # of 8, 10, 12, 14, 16 and 31 bits
 
-EXIF = b"Exif\0\0"  # start of an EXIF segment
 ORIENTATION = 0x0112  # EXIF tag
-HEX_EXIF = "Raw profile type exif"  # PNG text chunk in which ImageMagick stores EXIF
+TILE_SIDES = (0x0142, 0x0143)  # TIFF tags
+PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # TIFF tag, and its value for negatives
+DAMAGED = "The image is damaged or incomplete and could not be decoded."
+OTHER_FILES = (
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "XML or an SVG drawing"),
+    (b"<", "HTML or XML"),
+    (b"%pdf", "a PDF document"),
+    (b"pk\3\4", "a ZIP archive"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"8bps", "a Photoshop document"),
+    (b"\0\0\0\x0cjxl ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cjp  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+)  # first bytes in lower case, and what they are
 # `ImageOps.exif_transpose` does the same, but reads EXIF of any size and writes the rest of it back, which fails on
 # damaged entries: a good image would be rejected for its metadata.
 EXIF_TRANSPOSE = {
@@ -30,6 +51,9 @@ EXIF_TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+Image.init()  # registers the formats of Pillow
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 class ReadLimitedBytesIO(BytesIO):
@@ -55,10 +79,10 @@ class ReadLimitedBytesIO(BytesIO):
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
-    """Decode JPEG, PNG, WebP, GIF or BMP to RGB.
+    """Decode JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC to RGB.
 
     The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images become RGB, and transparency becomes white.
-    An animation gives its first frame.
+    An animation or a document gives its first frame or page. Metadata and colour profiles have no effect.
 
     Args:
         data: Bytes of the file.
@@ -77,22 +101,44 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None
     return to_upright_rgb(open_image(data, max_pixels), min_side)
 
 
+def has_signature(head: bytes | bytearray) -> bool:
+    """Return True if the first bytes of a file are those of a format in `FORMATS`."""
+    prefix = bytes(head[:16])
+    for name in FORMATS:
+        accept = Image.OPEN[name][1]
+        try:
+            if accept is None or accept(BytesIO(prefix) if name == "HEIF" else prefix):  # type: ignore[arg-type]
+                return True
+        except (IndexError, ValueError):  # a prefix that is too short
+            continue
+    return False
+
+
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an image without decoding a pixel; arguments and errors as for `decode_image`."""
     if not data:
         raise EmptyBody("The image is empty: send the bytes of an image file.")
     try:
-        image = Image.open(ReadLimitedBytesIO(_drop_duplicate_exif(data)), formats=FORMATS)
+        image = Image.open(ReadLimitedBytesIO(drop_metadata(data)), formats=FORMATS)
     except (InvalidImage, MemoryError):  # without memory, the image may still be valid
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"The image has more than the {max_pixels} pixels allowed.") from error
     except UnidentifiedImageError as error:
-        raise InvalidImage(f"The bytes are not an image in a known format ({', '.join(FORMATS)}).") from error
+        raise _unidentified(data) from error
     except Exception as error:  # on damaged headers, the parsers of Pillow raise errors of any type
-        raise InvalidImage("The image is damaged or incomplete and could not be decoded.") from error
+        raise InvalidImage(DAMAGED) from error
     _check_cost(image, data, max_pixels)
     return image
+
+
+def _unidentified(data: bytes) -> InvalidImage:
+    """Describe bytes that no parser accepts."""
+    if has_signature(data):
+        return InvalidImage("The image is damaged, or of a kind that cannot be decoded. Save it anew as JPEG or PNG.")
+    kind = next((name for prefix, name in OTHER_FILES if data.lstrip()[: len(prefix)].lower() == prefix), "")
+    found = f"The bytes are {kind}, not an image" if kind else "The bytes are not an image in a known format"
+    return InvalidImage(f"{found}. Send {FORMAT_NAMES}.")
 
 
 def _check_cost(image: Image.Image, data: bytes, max_pixels: int) -> None:
@@ -108,16 +154,18 @@ def _check_cost(image: Image.Image, data: bytes, max_pixels: int) -> None:
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS or scans * num_pixels > MAX_SCANS_FULL_SIZE * max_pixels:
             raise InvalidImage(f"The JPEG has {scans} scans, too many for its {size}.")
+    tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF" and _tag_product(tags, TILE_SIDES) > max_pixels:
+        raise TooManyPixels(f"The TIFF has tiles of more than the {max_pixels} pixels allowed.")
     # Before it is loaded, an image knows the decoder of each of its tiles.
     tiles = getattr(image, "tile", None)
     if tiles and tiles[0].codec_name == "bmp_rle" and num_pixels > MAX_RLE_PIXELS:
         raise InvalidImage(f"The BMP is run-length encoded and has {size}, more than the {MAX_RLE_PIXELS} allowed.")
 
 
-def _drop_duplicate_exif(data: bytes) -> bytes:
-    """Return a JPEG with its first EXIF segment only: Pillow concatenates them and copies all of it for each."""
-    head, mark, rest = data.partition(EXIF)
-    return head + mark + rest.replace(EXIF, bytes(len(EXIF))) if data[:2] == b"\xff\xd8" and EXIF in rest else data
+def _tag_product(tags: Mapping[int, Any], names: Sequence[int]) -> int:
+    values = [tags.get(name, 1) for name in names]
+    return math.prod(value if isinstance(value, int) else 1 for value in values)
 
 
 def to_upright_rgb(image: Image.Image, min_side: int | None = None) -> Image.Image:
@@ -132,16 +180,46 @@ def to_upright_rgb(image: Image.Image, min_side: int | None = None) -> Image.Ima
         InvalidImage: If the pixels cannot be decoded.
         MemoryError: If there is too little memory.
     """
+    data = _file_bytes(image)
     try:
-        if min_side and image.format in ("JPEG", "MPO"):
+        if min_side and image.format == "JPEG":
             image.draft(None, (min_side, min_side))
         image.load()
+        if data and _ends_early(image, data):
+            raise InvalidImage("The JPEG is truncated: pixels are missing at its end.")
         transpose = EXIF_TRANSPOSE.get(_orientation(image))
         return _to_rgb(image if transpose is None else image.transpose(transpose))
     except (InvalidImage, MemoryError):
         raise
     except Exception as error:  # on damaged pixels, the decoders of Pillow raise errors of any type
-        raise InvalidImage("The image is damaged or incomplete and could not be decoded.") from error
+        raise InvalidImage(DAMAGED) from error
+
+
+def _file_bytes(image: Image.Image) -> bytes:
+    """Bytes of a JPEG that is not loaded yet; empty for other images."""
+    file = getattr(image, "fp", None)
+    return file.getvalue() if image.format == "JPEG" and isinstance(file, BytesIO) else b""
+
+
+def _ends_early(image: Image.Image, data: bytes) -> bool:
+    """Return True if a JPEG has an end marker before its last pixels, which libjpeg fills with grey, without an error.
+
+    Only an image that is grey in its last corner is examined: it is decoded once more, with bytes before the end
+    marker that libjpeg skips if it has all pixels, and takes for pixels if it does not.
+    """
+    corner = image.crop((image.width - 4, image.height - 4, image.width, image.height))
+    if any(low != high or not 127 <= low <= 128 for low, high in _extrema(corner)):
+        return False
+    end = data.rfind(b"\xff\xd9")
+    filled = Image.open(BytesIO(data[:end] + bytes(range(1, 255)) * 8 + data[end:]), formats=["JPEG"])
+    filled.draft(image.mode, image.size)
+    return filled.tobytes() != image.tobytes()
+
+
+def _extrema(image: Image.Image) -> tuple[Any, ...]:
+    """Least and greatest value of each band."""
+    extrema: tuple[Any, ...] = image.getextrema()
+    return extrema if isinstance(extrema[0], tuple) else (extrema,)
 
 
 def is_transposed(image: Image.Image) -> bool:
@@ -162,9 +240,35 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # Pillow would clip them to white
+        image = _to_8_bit(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    try:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise InvalidImage(f"The colours of the image ({image.mode}) cannot be read. Save it in RGB.") from error
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale grey samples of 16 or 32 bits, or floats, to 8 bits.
+
+    A PNG uses the whole range of 16 bits. A TIFF may have fewer bits in samples of 16, and does not tell: its range is
+    the smallest that holds all samples, and 0–1 for floats up to 1. Negative samples and NaN become black.
+    """
+    samples = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0, posinf=0, neginf=0)
+    largest = float(samples.max())
+    if image.format == "PNG" and image.mode.startswith("I;16"):
+        scale = 65_535
+    elif image.mode == "F" and largest <= 1:
+        scale = 1
+    else:
+        scale = next((maximum for maximum in SAMPLE_MAXIMA if largest <= maximum), int(largest))
+    grey = np.clip(samples * (255 / scale), 0, 255).round().astype(np.uint8)
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[np.asarray(image) == transparent] = 255
+    return Image.fromarray(grey)

@@ -49,7 +49,7 @@ class Results:
             if self.filesystem.get_file_info(FileSelector(self.path)):
                 raise BatchJobError(f"{self.uri} holds other files: name a new directory for the captions.")
             with self.filesystem.open_output_stream(path) as file:
-                file.write(json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps(settings, indent=2).encode() + b"\n")  # in ASCII: paths need not be UTF-8
             return
         with self.filesystem.open_input_stream(path) as file:
             content = file.read()

@@ -4,6 +4,7 @@ The readers of Ray Data end the job at the first unreadable file, or drop it. He
 image.
 """
 
+import os
 import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from deploy.batch.storage import (
     THREADS,
     BatchJobError,
     Unreadable,
+    display_name,
     file_type,
     find_files,
     one_line,
@@ -29,9 +31,11 @@ from deploy.batch.storage import (
 from handler.errors import RequestError
 from handler.image import FORMATS
 
-SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+HEIC_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")  # pi-heif registers none
+SUFFIXES = (*(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS), *HEIC_SUFFIXES)
 CHUNK_SIZE = 64  # images whose files a task holds in memory at once
 IMAGE_COLUMN = "image"  # output column with the name of the image
+PATH_COLUMN = "path"  # column of the work that remains with the path of an image, as bytes
 
 
 class InvalidParquet(RequestError):
@@ -78,6 +82,8 @@ class ImageSource(ABC):
 class ImageFolder(ImageSource):
     """All images in a directory tree. The name of an image is its path relative to the directory.
 
+    The work that remains has the path as bytes, too, because a file name need not be UTF-8 and text in Arrow must be.
+
     Raises:
         BatchJobError: If there is no such directory, or no image in it.
     """
@@ -96,14 +102,18 @@ class ImageFolder(ImageSource):
 
     def remaining(self, done: AbstractSet[str]) -> pa.Table:
         """See `ImageSource.remaining`; a row is one image."""
-        return pa.table({IMAGE_COLUMN: [name for name in self.listing if name not in done]}, self.schema)
+        names = [(display_name(path), os.fsencode(path)) for path in self.listing]
+        pending = [(name, path) for name, path in names if name not in done]
+        columns = {IMAGE_COLUMN: [name for name, _ in pending], PATH_COLUMN: [path for _, path in pending]}
+        return pa.table(columns, self.schema.append(pa.field(PATH_COLUMN, pa.binary())))
 
     def read(self, pending: pa.Table) -> Iterator[ImageChunk]:
         """See `ImageSource.read`."""
         for first in range(0, len(pending), CHUNK_SIZE):
             rows = pending.slice(first, CHUNK_SIZE)
-            names = rows[IMAGE_COLUMN].to_pylist()
-            yield ImageChunk(rows, read_files(posixpath.join(self.directory, name) for name in names))
+            paths = [os.fsdecode(path) for path in rows[PATH_COLUMN].to_pylist()]
+            images = read_files(posixpath.join(self.directory, path) for path in paths)
+            yield ImageChunk(rows.select([IMAGE_COLUMN]), images)
 
 
 class ParquetFiles(ImageSource):
@@ -126,6 +136,9 @@ class ParquetFiles(ImageSource):
         self.directory = posixpath.dirname(location) if single else location
         self.column, self.keep = column, list(keep)
         names = [posixpath.basename(location)] if single else find_files(location, (".parquet",))
+        for name in names:
+            if display_name(name) != name:
+                raise BatchJobError(f"{display_name(name)} has a name that is not UTF-8. Rename the file.")
         with ThreadPoolExecutor(THREADS) as pool:
             self.listing = dict(zip(names, pool.map(self._read_footer, names), strict=True))
         readable = [footer for footer in self.listing.values() if footer]

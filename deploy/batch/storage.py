@@ -5,6 +5,8 @@ import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -54,6 +56,9 @@ def file_type(uri: str) -> FileType:
         BatchJobError: If its storage cannot be reached.
     """
     try:
+        if _is_local(uri):
+            path = Path(uri)
+            return FileType.Directory if path.is_dir() else FileType.File if path.is_file() else FileType.NotFound
         filesystem, path = resolve_uri(uri)
         return filesystem.get_file_info(path).type
     except (OSError, pa.ArrowException) as error:
@@ -63,9 +68,13 @@ def file_type(uri: str) -> FileType:
 def find_files(directory: str, suffixes: tuple[str, ...]) -> list[str]:
     """List files with certain suffixes in a directory tree, as sorted relative paths.
 
+    Names of local files need not be UTF-8; such bytes are surrogates, as Python has them.
+
     Raises:
         BatchJobError: If the directory cannot be read.
     """
+    if _is_local(directory):
+        return _find_local_files(directory, suffixes)
     try:
         filesystem, root = resolve_uri(directory)
         infos = filesystem.get_file_info(FileSelector(root, recursive=True))
@@ -73,6 +82,29 @@ def find_files(directory: str, suffixes: tuple[str, ...]) -> list[str]:
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise BatchJobError(f"{directory} cannot be read: {one_line(error)}.") from error
     return sorted(posixpath.relpath(path, root) for path in paths)
+
+
+def _is_local(uri: str) -> bool:
+    return "://" not in uri
+
+
+def _find_local_files(directory: str, suffixes: tuple[str, ...]) -> list[str]:
+    """As `find_files`; pyarrow fails on a directory in which a single name is not UTF-8."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise BatchJobError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    return sorted(
+        os.path.relpath(os.path.join(parent, name), directory)  # noqa: PTH118 - a million of them
+        for parent, _, names in os.walk(directory, onerror=refuse, followlinks=True)
+        for name in names
+        if name.lower().endswith(suffixes) and os.path.isfile(os.path.join(parent, name))  # noqa: PTH113, PTH118
+    )
+
+
+def display_name(name: str) -> str:
+    r"""Return a file name as text for the output; bytes that are not UTF-8 are shown as `\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_files(uris: Iterable[str]) -> list[bytes | RequestError]:
@@ -83,16 +115,30 @@ def read_files(uris: Iterable[str]) -> list[bytes | RequestError]:
 
 def _read_file(uri: str) -> bytes | RequestError:
     try:
+        if _is_local(uri):
+            return _read_local_file(Path(uri))
         filesystem, path = resolve_uri(uri)
         info = filesystem.get_file_info(path)
         if not info.is_file:  # reading a device or a pipe would never end
             return Unreadable("There is no such file.")
         if info.size > MAX_BYTES:
-            return TooLarge(f"The image has {info.size} bytes. At most {MAX_BYTES} are allowed.")
+            return _too_large(info.size)
         with filesystem.open_input_file(path) as file:
             return bytes(file.read())
     except (OSError, pa.ArrowException, ValueError) as error:
         return Unreadable(f"{one_line(error)}.")
+
+
+def _read_local_file(path: Path) -> bytes | RequestError:
+    if not path.is_file():
+        return Unreadable("There is no such file.")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        return _too_large(size)
+    return path.read_bytes()
+
+
+def _too_large(size: int) -> TooLarge:
+    return TooLarge(f"The image has {size} bytes. At most {MAX_BYTES} are allowed.")
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:

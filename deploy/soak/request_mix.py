@@ -1,5 +1,6 @@
 """Requests of a soak test: every protocol with random options, and one invalid request in ten."""
 
+import gzip
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +85,10 @@ def _grpc_fields(image: bytes, options: dict[str, Any]) -> dict[str, bytes]:
     return {"image": image} | {name: text.encode() for name, text in _to_strings(options).items()}
 
 
+def _json(image: bytes, random: Random) -> bytes:
+    return json.dumps({"image": _base64(image)} | sample_options(random)).encode()
+
+
 def _base64(image: bytes) -> str:
     return b64encode(image).decode()
 
@@ -99,6 +104,22 @@ def _v2_tensor(image: bytes, random: Random) -> Content:
     return "/v2/models/captioner/infer", {"json": {"inputs": [tensor], "parameters": sample_options(random)}}
 
 
+def _v2_with_a_broken_image(image: bytes, _random: Random) -> Content:
+    """Send an image and a broken one as the samples of KServe do, and an option as a tensor."""
+    images = {"name": "any", "shape": [-1], "datatype": "BYTES", "data": [_base64(image), _base64(image[:500])]}
+    beams = {"name": "beam_size", "shape": [1], "datatype": "INT32", "data": [2]}
+    return "/v2/models/captioner/infer", {"json": {"id": "7", "inputs": [images, beams]}}
+
+
+def _v2_of_another_shape(image: bytes, _random: Random) -> Content:
+    tensor = {"name": "image", "shape": [3], "datatype": "BYTES", "data": [_base64(image)]}
+    return "/v2/models/captioner/infer", {"json": {"inputs": [tensor]}}
+
+
+def _v1_broken(image: bytes, _random: Random) -> Content:
+    return "/v1/models/captioner:predict", {"json": {"instances": [{"b64": _base64(image[:500])}]}}
+
+
 def _v1_instances(image: bytes, _random: Random) -> Content:
     return "/v1/models/captioner:predict", {"json": {"instances": [{"b64": _base64(image)}] * 2}}
 
@@ -110,12 +131,14 @@ def _typed(data: bytes, content_type: str) -> dict[str, Any]:
 VALID: dict[str, Callable[[bytes, Random], Content]] = {
     "raw": lambda image, _: (PREDICT, {"data": image}),
     "form": lambda image, random: (PREDICT, _form(image, sample_options(random))),
-    "JSON": lambda image, random: (PREDICT, {"json": {"image": _base64(image)} | sample_options(random)}),
+    "JSON": lambda image, random: (PREDICT, _typed(_json(image, random), "application/json")),
     "stream": lambda image, random: (PREDICT, _form(image, sample_options(random) | {"stream": True})),
     "gRPC": lambda image, random: ("Predictions", _grpc_fields(image, sample_options(random))),
     "several": _several,
     "V1": _v1_instances,
     "V2": _v2_tensor,
+    "V2, one broken": _v2_with_a_broken_image,
+    "JSON over gRPC": lambda image, random: ("Predictions", {"data": _json(image, random)}),
     "explanation": lambda image, _: (EXPLAIN, {"data": image}),
     "gRPC stream": lambda image, random: ("StreamPredictions", _grpc_fields(image, sample_options(random))),
 }
@@ -126,6 +149,10 @@ INVALID: dict[str, Callable[[bytes, Random], Content]] = {
     "invalid: option": lambda image, _: (PREDICT, _form(image, {"beams": 3})),
     "invalid: value": lambda image, _: (PREDICT, {"json": {"image": _base64(image), "beam_size": 11}}),
     "invalid: JSON": lambda *_: (PREDICT, _typed(b'{"image": ', "application/json")),
+    "invalid: V1": _v1_broken,
+    "invalid: V2": _v2_of_another_shape,
+    "invalid: URL": lambda *_: (PREDICT, {"json": {"url": "https://host/photo.jpg"}}),
+    "invalid: gzip": lambda image, _: (PREDICT, _typed(gzip.compress(image), "image/jpeg")),
     "invalid: text": lambda *_: (PREDICT, _typed(b"a dog", "text/plain")),
     "invalid: no image": lambda *_: (PREDICT, {"files": {"beam_size": (None, "3")}}),
 }

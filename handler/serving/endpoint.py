@@ -173,10 +173,15 @@ class Endpoint:
 
     def _encode(self, task: InferenceTask, predictions: Sequence[Prediction], as_png: bool) -> Response:
         """Encode the response as the protocol of the request has it: JSON, the figure, or the end of a stream."""
-        if isinstance(task.request, OpenInferenceRequest):
-            status, content = open_inference.encode_response(task.request, predictions, self.model, task.raw.id)
+        request = task.request
+        if task.raw.is_open_inference_grpc and not isinstance(request, OpenInferenceRequest):  # an error
+            request = OpenInferenceRequest(request.images)
+        if isinstance(request, OpenInferenceRequest):
+            status, content = open_inference.encode_response(
+                request, predictions, self.model, task.raw.id, is_http=not task.raw.is_open_inference_grpc
+            )
         else:
-            status, content = responses.encode_response(task.request, predictions, self.model, task.raw.id)
+            status, content = responses.encode_response(request, predictions, self.model, task.raw.id)
         if as_png and status == 200:
             return Response(b64decode(content["overlay"]), content_type=PNG)
         # After the first token even an error must be a part of the stream.

@@ -34,6 +34,11 @@ class RawRequest(NamedTuple):
         return bool(self.headers)
 
     @property
+    def is_open_inference_grpc(self) -> bool:
+        """Return True for `ModelInfer` of the Open Inference Protocol: of gRPC calls, it alone has a parsed body."""
+        return not self.is_http and isinstance(self.fields.get("body"), dict)
+
+    @property
     def is_explanation(self) -> bool:
         """Return True if the request came to `/explanations`."""
         return self.headers.get("explain") == "True"

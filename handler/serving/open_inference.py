@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handler.errors import EmptyBody, MalformedJSON, RequestError
+from handler.errors import EmptyBody, MalformedJSON, OptionOutOfRange, RequestError
 from handler.generation import GENERATION_OPTIONS
 from handler.serving.image_parsing import ParseContext, check_num_images, parse_images, reject_stream
 from handler.serving.json_schema import (
@@ -30,6 +30,9 @@ from handler.serving.responses import Prediction, encode_predictions, overall_st
 
 OUTPUTS = ("caption", "response")  # names of the output tensors
 MAX_DIMENSIONS = 8  # of a tensor
+BINARY_TENSORS = "Tensors in binary are not read. Send 'data' in base64, e.g. with binary_data=False."
+REQUEST_FIELDS = {"id", "inputs", "outputs", "parameters", "model_name", "model_version"}
+BINARY_OUTPUT = ("binary_data_output", "binary_data")  # parameters of the binary tensor extension
 
 
 @dataclass(frozen=True)
@@ -58,54 +61,91 @@ def decode_request(fields: dict[str, Any], context: ParseContext, *, explain: bo
 
 
 def _parse_inputs(fields: dict[str, Any], context: ParseContext) -> list[ImageRequest | RequestError]:
-    if unknown := sorted(fields.keys() - {"id", "inputs", "outputs", "parameters"}):
+    if unknown := sorted(fields.keys() - REQUEST_FIELDS):
         raise MalformedJSON(
             f"Unknown field '{format_value(unknown[0])}' in an Open Inference request. Send options in 'parameters'."
         )
     if not isinstance(fields.get("id"), str | bytes | bytearray | None):
         raise MalformedJSON("'id' must be a string.")
-    tensors = fields["inputs"]
-    if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(tensors[0], dict):
-        raise MalformedJSON("'inputs' must be a list of one tensor that holds the images.")
-    [tensor] = tensors
-    images = _parse_tensor(tensor)
-    check_num_images(images, context.settings.max_images)
-    options: dict[str, Any] = {}
+    tensor, options = _split_tensors(fields["inputs"])
     for parameters in (fields.get("parameters"), tensor.get("parameters")):
         if not isinstance(parameters, dict | None):
             raise MalformedJSON("'parameters' must be an object with options.")
         options |= parameters or {}
-    options.pop("content_type", None)  # "base64", if the client says so
+    if "binary_data_size" in options:
+        raise MalformedJSON(BINARY_TENSORS)
+    for name in BINARY_OUTPUT:  # the response is JSON, which is the answer of a server without the extension
+        options.pop(name, None)
+    if (encoding := options.pop("content_type", "base64")) != "base64":
+        raise OptionOutOfRange(f"content_type must be base64, not {format_value(encoding)}.")
+    images = _parse_tensor(tensor)
+    check_num_images(images, context.settings.max_images)
     reject_stream(options)
     return parse_images([options | {"image": image} for image in images], context, explain=False)
 
 
+def _split_tensors(tensors: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tensor of images, and the options that are sent as tensors of one element beside it."""
+    if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
+        raise MalformedJSON("'inputs' must be a list of tensors: one that holds the images, and any with options.")
+    names = [tensor.get("name", "") for tensor in tensors]
+    if not all(isinstance(name, str) for name in names):
+        raise MalformedJSON("The 'name' of a tensor must be a string.")
+    others = [tensor for tensor, name in zip(tensors, names, strict=True) if name not in GENERATION_OPTIONS]
+    images = [tensor for tensor in others if tensor.get("datatype") == "BYTES"] or others
+    if len(images) != 1:
+        raise MalformedJSON(
+            "'inputs' must have one BYTES tensor that holds the images, and may have others of options."
+        )
+    [image] = images
+    options = [(name, tensor) for tensor, name in zip(tensors, names, strict=True) if tensor is not image]
+    return image, {name: _option_value(name, tensor) for name, tensor in options}
+
+
+def _option_value(name: str, tensor: dict[str, Any]) -> object:
+    data = _flatten(tensor.get("data"))
+    if len(data) != 1 or not _fits(tensor.get("shape"), 1):
+        raise MalformedJSON(f"The tensor '{format_value(name)}' of an option must have one element.")
+    return data[0]
+
+
 def _parse_tensor(tensor: dict[str, Any]) -> list[Any]:
     """Return the elements of a BYTES tensor, whose data may be nested or flat."""
-    if not isinstance(tensor.get("name", ""), str):
-        raise MalformedJSON("The 'name' of the tensor must be a string.")
     if tensor.get("datatype") != "BYTES":
-        raise MalformedJSON("The 'datatype' of the tensor must be BYTES, with images in base64.")
-    data, shape = tensor.get("data"), tensor.get("shape")
-    for _ in range(MAX_DIMENSIONS - 1):
-        if isinstance(data, list) and any(isinstance(part, list) for part in data):
-            data = [element for part in data for element in (part if isinstance(part, list) else [part])]
-    if not isinstance(data, list) or not data:
+        raise MalformedJSON(
+            f"The 'datatype' of the tensor must be BYTES, not {format_value(tensor.get('datatype'))}. "
+            "Send image files in base64, not pixels."
+        )
+    data = _flatten(tensor.get("data"))
+    if not data:
         raise EmptyBody("No image in the request. Send a list of images in base64 as the 'data' of the tensor.")
-    if not _fits(shape, len(data)):
+    if not _fits(tensor.get("shape"), len(data)):
         raise MalformedJSON(
             f"The 'shape' of the tensor does not fit its data: the product must be {len(data)}, its number of elements."
         )
     return data
 
 
+def _flatten(data: object) -> list[Any]:
+    """Return the elements of nested or flat data; one that is not in a list, as the samples of KServe have it."""
+    if isinstance(data, str | int | float):
+        return [data]
+    for _ in range(MAX_DIMENSIONS - 1):
+        if isinstance(data, list) and any(isinstance(part, list) for part in data):
+            data = [element for part in data for element in (part if isinstance(part, list) else [part])]
+    return data if isinstance(data, list) else []
+
+
 def _fits(shape: object, num_elements: int) -> bool:
-    if not isinstance(shape, list) or not 0 < len(shape) <= MAX_DIMENSIONS:
+    """Return True if a shape has so many elements. One size may be -1, for any; KServe also sends -1 for [-1]."""
+    sizes = [shape] if type(shape) is int else shape
+    if not isinstance(sizes, list) or not 0 < len(sizes) <= MAX_DIMENSIONS:
         return False
     # Each size is bounded first: the product of huge integers takes long.
-    if not all(type(size) is int and 0 < size <= num_elements for size in shape):
+    if not all(type(size) is int and (size == -1 or 0 < size <= num_elements) for size in sizes):
         return False
-    return math.prod(shape) == num_elements
+    known = math.prod(size for size in sizes if size != -1)
+    return num_elements % known == 0 if sizes.count(-1) == 1 else known == num_elements and -1 not in sizes
 
 
 def _parse_outputs(requested: object) -> tuple[str, ...]:
@@ -119,13 +159,22 @@ def _parse_outputs(requested: object) -> tuple[str, ...]:
 
 
 def encode_response(
-    request: OpenInferenceRequest, predictions: Sequence[Prediction], model: dict[str, str], request_id: str
+    request: OpenInferenceRequest,
+    predictions: Sequence[Prediction],
+    model: dict[str, str],
+    request_id: str,
+    *,
+    is_http: bool = True,
 ) -> tuple[int, dict[str, Any]]:
-    """Encode a response; arguments and result as for `responses.encode_response`."""
-    id_field = {"id": request.id} if request.id else {}
+    """Encode a response; arguments and result as for `responses.encode_response`.
+
+    Over gRPC the response always has all fields of a success: TorchServe ends the worker if one is missing. An error
+    is in the tensor `response` then.
+    """
+    id_field = {"id": request.id} if request.id or not is_http else {}
     status = overall_status(predictions)
     contents = encode_predictions(predictions)
-    if status != 200:
+    if status != 200 and is_http:
         first = contents[0]
         return status, {"error": first["message"]} | first | id_field | {"request_id": request_id}
     data = {
@@ -135,7 +184,7 @@ def encode_response(
     outputs = [
         {"name": name, "datatype": "BYTES", "shape": [len(contents)], "data": data[name]} for name in request.outputs
     ]
-    return 200, {
+    return status, {
         "model_name": model["name"],
         "model_version": model["version"],
         **id_field,
@@ -152,13 +201,14 @@ def schemas(error: dict[str, Schema], max_images: int) -> dict[str, Schema]:
         max_images: Most images in a request.
     """
     options = refs(GENERATION_OPTIONS)
+    size = {"type": "integer", "anyOf": [{"const": -1}, {"minimum": 1}]}
     requested_output = object_of({"name": {"enum": list(OUTPUTS)}}, closed=False)
     input_tensor = object_of(
         {
             "name": STRING,
             "datatype": {"const": "BYTES"},
-            "shape": array_of({"type": "integer", "minimum": 1}, minItems=1),
-            "data": array_of(BASE64, minItems=1, maxItems=max_images),
+            "shape": {"anyOf": [{"const": -1}, array_of(size, minItems=1)]},
+            "data": {"anyOf": [BASE64, array_of(BASE64, minItems=1, maxItems=max_images)]},
             "parameters": nullable(ref("Parameters")),
         },
         "name",

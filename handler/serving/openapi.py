@@ -7,6 +7,7 @@ from typing import Any
 from handler.errors import REQUEST_ERRORS
 from handler.generation import GENERATION_OPTIONS, GenerationConfig
 from handler.generation.options import GenerationOption
+from handler.image import FORMAT_NAMES
 from handler.serving import open_inference
 from handler.serving.image_parsing import ParseContext
 from handler.serving.json_schema import (
@@ -130,7 +131,7 @@ def _native_bodies(settings: Settings, options: Sequence[str], prefix: str = "")
         prefix: Prefix of the names of the JSON schemas.
     """
     fields = refs([*GENERATION_OPTIONS, *options])
-    raw = {"description": f"Bytes of a JPEG, PNG, WebP, GIF or BMP file, at most {settings.max_bytes}."}
+    raw = {"description": f"Bytes of an image file, at most {settings.max_bytes}: {FORMAT_NAMES}."}
     return {
         "image/*": raw,
         "application/octet-stream": raw,

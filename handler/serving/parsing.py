@@ -9,19 +9,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handler.errors import EmptyBody, MalformedJSON, OptionOutOfRange, RequestError, UnsupportedMedia
+from handler.generation import GENERATION_OPTIONS
+from handler.image import has_signature
 from handler.serving import open_inference
 from handler.serving.image_parsing import (
     IMAGE_FIELDS,
+    URL,
+    URL_FIELDS,
+    URLS_ARE_NOT_FETCHED,
     ParseContext,
     check_num_images,
+    is_base64_of_image,
     parse_image,
     parse_images,
     reject_stream,
 )
 from handler.serving.messages import ImageRequest, InferenceRequest, MultiImageRequest, SingleImageRequest
-from handler.serving.option_parsing import parse_bool
+from handler.serving.option_parsing import format_value, parse_bool
 
 JSON_FIELDS = ("images", "instances", "inputs", "parameters", "outputs")  # in a form they are JSON text
+FORM = "application/x-www-form-urlencoded"  # what curl's -d and --data-binary declare by themselves
+GZIP = b"\x1f\x8b"
+COMPRESSED = "The body is compressed. Send it without Content-Encoding; image files are compressed already."
 
 
 def parse_request(
@@ -52,7 +61,7 @@ def decode_request(fields: dict[str, Any], context: ParseContext, *, explain: bo
     """Decode a request of the native protocol or the V1 inference protocol; see `parse_request`."""
     try:
         parse = _parse_multiple if "images" in fields or "instances" in fields else _parse_single
-        request = parse(fields, context, explain)
+        request = parse(_with_parameters(fields), context, explain)
         if explain:
             _check_num_explanations(request.images, context.settings.max_explanations)
         return request
@@ -63,28 +72,90 @@ def decode_request(fields: dict[str, Any], context: ParseContext, *, explain: bo
 def _extract_fields(fields: Mapping[str, object], content_type: str) -> dict[str, Any]:
     """Return the fields of a form or JSON object; a raw body is the field `body`.
 
-    Images are base64 text in JSON, and bytes otherwise.
+    JSON is known by its first character, whatever its content type. Images are base64 text in JSON, and bytes
+    otherwise.
     """
     body = fields.get("body")
-    if content_type.partition(";")[0].strip().lower() == "application/json" or isinstance(body, dict | list):
-        return _json_object(body)
-    if isinstance(body, str):
+    media_type = content_type.partition(";")[0].strip().lower()
+    if isinstance(body, bytes | bytearray) and body.startswith(GZIP):
+        raise UnsupportedMedia(COMPRESSED)
+    if "body" in fields and (_is_json(body) or media_type == "application/json" or media_type.endswith("+json")):
+        return _merge(_json_object(body), {name: value for name, value in fields.items() if name != "body"})
+    if isinstance(body, str) and not is_base64_of_image(body.encode("utf-8", "replace")):
         raise UnsupportedMedia(
             "The body is text. Send the bytes of an image file, a form with the field 'image', or JSON."
+            + (f" {URLS_ARE_NOT_FETCHED}" if URL.match(body) else "")
         )
-    form = dict(fields)
+    form = _urlencoded_fields(fields) if media_type == FORM else dict(fields)
+    return _form_fields(form)
+
+
+def _form_fields(form: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a form: parsed if they hold JSON, the image under one of `IMAGE_FIELDS`."""
+    form.pop("model_name", None)  # in the query of /invocations it names the model
     for name in JSON_FIELDS:
         value = form.get(name)
         if isinstance(value, bytes | bytearray | str):
             form[name] = _parse_json(value)
     for name in IMAGE_FIELDS:
-        if isinstance(form.get(name), str):
-            raise UnsupportedMedia(f"The field '{name}' holds text. Send the bytes of an image file.")
+        value = form.get(name)
+        if _is_json(value):  # a JSON file in place of the image
+            return _merge(_json_object(form.pop(name)), form)
+        if isinstance(value, str):
+            form[name] = value.encode("utf-8", "replace")
+            if not is_base64_of_image(form[name]):
+                raise UnsupportedMedia(f"The field '{name}' holds text. Send the bytes of an image file.")
+    if not any(name in form for name in (*IMAGE_FIELDS, *JSON_FIELDS)):
+        for name, value in list(form.items()):  # the content shows what is an image, not the name of its field
+            if isinstance(value, bytes | bytearray) and has_signature(value):
+                form["image"] = form.pop(name)
+                break
     return form
 
 
+def _merge(fields: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of two parts of a request, e.g. of its JSON body and of the query of its URL."""
+    if twice := sorted(fields.keys() & others.keys()):
+        raise MalformedJSON(f"The request has '{format_value(twice[0])}' twice. Send it once.")
+    return fields | others
+
+
+def _urlencoded_fields(fields: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields of a form of texts. In base64, + arrives as a space.
+
+    Raises:
+        UnsupportedMedia: If the body is JSON or an image that a client declared to be a form.
+    """
+    for name in fields:
+        if name.lstrip()[:1] in ("{", "["):
+            raise UnsupportedMedia(
+                "The body is JSON and declared to be a form, as curl -d does. "
+                "Add the header: curl -H 'Content-Type: application/json' -d @file.json"
+            )
+    known = {*IMAGE_FIELDS, *JSON_FIELDS, *URL_FIELDS, *GENERATION_OPTIONS, "stream", "method", "overlay"}
+    if fields and not known & fields.keys():
+        raise UnsupportedMedia(
+            "The body is declared to be a form, as curl's -d and --data-binary do, and has no field that is known. "
+            "Send an image with curl -T photo.jpg, or as the field 'image' with curl -F image=@photo.jpg"
+        )
+    form = dict(fields)
+    for name in IMAGE_FIELDS:
+        if isinstance(value := form.get(name), bytes | bytearray):
+            form[name] = value.replace(b" ", b"+")
+    return form
+
+
+def _is_json(value: object) -> bool:
+    """Return True for parsed JSON, and for text that begins like a JSON object or list, which no image does."""
+    if isinstance(value, str):
+        return value.lstrip("\ufeff \t\r\n")[:1] in ("{", "[")
+    if isinstance(value, bytes | bytearray):  # UTF-16 and UTF-32 have zeros between the characters
+        return value[:100].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] in (b"{", b"[")
+    return isinstance(value, dict | list) and not (isinstance(value, dict) and value.keys() == {"b64"})
+
+
 def _json_object(body: object) -> dict[str, Any]:
-    content = _parse_json(body) if isinstance(body, bytes | bytearray) else body
+    content = _parse_json(body) if isinstance(body, bytes | bytearray | str) else body
     if content is None or content == {}:
         raise EmptyBody("No image in the request. Send a JSON object with the field 'image' in base64.")
     if not isinstance(content, dict):
@@ -96,9 +167,19 @@ def _parse_json(text: bytes | bytearray | str) -> object:
     if not text:
         return None
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except (ValueError, RecursionError) as error:
+        if isinstance(text, bytes | bytearray) and b'"binary_data_size"' in text[:10_000]:  # of a client of KServe
+            raise MalformedJSON(open_inference.BINARY_TENSORS) from error
         raise MalformedJSON("The JSON cannot be parsed. Check its syntax and encoding.") from error
+
+
+def _with_parameters(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with the options of `parameters`, where the requests of Vertex AI and KServe have them."""
+    parameters = fields.pop("parameters", None)
+    if not isinstance(parameters, dict | None):
+        raise MalformedJSON("'parameters' must be an object with options.")
+    return _merge(fields, parameters or {})
 
 
 def _parse_single(fields: dict[str, Any], context: ParseContext, explain: bool) -> InferenceRequest:

@@ -6,7 +6,7 @@ from functools import partial
 from tests.adversarial.case import EITHER, REFUSED, ImageCase
 from tests.adversarial.image_parts import encoded, noise, small_image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 SHARES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 FLIPPED = 12  # images of each format
 

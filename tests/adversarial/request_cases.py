@@ -1,6 +1,7 @@
 """Requests that are malformed, whatever their images are."""
 
 import base64
+import gzip
 import json
 from collections.abc import Callable, Mapping
 
@@ -10,7 +11,9 @@ from tests.adversarial.image_parts import small_image
 IMAGE = base64.b64encode(small_image("PNG")).decode()
 V1, V2 = "/v1/models/captioner:predict", "/v2/models/captioner/infer"
 FORM = "multipart/form-data"
+URLENCODED = "application/x-www-form-urlencoded"
 WRONG = (7, True, [], ["x"], {}, {"a": 1}, -1.5, 1e308)
+BEAMS = {"name": "beam_size", "datatype": "INT32", "shape": [1], "data": [1]}
 TENSOR = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [IMAGE]}
 
 
@@ -124,6 +127,11 @@ SEVERAL = [
         "an id that is a list": body(inputs=[TENSOR], id=[1]),
         "parameters that are a list": body(inputs=[TENSOR], parameters=[1]),
     }, "application/json", V2),
+    *request_cases("V2", CAPTION, {
+        "a shape of -1": body(inputs=[TENSOR | {"shape": -1, "data": IMAGE}]),
+        "an option as a tensor": body(inputs=[TENSOR, BEAMS]),
+        "an output in binary": body(inputs=[TENSOR], parameters={"binary_data_output": True}),
+    }, "application/json", V2),
     *request_cases("V2", "EmptyBody", {"lists 500 deep": raw('{"inputs": [{"datatype": "BYTES", "shape": [1], "data": '
                               + "[" * 500 + "]" * 500 + "}]}")}, "application/json", V2),
 ]  # fmt: skip
@@ -133,7 +141,6 @@ FORMS = [
         "weird names": form(**{"image": small_image("PNG"), "../../etc/passwd": b"x"}),
         "a name with line breaks": form(**{"image": small_image("PNG"), "a b;c=d": b"x"}),
         "a name of emoji": form(**{"image": small_image("PNG"), "😀": b"x"}),
-        "the image under another name": form(file=small_image("PNG")),
     }, FORM),
     *request_cases("forms", "OptionOutOfRange", {
         "bytes for a number": form(image=small_image("PNG"), beam_size=b"\xff\xfe\0"),
@@ -146,7 +153,12 @@ FORMS = [
     }, FORM),
     *request_cases("forms", "EmptyBody", {"an empty image": form(image=b"", beam_size=b"2")}, FORM),
     *request_cases("forms", "InvalidImage", {"no image": form(image=b"<html>")}, FORM),
-    *request_cases("forms", CAPTION, {"options": form(image=small_image("PNG"), beam_size=b"2", seed=b"1")}, FORM),
+    *request_cases("forms", CAPTION, {
+        "options": form(image=small_image("PNG"), beam_size=b"2", seed=b"1"),
+        "the image under another name": form(file=small_image("PNG")),
+        "base64": form(image=IMAGE.encode()),
+        "a JSON file": form(data=json.dumps({"image": IMAGE}).encode()),
+    }, FORM),
 ]  # fmt: skip
 
 BODIES = [
@@ -155,6 +167,16 @@ BODIES = [
     *request_cases("bodies", "InvalidImage", {"XML": lambda: b"<xml/>"}, "application/xml"),
     *request_cases("bodies", CAPTION, {"a type of 4000 letters": lambda: small_image("PNG")}, "image/" + "x" * 4000),
     *request_cases("bodies", "MalformedJSON", {"an image said to be JSON": lambda: small_image("PNG")}),
+    *request_cases(
+        "bodies", "MalformedJSON", {"a URL in bytes": lambda: b"http://127.0.0.1:8081/models"}, "image/jpeg"
+    ),
+    *request_cases("bodies", "UnsupportedMedia", {"a body in gzip": lambda: gzip.compress(body(image=IMAGE)())}),
+    *request_cases("bodies", "UnsupportedMedia", {"JSON said to be a form": body(image=IMAGE)}, URLENCODED),
+    *(
+        case
+        for kind in ("application/octet-stream", "application/vnd.api+json", "text/plain")
+        for case in request_cases("bodies", CAPTION, {f"JSON said to be {kind}": body(image=IMAGE)}, kind)
+    ),
 ]
 
 REQUEST_CASES = [*JSON, *SEVERAL, *FORMS, *BODIES]

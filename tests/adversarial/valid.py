@@ -21,6 +21,9 @@ from tests.adversarial.image_parts import (
     with_chunks,
     with_segments,
 )  # fmt: skip
+from tests.helpers.heic_files import HEIC
+
+ZIPPED = zlib.compress(b"x" * 50_000_000, 9)
 
 
 def cmyk(profile: bytes | None = None) -> bytes:
@@ -55,7 +58,7 @@ def transparent() -> bytes:
 VALID = cases(
     "valid",
     CAPTION,
-    {f"small {fmt}": lambda fmt=fmt: small_image(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP")},
+    {f"small {fmt}": lambda fmt=fmt: small_image(fmt) for fmt in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")},
 )
 VALID += cases(
     "valid",
@@ -96,6 +99,15 @@ VALID += cases(
         "JPEG and ZIP": lambda: small_image("JPEG") + b"PK\x03\x04" + bytes(26) + b"PK\x05\x06" + bytes(18),
         "JPEG with HTML in a comment": lambda: with_segments(segment(0xFE, b"<script>alert(1)</script>")),
         "PNG with 10,000 lines of text": lambda: with_chunks(chunk(b"tEXt", b"a\0b") * 10_000),
+        "HEIC": lambda: HEIC,
+        "TIFF of floats": lambda: encoded(Image.fromarray(np.full((16, 32), 0.5, dtype=np.float32)), "TIFF"),
+        "TIFF of 16 bits": lambda: encoded(Image.fromarray(np.full((16, 32), 40_000, dtype=np.uint16)), "TIFF"),
+        "iTXt of 50 MB": lambda: with_chunks(chunk(b"iTXt", b"key\0\1\0\0\0" + ZIPPED)),
+        "zTXt of 50 MB": lambda: with_chunks(chunk(b"zTXt", b"key\0\0" + ZIPPED)),
+        "iCCP of 50 MB": lambda: with_chunks(chunk(b"iCCP", b"key\0\0" + ZIPPED)),
+        "100 zTXt of 1 MB": lambda: with_chunks(chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(1_000_000))) * 100),
+        "gamma of two bytes": lambda: with_chunks(chunk(b"gAMA", b"\0\1")),
+        "a checksum of a text is wrong": lambda: with_chunks(chunk(b"tEXt", b"key\0text")[:-1] + b"?"),
         "bytes after its end": lambda: small_image("PNG") + bytes(1_000_000),
     },
 )  # fmt: skip

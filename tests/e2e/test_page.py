@@ -248,7 +248,10 @@ def test_late_response_is_discarded(visit):
     ("failure", "text"),
     [
         ({"status": 503, "body": ""}, "The server is busy"),
-        ({"status": 413, "body": ""}, "The file is larger than the server accepts."),
+        (
+            {"status": 413, "body": ""},
+            "more than the server or a proxy before it accepts (max_request_size of TorchServe",
+        ),
         ({"status": 500, "json": {"code": 500, "type": "InternalError", "message": "A fault."}}, "A fault."),
         ({"status": 200, "body": "<p>a proxy’s"}, "a response that this page cannot read (200)"),
         (None, "The server cannot be reached"),

@@ -28,7 +28,7 @@ export async function explain(image, options, signal) {
   signal.throwIfAborted();
   const seconds = (performance.now() - start) / 1000;
   if (status === 200 && body?.captions) return { response: body, text, seconds };
-  throw toUserError(status, body);
+  throw toUserError(status, body, image.size);
 }
 
 async function post(form, headers, signal) {
@@ -50,11 +50,14 @@ function parseJson(text) {
   }
 }
 
-function toUserError(status, body) {
+function toUserError(status, body, size) {
   if (isUnauthorized({ status, body })) return new UserError("This server requires a token.", true);
   if (status === 503) return new UserError("The server is busy: its queue is full. Try again in a moment.", true);
   if (body?.message) return new UserError(body.message, status >= 500);
-  if (status === 413) return new UserError("The file is larger than the server accepts.");
+  if (status === 413) {
+    const limit = "the server or a proxy before it accepts (max_request_size of TorchServe, 40 MB as shipped)";
+    return new UserError(`The file has ${(size / 1e6).toFixed(1)} MB, more than ${limit}. Send a smaller one.`);
+  }
   return new UserError(`The server sent a response that this page cannot read (${status}).`, true);
 }
 

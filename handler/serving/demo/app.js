@@ -142,7 +142,10 @@ async function readImage(file) {
 
 function fileTooLarge({ size }) {
   const [actual, limit] = [size, maxBytes].map((bytes) => (bytes / 1e6).toFixed(1));
-  return new UserError(`The file has ${actual} MB. The limit is ${limit} MB, and this browser cannot scale it down.`);
+  const setting = "max_bytes in model-config.yaml";
+  return new UserError(
+    `The file has ${actual} MB. The limit is ${limit} MB (${setting}), and this browser cannot scale it down.`,
+  );
 }
 
 /** Copies a file into memory, so that it can be sent again even if the file changes. */

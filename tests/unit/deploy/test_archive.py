@@ -1,5 +1,6 @@
 """Archives are byte-identical and hold what the worker needs and nothing else."""
 
+import errno
 import hashlib
 import json
 import os
@@ -101,3 +102,32 @@ def test_build_archive_of_damaged_bundle_raises(tiny_bundle, tmp_path):
 )
 def test_archive_command_reports_errors_in_one_sentence(tmp_path, arguments, sentence):
     assert run_module_in_process("deploy.archive", *arguments, "--output", tmp_path) == (1, "", f"{sentence}\n")
+
+
+@pytest.mark.parametrize("output", ["file/captioner.mar", "file/below/it", "file"])
+def test_archive_command_below_a_file_says_so_and_leaves_nothing(tmp_path, output):
+    (tmp_path / "file").write_text("x")
+    code, printed, error = run_module_in_process("deploy.archive", "pretrained", "--output", tmp_path / output)
+    assert (code, printed) == (1, "")
+    assert error.rstrip().endswith(("file: File exists.", "below/it: Not a directory.", "below: Not a directory."))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_build_archive_on_a_full_disk_names_the_archive_and_leaves_nothing(bundle, tmp_path, monkeypatch):
+    def full(source, target):
+        target.write_bytes(b"PK")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("deploy.archive._normalize", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        build_archive(bundle, tmp_path / "store")
+    assert caught.value.filename == str(tmp_path / "store" / "captioner.mar")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_build_archive_with_a_comma_in_the_temporary_directory_says_so(bundle, tmp_path, monkeypatch):
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a,b"))
+    with pytest.raises(ValueError, match=r"no comma in its path: .*a,b.* Set TMPDIR\."):
+        build_archive(bundle, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []

@@ -1,6 +1,8 @@
 """Client against servers that are busy, fail, or send invalid responses."""
 
 import json
+import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -70,7 +72,15 @@ def test_client_refusal_is_not_retried(serve):
         (200, [1], "application/json", "NoCaption", "The response holds no caption."),
         (200, {"caption": 7}, "application/json", "NoCaption", "The response holds no caption."),
         (200, REFUSED, "application/json", "InvalidImage", "No image."),  # as over gRPC
-        (413, b"", "text/plain", "Request Entity Too Large", "HTTP 413."),
+        (
+            413,
+            b"",
+            "text/plain",
+            "TooLarge",
+            "The request has 0.0 MB, more than the server or a proxy before it accepts. Send a smaller image, or raise "
+            "max_request_size in config.properties, which is 41.9 MB as shipped.",
+        ),
+        (413, REFUSED | {"code": 413}, "application/json", "InvalidImage", "No image."),
         (
             404,
             {"code": 404, "type": "ModelNotFoundException", "message": "?"},
@@ -112,6 +122,48 @@ def test_client_late_response_raises_and_is_not_retried(serve):
         client.caption(b"x")
     gate.set()
     assert len(server.seen) == 1
+
+
+def test_client_whose_large_body_is_cut_off_says_what_is_too_large(monkeypatch):
+    """TorchServe closes the connection while the client still sends."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def close_at_once():
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+        threading.Thread(target=close_at_once, daemon=True).start()
+        monkeypatch.setattr("eval.transports.MAX_REQUEST", 10_000_000)
+        with Client(f"127.0.0.1:{listener.getsockname()[1]}") as client, pytest.raises(EndpointError) as caught:
+            client.caption(bytes(20_000_000))
+    assert (caught.value.code, caught.value.type) == (413, "TooLarge")
+    assert str(caught.value).startswith("The request has 20.0 MB")
+
+
+def test_client_busy_endpoint_repeats_the_reason_of_the_server(serve):
+    reason = {"code": 503, "type": "ServiceUnavailableException", "message": 'Model "captioner" has no worker.'}
+    with Client(serve(always(503, reason, "application/json")).url, retries=0) as client, pytest.raises(Busy) as caught:
+        client.caption(b"x")
+    assert str(caught.value) == 'The endpoint is busy (HTTP 503): Model "captioner" has no worker.'
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_client_token_with_white_space_around_it_is_cleaned(protocol):
+    with Client(protocol=protocol, token=" secret\r\n") as client:  # noqa: S106
+        headers = dict(client.transport.metadata) if protocol == "grpc" else client.transport.session.headers
+    assert headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("token", ["two\nsecrets", "a secret", "sécret", "secret\0"])
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_client_token_that_no_header_can_carry_is_refused_and_not_shown(protocol, token):
+    with pytest.raises(ValueError, match="The token has a space, a line break") as caught:
+        Client(protocol=protocol, token=token)
+    assert "ecret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from handler.bundle import load_bundle, update_card, verify_bundle
+from handler.bundle import load_bundle, save_bundle, update_card, verify_bundle
 from handler.captioner import Captioner
 from handler.errors import BundleError
 from tests.helpers.bundles import write_tiny_bundle
@@ -137,3 +137,13 @@ def test_digest_is_over_the_fields_in_the_file(tiny_bundle):
     config = verify_bundle(tiny_bundle)
     assert config.decoder.attention_dim == 512
     assert config.digest == digest_of(content)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_load_bundle_with_weights_that_are_not_finite_names_them(tiny_bundle, value):
+    config, weights, vocabulary = load_bundle(tiny_bundle)
+    name = sorted(name for name in weights if name.startswith("decoder."))[0]
+    weights[name].view(-1)[0] = value
+    save_bundle(tiny_bundle, config, weights, vocabulary)
+    with pytest.raises(BundleError, match=f"'{name}' has values that are NaN or infinite"):
+        load_bundle(tiny_bundle)

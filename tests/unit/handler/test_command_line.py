@@ -14,7 +14,7 @@ from tests.helpers.commands import run_module_in_process
 from tests.helpers.paths import PHOTOS, ROOT
 
 CAT = "samples/photos/cat.jpg"
-NOT_AN_IMAGE = "The bytes are not an image in a known format (JPEG, PNG, WEBP, GIF, BMP)."
+NOT_AN_IMAGE = "The bytes are not an image in a known format. Send JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."
 
 
 def run(*arguments) -> subprocess.CompletedProcess:

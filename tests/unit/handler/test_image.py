@@ -9,10 +9,15 @@ import pytest
 from PIL import Image
 
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
-from handler.image import decode_image, is_transposed, to_upright_rgb
+from handler.image import decode_image, has_signature, is_transposed, open_image, to_upright_rgb
+from tests.helpers.heic_files import HEIC, HEIC_TRANSPARENT, HEIC_TURNED
 from tests.helpers.paths import ROOT
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def encoded(image: Image.Image, fmt: str, **options) -> bytes:
@@ -51,15 +56,37 @@ def animation(fmt: str) -> bytes:
     return encoded(first, fmt, save_all=True, append_images=[second], duration=100, **options)
 
 
-def png_rgb16() -> bytes:
-    """A PNG of 16 bits a channel, which Pillow reads and does not write: red 65535 left, blue 65535 right."""
-    row = b"\0" + struct.pack(">3H", 65535, 0, 0) * 16 + struct.pack(">3H", 0, 0, 65535) * 16
+def png(depth: int, colour: int, row: bytes, extra: bytes = b"") -> bytes:
+    """A PNG of 32 × 16 pixels with equal rows, of kinds that Pillow reads and does not write."""
+    header = struct.pack(">IIBBBBB", 32, 16, depth, colour, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * 16))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + pixels + chunk(b"IEND", b"")
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", 32, 16, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b"")
+RGB16 = struct.pack(">3H", 65535, 0, 0) * 16 + struct.pack(">3H", 0, 0, 65535) * 16
+GREY16 = struct.pack(">H", 0x8000) * 16 + struct.pack(">H", 0x0102) * 16
+GREY4 = b"\x22" * 8 + b"\x77" * 8  # 2 and 7 of 15, i.e. 34 and 119 of 255
+
+
+def tiff(pixels: np.ndarray, **options) -> bytes:
+    """A TIFF of two values, one on the left half and one on the right."""
+    return encoded(Image.fromarray(pixels), "TIFF", **options)
+
+
+def columns(left: float, right: float, dtype: type) -> np.ndarray:
+    return np.repeat(np.array([[left] * 16 + [right] * 16], dtype), 16, axis=0)
+
+
+def big_endian_tiff() -> bytes:
+    return encoded(Image.frombytes("I;16B", (32, 16), columns(0x8000, 0xFFFF, ">u2").tobytes()), "TIFF")
+
+
+def negative_tiff() -> bytes:
+    """White is zero: 0x7FFF of 0xFFFF is shown as 0x8000, i.e. 128 of 255."""
+    data = bytearray(tiff(columns(0x7FFF, 0xFFFF, np.uint16)))
+    at = data.index(struct.pack("<HHL", 262, 3, 1))  # PhotometricInterpretation, SHORT, one value
+    data[at + 8 : at + 10] = b"\0\0"
+    return bytes(data)
 
 
 RED_BLUE = halves("RGB", RED, BLUE)
@@ -79,7 +106,40 @@ IMAGES = {
     "png rgba": (encoded(halves("RGBA", (*RED, 255), (*BLUE, 0)), "PNG"), RED, WHITE),
     "png rgba, half transparent": (encoded(halves("RGBA", (*RED, 255), (0, 0, 0, 128)), "PNG"), RED, (127, 127, 127)),
     "png grey 16 bits": (grey16(0x8000, 0xFFFF), (128, 128, 128), WHITE),
-    "png rgb 16 bits": (png_rgb16(), RED, BLUE),
+    "png rgb 16 bits": (png(16, 2, RGB16), RED, BLUE),
+    "png grey 4 bits": (png(4, 0, GREY4), (34, 34, 34), (119, 119, 119)),
+    "png rgb 16 bits, blue transparent": (png(16, 2, RGB16, chunk(b"tRNS", RGB16[-6:])), RED, WHITE),
+    "png grey 16 bits, one transparent": (png(16, 0, GREY16, chunk(b"tRNS", b"\1\2")), (128, 128, 128), WHITE),
+    "png grey 16 bits, another transparent": (png(16, 0, GREY16, chunk(b"tRNS", b"\1\3")), (128, 128, 128), (1, 1, 1)),
+    "png grey 4 bits, one transparent": (png(4, 0, GREY4, chunk(b"tRNS", b"\0\7")), (34, 34, 34), WHITE),
+    "tiff": (encoded(RED_BLUE, "TIFF"), RED, BLUE),
+    "tiff lzw": (encoded(RED_BLUE, "TIFF", compression="tiff_lzw"), RED, BLUE),
+    "tiff jpeg": (encoded(RED_BLUE, "TIFF", compression="jpeg", quality=95), RED, BLUE),
+    "tiff cmyk": (encoded(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "TIFF"), RED, BLUE),
+    "tiff rgba": (encoded(halves("RGBA", (*RED, 255), (*BLUE, 0)), "TIFF"), RED, WHITE),
+    "tiff of two pages": (
+        encoded(RED_BLUE, "TIFF", save_all=True, append_images=[halves("RGB", GREEN, GREEN)]),
+        RED,
+        BLUE,
+    ),
+    "tiff bilevel": (encoded(halves("1", 0, 1), "TIFF", compression="group4"), (0, 0, 0), WHITE),
+    "tiff grey 16 bits": (tiff(columns(0x8000, 0xFFFF, np.uint16)), (128, 128, 128), WHITE),
+    "tiff grey 16 bits, big-endian": (big_endian_tiff(), (128, 128, 128), WHITE),
+    "tiff grey 16 bits, lzw": (
+        tiff(columns(0x8000, 0xFFFF, np.uint16), compression="tiff_lzw"),
+        (128, 128, 128),
+        WHITE,
+    ),
+    "tiff grey 16 bits, white is zero": (negative_tiff(), (128, 128, 128), (0, 0, 0)),
+    "tiff grey, 12 of 16 bits": (tiff(columns(0x800, 0xFFF, np.uint16)), (128, 128, 128), WHITE),
+    "tiff grey 32 bits": (tiff(columns(0x8000, 0xFFFF, np.int32)), (128, 128, 128), WHITE),
+    "tiff of floats to 1": (tiff(columns(0.5, 1, np.float32)), (128, 128, 128), WHITE),
+    "tiff of floats to 65535": (tiff(columns(0x8000, 0xFFFF, np.float32)), (128, 128, 128), WHITE),
+    "tiff of floats and NaN": (tiff(columns(1, np.nan, np.float32)), WHITE, (0, 0, 0)),
+    "avif": (encoded(RED_BLUE, "AVIF", quality=100, subsampling="4:4:4"), RED, BLUE),
+    "avif rgba": (encoded(halves("RGBA", (*RED, 255), (*BLUE, 0)), "AVIF", quality=100), RED, WHITE),
+    "heic": (HEIC, RED, BLUE),
+    "heic rgba": (HEIC_TRANSPARENT, RED, WHITE),
     "webp": (encoded(RED_BLUE, "WEBP", lossless=True), RED, BLUE),
     "webp animated": (animation("WEBP"), RED, BLUE),
     "gif": (palette(fmt="GIF"), RED, BLUE),
@@ -94,8 +154,10 @@ def test_decode_image_converts_to_rgb(name):
     image = decode_image(data)
     assert image.mode == "RGB"
     assert image.size == (32, 16)
-    assert image.getpixel((4, 8)) == pytest.approx(left, abs=3)
-    assert image.getpixel((27, 8)) == pytest.approx(right, abs=3)
+    tolerance = 9 if name.startswith("heic") else 3
+    assert image.getpixel((4, 8)) == pytest.approx(left, abs=tolerance)
+    assert image.getpixel((27, 8)) == pytest.approx(right, abs=tolerance)
+    assert has_signature(data[:16])
 
 
 # The corner that shows the stored top left corner, by EXIF orientation.
@@ -125,10 +187,10 @@ def test_decode_image_applies_the_exif_orientation(orientation):
     assert shown.getpixel((x, y)) == pytest.approx(RED, abs=6)
 
 
-@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"])
 def test_truncated_image_is_rejected(fmt):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    data = encoded(noise, fmt)
+    data = HEIC if fmt == "HEIC" else encoded(noise, fmt)
     for share in (0.1, 0.5, 0.9):
         with pytest.raises(InvalidImage):
             decode_image(data[: int(len(data) * share)])
@@ -142,9 +204,50 @@ def test_other_bytes_are_rejected(data):
         decode_image(data)
 
 
-def test_format_that_is_not_listed_is_rejected():
-    with pytest.raises(InvalidImage, match="JPEG, PNG, WEBP, GIF, BMP"):
-        decode_image(encoded(RED_BLUE, "TIFF"))
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            encoded(RED_BLUE, "PPM"),
+            "not an image in a known format. Send JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC.",
+        ),
+        (encoded(RED_BLUE, "JPEG2000"), "The bytes are JPEG 2000, not an image. Send JPEG"),
+        (b"%PDF-1.4", "The bytes are a PDF document"),
+        (b" <svg xmlns='x'/>", "an SVG drawing"),
+        (b"<!doctype html>", "HTML or XML"),
+        (b"PK\3\4", "a ZIP archive"),
+        (b"\x89PNG\r\n\x1a\n", "damaged, or of a kind that cannot be decoded"),
+    ],
+)
+def test_decode_image_of_unknown_bytes_names_them_and_the_formats(data, message):
+    with pytest.raises(InvalidImage, match=message):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_jpeg_that_ends_early_with_an_end_marker_is_rejected(share):
+    """libjpeg fills the rest with grey, without an error."""
+    data = encoded(Image.open(ROOT / "samples" / "photos" / "cat.jpg"), "JPEG")
+    with pytest.raises(InvalidImage, match="pixels are missing at its end"):
+        decode_image(data[: int(len(data) * share)] + b"\xff\xd9", min_side=100)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_jpeg_that_is_grey_at_its_end_is_decoded(options):
+    grey = halves("RGB", RED, (128, 128, 128))
+    assert decode_image(encoded(grey, "JPEG", **options)).getpixel((31, 15)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("fmt", ["TIFF", "AVIF", "PNG", "WEBP", "JPEG", "HEIC"])
+def test_size_of_a_turned_image_is_known_after_it_is_loaded(fmt):
+    """`is_transposed` says whether the size in the header is that of the upright image: 16 × 32."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = open_image(HEIC_TURNED if fmt == "HEIC" else encoded(RED_BLUE, fmt, exif=exif))
+    width, height = image.size
+    upright = to_upright_rgb(image)
+    assert upright.size == (16, 32) == ((height, width) if is_transposed(image) else (width, height))
+    assert upright.getpixel((8, 4)) == pytest.approx(RED, abs=40)
 
 
 def test_empty_bytes_are_rejected():

@@ -37,6 +37,30 @@ def test_image_folder_lists_images_at_any_depth(tmp_path):
     assert read_all(source, {"one.jpg", "c.webp", "empty.gif"}).keys() == {"deep/er/one.jpg", "deep/B.JPEG"}
 
 
+def test_image_folder_with_names_of_any_bytes_yields_a_row_for_each(tmp_path):
+    """Linux allows all bytes but the slash and zero in a name; text in Arrow is UTF-8."""
+    names = {
+        b"\xff.jpg": "\\xff.jpg",
+        "é.jpg".encode(): "é.jpg",
+        b"a\nb.png": "a\nb.png",
+        b"\xfe/x y.gif": "\\xfe/x y.gif",
+    }
+    for name in names:
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name)
+    source = ImageFolder(str(tmp_path))
+    assert read_all(source) == {shown: name for name, shown in names.items()}
+    assert read_all(source, {"\\xff.jpg", "é.jpg", "\\xfe/x y.gif"}) == {"a\nb.png": b"a\nb.png"}
+    assert ImageFolder(str(tmp_path / os.fsdecode(b"\xfe"))).count == 1
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".avif", ".tif", ".TIFF", ".jfif", ".webp"])
+def test_image_folder_lists_every_format(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(b"x")
+    assert ImageFolder(str(tmp_path)).count == 1
+
+
 def test_image_folder_with_unreadable_files_yields_errors_in_their_place(tmp_path):
     for name in ("a.jpg", "gone.jpg", "huge.jpg", "z.jpg"):
         (tmp_path / name).write_bytes(PHOTO)

@@ -13,6 +13,7 @@ from handler.serving.parsing import parse_request
 from handler.serving.settings import Settings
 from tests.helpers.raw_requests import ENCODED, IMAGES, MODEL, json_request, raw_request, respond, stream_tokens
 
+TENSOR = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ENCODED[:1]}
 STREAM = {"image": IMAGES[0], "stream": b"true"}
 
 
@@ -216,3 +217,31 @@ def test_handle_batch_counts_each_inference_request(captioner):
     assert several.decode_seconds > 0
     assert (stats.batch_sizes, stats.cache_hits, stats.cache_misses) == ([2], 1, 2)
     assert stats.seconds > sum(stats.encode_seconds) + sum(stats.search_seconds) > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"id": "", "model_name": "captioner", "inputs": [TENSOR]}, None),
+        ({"id": "7", "model_name": "captioner", "inputs": [TENSOR | {"data": ["§"]}]}, "MalformedJSON"),
+        ({"id": "", "model_name": "captioner", "inputs": []}, "MalformedJSON"),
+        ({"id": "", "model_name": "captioner"}, "EmptyBody"),
+    ],
+)
+def test_open_inference_over_grpc_is_answered_with_all_fields_that_torchserve_reads(endpoint, fields, error):
+    """TorchServe hands on a parsed body, and ends the worker if a field of the response is missing."""
+    [(_, content)] = respond(endpoint, raw_request({"body": fields}, http=False))
+    assert content["id"] == fields["id"]
+    assert (content["model_name"], content["model_version"]) == ("captioner", "1.0")
+    caption, response = content["outputs"]
+    assert caption["shape"] == [1]
+    assert json.loads(response["data"][0]).get("type") == error
+    assert (caption["data"] == [""]) == (error is not None)
+
+
+def test_score_that_is_not_finite_is_an_internal_error(endpoint, captioner, monkeypatch):
+    """JSON has no NaN. The weights of a bundle are checked when it is loaded; a layer may still overflow."""
+    encode = captioner.encode
+    monkeypatch.setattr(captioner, "encode", lambda pixels: encode(pixels) * float("nan"))
+    [(status, body)] = respond(endpoint, raw_request({"body": IMAGES[0], "beam_size": b"1"}))
+    assert (status, body["type"]) == (500, "InternalError")

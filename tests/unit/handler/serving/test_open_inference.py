@@ -15,9 +15,8 @@ from handler.serving.settings import Settings
 
 DEFAULTS = GenerationConfig()
 ENCODED = base64.b64encode(b"image").decode()
-
-
 TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, ENCODED]}
+BEAMS = {"name": "beam_size", "shape": [1], "datatype": "INT32"}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +30,24 @@ TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [ENCODED, 
             [GenerationConfig(beam_size=2, max_length=7)] * 2,
         ),
         ({"inputs": [TENSOR | {"shape": [2, 1], "data": [[ENCODED], [ENCODED]]}], "id": "a"}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR | {"shape": -1}], "id": "a"}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR | {"shape": [-1]}], "id": "a"}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR | {"shape": [-1, 1]}], "id": "a"}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR | {"shape": -1, "data": ENCODED}], "id": "a"}, [DEFAULTS]),
+        ({"inputs": [TENSOR | {"shape": 2}], "id": "a", "model_name": "captioner"}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR], "id": "a", "parameters": {"binary_data_output": True}}, [DEFAULTS, DEFAULTS]),
+        ({"inputs": [TENSOR, BEAMS | {"data": [2]}], "id": "a"}, [GenerationConfig(beam_size=2)] * 2),
+        ({"inputs": [BEAMS | {"data": 2}, TENSOR], "id": "a"}, [GenerationConfig(beam_size=2)] * 2),
+        ({"inputs": [TENSOR, BEAMS | {"data": [99]}], "id": "a"}, [OptionOutOfRange, OptionOutOfRange]),
+        ({"inputs": [TENSOR, BEAMS | {"data": [1, 2]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR, BEAMS | {"data": [1], "shape": [2]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR, BEAMS | {"name": "beams", "data": [1]}], "id": "a"}, [UnknownOption, UnknownOption]),
+        ({"inputs": [BEAMS | {"data": [1]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"parameters": {"content_type": "np"}}], "id": "a"}, [OptionOutOfRange]),
+        ({"inputs": [TENSOR | {"parameters": {"binary_data_size": 9}}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"shape": [-1, -1]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"shape": [-1, 3]}], "id": "a"}, [MalformedJSON]),
+        ({"inputs": [TENSOR | {"shape": None}], "id": "a"}, [MalformedJSON]),
         ({"inputs": [TENSOR | {"data": [ENCODED, "§"]}], "id": "a"}, [DEFAULTS, MalformedJSON]),
         ({"inputs": [TENSOR | {"data": [ENCODED, 7]}], "id": "a"}, [DEFAULTS, EmptyBody]),
         ({"inputs": [], "id": "a"}, [MalformedJSON]),
@@ -99,3 +116,12 @@ def test_encode_response_without_a_caption_is_the_first_error():
     request = OpenInferenceRequest([], id="7")
     status, content = encode_response(request, [InvalidImage("No image."), EmptyBody("Empty.")], MODEL, "r")
     assert (status, content) == (422, {"error": "No image.", "id": "7", "request_id": "r"} | ERROR)
+
+
+def test_encode_response_over_grpc_has_all_fields_that_torchserve_reads():
+    """It ends the worker if one is missing, for an error and for a request without an id, too."""
+    status, content = encode_response(OpenInferenceRequest([]), [InvalidImage("No image.")], MODEL, "r", is_http=False)
+    assert status == 422
+    assert content["id"] == ""
+    assert [output["data"] for output in content["outputs"]] == [[""], [json.dumps(ERROR)]]
+    assert content == METADATA | {"id": "", "outputs": content["outputs"]}
