@@ -42,7 +42,7 @@ def drop_metadata(data: bytes) -> bytes:
 
 def _clean_png(data: bytes) -> bytes:
     depth, colour = data[24:25], data[25:26]  # of IHDR, which is the first chunk
-    chunks = [PNG]
+    chunks: list[bytes | memoryview] = [PNG]
     for name, content, chunk in _png_chunks(data):
         if name == b"tRNS":
             chunks.append(_scale_transparency(chunk, content, depth, colour))
@@ -58,8 +58,11 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
         if start >= len(data):
             return
         end = start + 12 + int.from_bytes(view[start : start + 4])
-        yield bytes(view[start + 4 : start + 8]), view[start + 8 : end - 4], view[start:end]
+        name = bytes(view[start + 4 : start + 8])
+        yield name, view[start + 8 : end - 4], view[start:end]
         start = end
+        if name == b"IEND":  # bytes after it are no chunks
+            return
     raise InvalidImage("The image is in too many pieces.")
 
 

@@ -57,8 +57,8 @@ def file_type(uri: str) -> FileType:
     """
     try:
         if _is_local(uri):
-            path = Path(uri)
-            return FileType.Directory if path.is_dir() else FileType.File if path.is_file() else FileType.NotFound
+            local = Path(uri)
+            return FileType.Directory if local.is_dir() else FileType.File if local.is_file() else FileType.NotFound
         filesystem, path = resolve_uri(uri)
         return filesystem.get_file_info(path).type
     except (OSError, pa.ArrowException) as error:

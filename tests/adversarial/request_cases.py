@@ -171,7 +171,10 @@ BODIES = [
         "bodies", "MalformedJSON", {"a URL in bytes": lambda: b"http://127.0.0.1:8081/models"}, "image/jpeg"
     ),
     *request_cases("bodies", "UnsupportedMedia", {"a body in gzip": lambda: gzip.compress(body(image=IMAGE)())}),
-    *request_cases("bodies", "UnsupportedMedia", {"JSON said to be a form": body(image=IMAGE)}, URLENCODED),
+    # TorchServe parses it as a form; a body that reaches the handler whole is read.
+    RequestCase(
+        "bodies", "JSON said to be a form", body(image=IMAGE), frozenset({CAPTION, "UnsupportedMedia"}), URLENCODED
+    ),
     *(
         case
         for kind in ("application/octet-stream", "application/vnd.api+json", "text/plain")

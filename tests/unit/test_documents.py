@@ -53,7 +53,13 @@ def test_options_metrics_and_errors_are_in_the_page_of_the_api():
 
 def test_messages_of_the_troubleshooting_page_are_in_the_code():
     """Each message of this project in the first column of the tables is in the code, but for its values."""
-    others = {"InvalidKeyException", "ModelNotFoundException", "CANCELLED", "RESOURCE_EXHAUSTED"}
+    others = {
+        "ErrorDataDecoderException",
+        "InvalidKeyException",
+        "ModelNotFoundException",
+        "CANCELLED",
+        "RESOURCE_EXHAUSTED",
+    }
     others |= {"curl -d @photo.jpg", "Missing mandatory parameter --model-store"}
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     files = [path for name in ("handler", "eval", "deploy", "training") for path in (ROOT / name).rglob("*.py")]

@@ -163,7 +163,7 @@ def test_client_token_with_white_space_around_it_is_cleaned(protocol):
 def test_client_token_that_no_header_can_carry_is_refused_and_not_shown(protocol, token):
     with pytest.raises(ValueError, match="The token has a space, a line break") as caught:
         Client(protocol=protocol, token=token)
-    assert "ecret" not in str(caught.value)
+    assert token[-5:] not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_handle_batch_counts_each_inference_request(captioner):
         ({"id": "", "model_name": "captioner", "inputs": [TENSOR]}, None),
         ({"id": "7", "model_name": "captioner", "inputs": [TENSOR | {"data": ["§"]}]}, "MalformedJSON"),
         ({"id": "", "model_name": "captioner", "inputs": []}, "MalformedJSON"),
-        ({"id": "", "model_name": "captioner"}, "EmptyBody"),
+        ({"id": "", "model_name": "captioner"}, "UnknownOption"),
     ],
 )
 def test_open_inference_over_grpc_is_answered_with_all_fields_that_torchserve_reads(endpoint, fields, error):
