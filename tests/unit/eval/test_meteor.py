@@ -63,7 +63,7 @@ def wait_until_gone(group: int, seconds: float = 20) -> bool:
 def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run a script in another interpreter, which has to end by itself."""
     return subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
 
 
