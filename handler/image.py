@@ -9,6 +9,7 @@ import numpy as np
 import pi_heif
 from PIL import Image, UnidentifiedImageError
 
+from handler.avif_size import av1_frame_sizes, use_still_image
 from handler.errors import EmptyBody, InvalidImage, TooManyPixels
 from handler.image_metadata import HEX_EXIF, MAX_EXIF_BYTES, drop_metadata
 
@@ -22,6 +23,13 @@ MAX_SCANS_FULL_SIZE = 12  # scans of a JPEG with the most pixels allowed; progre
 MAX_READS = 50_000  # reads of a file; the largest PNG in chunks of 8 KB takes 8,000
 MAX_RLE_PIXELS = 512 * 512  # pixels of a run-length encoded BMP, which Pillow decodes in Python, pixel by pixel
 SAMPLE_MAXIMA = (255, 1023, 4095, 16_383, 65_535, 2**31 - 1)  # of 8, 10, 12, 14, 16 and 31 bits
+
+MAX_AV1_FRAMES = 3  # of the most pixels allowed: an AVIF has its colours, its transparency and a preview
+# Compressions whose decoders take memory by the size of the image only.
+TIFF_COMPRESSIONS = (
+    *("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "group3", "group4", "tiff_ccitt"),
+    "zstd",
+)
 
 ORIENTATION = 0x0112  # EXIF tag
 TILE_SIDES = (0x0142, 0x0143)  # TIFF tags
@@ -118,6 +126,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an image without decoding a pixel; arguments and errors as for `decode_image`."""
     if not data:
         raise EmptyBody("The image is empty: send the bytes of an image file.")
+    data = use_still_image(data)
     try:
         image = Image.open(ReadLimitedBytesIO(drop_metadata(data)), formats=FORMATS)
     except (InvalidImage, MemoryError):  # without memory, the image may still be valid
@@ -154,13 +163,27 @@ def _check_cost(image: Image.Image, data: bytes, max_pixels: int) -> None:
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS or scans * num_pixels > MAX_SCANS_FULL_SIZE * max_pixels:
             raise InvalidImage(f"The JPEG has {scans} scans, too many for its {size}.")
+    if image.format == "AVIF":
+        _check_av1_frames(data, max_pixels)
     tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF" and image.info.get("compression") not in TIFF_COMPRESSIONS:
+        raise InvalidImage("The TIFF has a rare compression. Save it with LZW or Deflate, or as JPEG or PNG.")
     if image.format == "TIFF" and _tag_product(tags, TILE_SIDES) > max_pixels:
         raise TooManyPixels(f"The TIFF has tiles of more than the {max_pixels} pixels allowed.")
     # Before it is loaded, an image knows the decoder of each of its tiles.
     tiles = getattr(image, "tile", None)
     if tiles and tiles[0].codec_name == "bmp_rle" and num_pixels > MAX_RLE_PIXELS:
         raise InvalidImage(f"The BMP is run-length encoded and has {size}, more than the {MAX_RLE_PIXELS} allowed.")
+
+
+def _check_av1_frames(data: bytes, max_pixels: int) -> None:
+    """Reject an AVIF that has larger frames than the image it states, which the header of Pillow does not show."""
+    try:
+        sizes = av1_frame_sizes(data)
+    except ValueError as error:
+        raise InvalidImage(DAMAGED) from error
+    if max(sizes, default=0) > max_pixels or sum(sizes) > MAX_AV1_FRAMES * max_pixels:
+        raise TooManyPixels(f"The AVIF has frames of more than the {max_pixels} pixels allowed.")
 
 
 def _tag_product(tags: Mapping[int, Any], names: Sequence[int]) -> int:
