@@ -130,13 +130,13 @@ def _urlencoded_fields(fields: Mapping[str, object]) -> dict[str, Any]:
         if name.lstrip()[:1] in ("{", "["):
             raise UnsupportedMedia(
                 "The body is JSON and declared to be a form, as curl -d does. "
-                "Add the header: curl -H 'Content-Type: application/json' -d @file.json"
+                "Add the header (curl -H 'Content-Type: application/json' -d @file.json)."
             )
     known = {*IMAGE_FIELDS, *JSON_FIELDS, *URL_FIELDS, *GENERATION_OPTIONS, "stream", "method", "overlay"}
     if fields and not known & fields.keys():
         raise UnsupportedMedia(
             "The body is declared to be a form, as curl's -d and --data-binary do, and has no field that is known. "
-            "Send an image with curl -T photo.jpg, or as the field 'image' with curl -F image=@photo.jpg"
+            "Send an image as the body (curl -T photo.jpg) or as the field 'image' (curl -F image=@photo.jpg)."
         )
     form = dict(fields)
     for name in IMAGE_FIELDS:

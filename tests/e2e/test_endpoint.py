@@ -1,6 +1,7 @@
 """The running endpoint: captions, errors, batches, and the code that the worker runs."""
 
 import base64
+import gzip
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -67,11 +68,19 @@ def test_json_with_base64_gives_captions(endpoint):
     assert len(response.json()["captions"]) == 2
 
 
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 ERRORS = {
     "no image": ({"data": b"hello, no image"}, 422, "InvalidImage"),
     "a truncated image": ({"data": IMAGE[:2000]}, 422, "InvalidImage"),
     "nothing": ({"data": b"", "headers": {"Content-Type": "image/jpeg"}}, 400, "EmptyBody"),
     "text": ({"data": "hello", "headers": {"Content-Type": "text/plain"}}, 415, "UnsupportedMedia"),
+    "JSON declared to be a form": ({"data": '{"image": "aGk="}', "headers": FORM}, 415, "UnsupportedMedia"),
+    "a body in gzip": (
+        {"data": gzip.compress(IMAGE), "headers": {"Content-Encoding": "gzip"}},
+        415,
+        "UnsupportedMedia",
+    ),
+    "a URL": ({"json": {"url": "https://host/photo.jpg"}}, 400, "MalformedJSON"),
     "malformed JSON": ({"data": "{", "headers": {"Content-Type": "application/json"}}, 400, "MalformedJSON"),
     "a form without an image": ({"data": {"beam_size": "3"}}, 400, "EmptyBody"),
     "an unknown option": ({"files": {"image": IMAGE}, "data": {"beams": "3"}}, 400, "UnknownOption"),

@@ -163,6 +163,7 @@ def test_parse_request_that_cannot_work_says_what_would(row, content_type, error
     [item] = parse_request(row, content_type, ParseContext(DEFAULTS)).images
     assert isinstance(item, error)
     assert message in str(item)
+    assert str(item).endswith(".")
 
 
 BIG = base64.b64encode(b"x" * 101).decode()
