@@ -121,8 +121,8 @@ def test_read_split_broken_entry_is_refused_with_its_line(tmp_path, images, anno
     [
         (b'{"images": [],\n "annotations": [}', "line 2: this is not JSON"),
         (
-            b'{"images": [],\n "annotations": "caf\xe9 secret"}',
-            "line 2: the byte 0xE9 is not UTF-8. Save the file",
+            b'{"images": [],\n "annotations": "na\xefve secret"}',
+            "line 2: the byte 0xEF is not UTF-8. Save the file",
         ),
         (b'{"images": []}', "it has no list 'annotations'"),
         (b"[]", "it has no list 'images'"),

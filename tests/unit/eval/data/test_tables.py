@@ -63,7 +63,7 @@ def test_read_split_flickr30k_row_without_a_separator_is_mended(tmp_path, capsys
         ("a.csv", "file_name,caption,width\na.jpg,A dog, running,7\n", "line 2: the row has 4 of 3 fields"),
         ("a.csv", "file_name,caption\na.jpg,\n", "line 2: the caption is empty"),
         ("a.csv", "file_name,caption\na.jpg,A dog\u2028runs\n", r"line 2: the caption has the line separator U\+2028"),
-        ("a.csv", b"file_name,caption\na.jpg,A caf\xe9\n", "line 2: the byte 0xE9 is not UTF-8"),
+        ("a.csv", b"file_name,caption\na.jpg,A na\xefve cat\n", "line 2: the byte 0xEF is not UTF-8"),
         ("a.csv", "file_name,caption\n../a.jpg,A dog\n", "line 2: '../a.jpg' is not a plain file name"),
         ("a.csv", "file_name,image_id,caption\na.jpg,x1,A dog\n", "line 2: the image id 'x1' is text"),
         ("a.csv", "file_name,image_id,caption\na.jpg,1,A dog\nb.jpg,1,A dog\n", "line 3: the image id 1 occurs twice"),
