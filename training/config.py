@@ -12,6 +12,7 @@ from handler.generation import GenerationConfig
 from handler.modeling import DecoderConfig, SoftAttentionConfig, decoder_config
 from handler.preprocessing import Preprocessing
 from training.data.augmentation import Augmentation
+from training.tracking import TRACKERS
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -146,6 +147,7 @@ class TrainingConfig:
         precision: `bf16-mixed`, `32-true`, or `auto`: bfloat16 if the device that starts the run supports it.
         seed: Seed of initialization, order, augmentation, dropout and sampling.
         checkpoint_minutes: Minutes between two checkpoints; one is also written after each epoch.
+        tracker: Where numbers are logged beside TensorBoard: `none`, `wandb` or `mlflow`; see `training/tracking.py`.
         card: Model card: name, data, terms, limits.
     """
 
@@ -188,11 +190,13 @@ class TrainingConfig:
     precision: str = "auto"
     seed: int = 1
     checkpoint_minutes: float = 10.0
+    tracker: str = "none"
     card: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_choice(self, "precision", ("auto", "bf16-mixed", "32-true"))
         _check_choice(self, "schedule", ("cosine", "step", "constant"))
+        _check_choice(self, "tracker", TRACKERS)
         _check_share(self, ("label_smoothing", "scheduled_sampling", "ema_decay"))
         _check_positive(self, ("learning_rate", "encoder_learning_rate", "clip_norm", "decay"))
         counts = ("min_count", "max_length", "batch_size", "captions_per_image", "decay_epochs")

@@ -19,6 +19,7 @@ from eval.measures import Measures
 from eval.overuse import OverusedRun
 from handler.files import atomic_write_text
 from handler.image import decode_image
+from training.tracking import Tracker
 
 matplotlib.use("Agg")  # needs no display
 from matplotlib import pyplot
@@ -36,10 +37,11 @@ class RunLogger:
         run: Directory of the run.
         total: Number of steps of the training.
         step: Step to resume at; later entries of the log are removed.
+        tracker: Where numbers are logged, too.
     """
 
-    def __init__(self, run: Path, total: int, step: int) -> None:
-        self.run, self.metrics = run, run / "metrics.jsonl"
+    def __init__(self, run: Path, total: int, step: int, tracker: Tracker | None = None) -> None:
+        self.run, self.metrics, self.tracker = run, run / "metrics.jsonl", tracker
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
         atomic_write_text(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         self.file = self.metrics.open("a")
@@ -77,14 +79,17 @@ class RunLogger:
         self.bar.close()
         self.file.close()
         self.tensorboard.close()
+        if self.tracker:
+            self.tracker.close()
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self.tensorboard.add_scalar(name, value, step)
-        for name, pair in values.get("measures", {}).items():
-            self.tensorboard.add_scalar(f"measures/{name}", pair["model"], step)
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        numbers |= {f"measures/{name}": pair["model"] for name, pair in values.get("measures", {}).items()}
+        for name, value in numbers.items():
+            self.tensorboard.add_scalar(name, value, step)
+        if self.tracker:
+            self.tracker.log(step, numbers)
 
 
 def format_epoch(values: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ from training.config import (
 )
 from training.trainer import TrainingInterrupted
 
-MUTABLE_SETTINGS = ("workers", "checkpoint_minutes", "card")  # may change when a run resumes
+MUTABLE_SETTINGS = ("workers", "checkpoint_minutes", "tracker", "card")  # may change when a run resumes
 LOCK_TIMEOUT = 8.0  # seconds; the workers of a killed training hold the lock for 5 more
 
 

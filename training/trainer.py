@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +34,7 @@ from training.objectives import Objective, all_reduce_sum
 from training.optim import lr_multiplier, set_learning_rate
 from training.run_logger import RunLogger
 from training.selection import selection_score
+from training.tracking import build_tracker
 
 VAL_BATCH_SIZE = 50
 CHECKPOINT = "checkpoint.safetensors"
@@ -167,7 +168,10 @@ class Trainer:
             OSError: If the run directory cannot be written; its checkpoint stays intact.
         """
         is_main = self.fabric.is_global_zero
-        logger = RunLogger(self.run, self.total_steps, int(self.progress["step"])) if is_main else None
+        logger = None
+        if is_main:
+            tracker = build_tracker(self.config.tracker, self.run, asdict(self.config))
+            logger = RunLogger(self.run, self.total_steps, int(self.progress["step"]), tracker)
         handlers = {number: signal.signal(number, self._request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             if is_main and self.progress["step"] < self.total_steps:
