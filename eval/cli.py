@@ -95,10 +95,12 @@ def client_from_args(arguments: argparse.Namespace) -> Client:
     )
 
 
-def add_meteor_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--no-meteor`."""
+def add_metric_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--no-meteor`, and the models of `eval.model_metrics`: `--clip` and `--bert`."""
     reason = "skip METEOR, which takes ten seconds to start and 1.2 GB of memory"
     parser.add_argument("--no-meteor", dest="meteor", action="store_false", help=reason)
+    parser.add_argument("--clip", type=Path, metavar="DIRECTORY", help="CLIP model, for CLIPScore and RefCLIPScore")
+    parser.add_argument("--bert", type=Path, metavar="DIRECTORY", help="text encoder, for BERTScore")
 
 
 def add_partial_argument(parser: argparse.ArgumentParser) -> None:

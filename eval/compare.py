@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.cli import add_data_arguments, add_meteor_argument, cli_errors, split_from_args
+from eval.cli import add_data_arguments, add_metric_arguments, cli_errors, split_from_args
 from eval.data import CaptionedImage
 from eval.files import atomic_write_text
 from eval.markdown import markdown_table
@@ -20,6 +20,7 @@ from eval.measure_differences import MeasureDifference, compare_measures, differ
 from eval.measures import Measures, measure_captions, measured_images
 from eval.meteor import Meteor, MeteorError, optional_meteor
 from eval.metrics import CaptionScores, compute_all_metrics
+from eval.model_metrics import ModelMetrics
 from eval.report import write_comparison
 from eval.results import RESULTS, read_results
 from eval.significance import Difference, paired_tests
@@ -151,15 +152,19 @@ def main() -> None:
     add_data_arguments(parser)
     parser.add_argument("--output", type=Path, help="JSON file to write the comparison to")
     parser.add_argument("--report", type=Path, help="HTML page to write; default: in eval/results")
-    add_meteor_argument(parser)
+    add_metric_arguments(parser)
     arguments = parser.parse_args()
     with cli_errors(RuntimeError):
         _, images = split_from_args(arguments, require_images=False)
         a, b = (Path(name) if Path(name).exists() else RESULTS / name for name in (arguments.a, arguments.b))
         both = [read_captions(path, images) for path in (a, b)]
         with optional_meteor(arguments.meteor) as meteor:
+            models = ModelMetrics(arguments.clip, arguments.bert)
             references = {image.id: image.captions for image in images}
-            run_a, run_b = (score_run(one, compute_all_metrics(references, one, meteor)) for one in both)
+            run_a, run_b = (
+                score_run(one, compute_all_metrics(references, one, meteor).add_means(models.score(images, one)))
+                for one in both
+            )
             comparison = compare_runs(run_a, run_b, meteor)
         names = (Path(arguments.a).name, Path(arguments.b).name)
         if names[0] == names[1]:

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
@@ -14,11 +14,13 @@ from pycocoevalcap.rouge.rouge import Rouge
 from eval import spice
 from eval.java import JavaError
 from eval.meteor import VERSION, FloatArray, Meteor, MeteorError
+from eval.model_metrics import MODEL_METRICS
 from eval.ptb_tokenizer import tokenize_lines
 
 TOKENIZER = "ptb3.4.1"
 MAX_N = 4  # length of the longest n-grams of BLEU
-METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
+MEANS = ("ROUGE_L", "CIDEr", "SPICE", *MODEL_METRICS)  # metrics that are means over the images
+METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", *MEANS)
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class CaptionScores:
         references: Tokenized reference captions by image id.
         tokens: Tokenized captions by image id, tokens separated by spaces.
         scores: Corpus scores: `Bleu_1` … `Bleu_4`, `METEOR` and `SPICE` if measured, `ROUGE_L` (all 0 to 1), `CIDEr`
-            (0 to 10).
+            (0 to 10), and those of `eval.model_metrics` if measured.
         bleu: BLEU statistics (images, 10): matched n-grams for n = 1 … 4, n-grams for n = 1 … 4, length of the
             caption, length of the reference that is closest in length. Their sums determine BLEU of any set of images.
         meteor: METEOR statistics (images, 23), see `Meteor.statistics`; None if METEOR was not measured.
-        per_image: Scores of each image (images,), by `Bleu_4`, `METEOR`, `ROUGE_L`, `CIDEr` and `SPICE`. The corpus
-            scores of BLEU and METEOR are not means of them.
+        per_image: Scores of each image (images,), by `Bleu_4`, `METEOR` and the names in `MEANS`. The corpus scores of
+            BLEU and METEOR are not means of them.
         not_measured: Why a metric is missing in `scores`, by metric.
     """
 
@@ -47,6 +49,16 @@ class CaptionScores:
     meteor: FloatArray | None
     per_image: dict[str, FloatArray]
     not_measured: dict[str, str] = field(default_factory=dict)
+
+    def add_means(self, scores: Mapping[str, FloatArray]) -> Self:
+        """Add the scores of each image by further metrics, whose corpus scores are their means.
+
+        Returns:
+            These scores.
+        """
+        self.per_image.update(scores)
+        self.scores.update({name: float(values.mean()) for name, values in scores.items()})
+        return self
 
     def without_meteor(self, reason: str) -> "CaptionScores":
         """Return the other scores."""
@@ -163,12 +175,12 @@ def compute_all_metrics(
     measured = compute_metrics(references, captions, meteor=meteor or False)
     if meteor is None:
         measured.not_measured["METEOR"] = "it was not requested"
-    if not spice.is_installed():
-        measured.not_measured["SPICE"] = spice.MISSING
-        return measured
     try:
-        measured.scores["SPICE"], per_image = spice.spice_scores(measured.references, measured.tokens)
-        measured.per_image["SPICE"] = np.array(per_image)
+        if spice.is_installed():
+            measured.scores["SPICE"], per_image = spice.spice_scores(measured.references, measured.tokens)
+            measured.per_image["SPICE"] = np.array(per_image)
+        else:
+            measured.not_measured["SPICE"] = spice.MISSING
     except JavaError as error:
         measured.not_measured["SPICE"] = str(error).rstrip(".")
     return measured

@@ -25,7 +25,7 @@ from eval.cli import (
     EXIT_PARTIAL,
     add_data_arguments,
     add_endpoint_arguments,
-    add_meteor_argument,
+    add_metric_arguments,
     add_partial_argument,
     cli_errors,
     client_from_args,
@@ -46,6 +46,7 @@ from eval.files import atomic_write_text, parse_key_values
 from eval.hallucination import read_objects
 from eval.meteor import Meteor, optional_meteor
 from eval.metrics import compute_all_metrics
+from eval.model_metrics import ModelMetrics
 from eval.preflight import check_metrics
 from eval.report import write_run
 from eval.request_log import RequestLog, open_log
@@ -74,6 +75,7 @@ class EvalRun:
         train: Training split, to count copied captions; may be empty.
         objects: Annotated object categories by image id; None without annotations of objects.
         baseline: Captions of the baseline by image id; None without one.
+        models: Models of further metrics.
     """
 
     directory: Path
@@ -83,6 +85,7 @@ class EvalRun:
     train: Sequence[CaptionedImage]
     objects: dict[int, set[str]] | None
     baseline: dict[int, str] | None
+    models: ModelMetrics
 
 
 def load_run(arguments: argparse.Namespace) -> EvalRun:
@@ -106,7 +109,9 @@ def load_run(arguments: argparse.Namespace) -> EvalRun:
         if path.resolve() == directory.resolve():
             raise ValueError("A run cannot be its own baseline: choose another RUN.")
         baseline = read_captions(path, images)
-    return EvalRun(directory, split, images, options, train, objects, baseline)
+    models = ModelMetrics(arguments.clip, arguments.bert)
+    models.check()
+    return EvalRun(directory, split, images, options, train, objects, baseline, models)
 
 
 def collect_captions(run: EvalRun, client: Client, log: RequestLog) -> int:
@@ -190,10 +195,13 @@ def score_captions(run: EvalRun, log: RequestLog, meteor: Meteor | None) -> tupl
         caption_sets=caption_sets,
         objects=run.objects,
         num_captioned=num_captioned,
+        models=run.models,
     )
     if run.baseline is not None:
         references = {image.id: image.captions for image in run.images}
-        baseline = score_run(run.baseline, compute_all_metrics(references, run.baseline, meteor))
+        baseline_scores = compute_all_metrics(references, run.baseline, meteor)
+        baseline_scores.add_means(run.models.score(run.images, run.baseline))
+        baseline = score_run(run.baseline, baseline_scores)
         comparison = compare_runs(baseline, score_run(captions, measured), meteor)
     content |= run_statistics(log, run.images)
     name = run.directory.name
@@ -254,7 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_endpoint_arguments(parser, retries=10)
     parser.add_argument("--train", help="training split, to count captions that are copies of its captions")
     parser.add_argument("--baseline", help="run on the same split; exit code 3 if a score is significantly worse")
-    add_meteor_argument(parser)
+    add_metric_arguments(parser)
     add_partial_argument(parser)
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of all runs")
     return parser

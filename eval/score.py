@@ -11,7 +11,7 @@ from pathlib import Path
 from eval.cli import (
     EXIT_PARTIAL,
     add_data_arguments,
-    add_meteor_argument,
+    add_metric_arguments,
     add_partial_argument,
     cli_errors,
     split_from_args,
@@ -20,6 +20,7 @@ from eval.data import load_training_split
 from eval.files import atomic_write_text
 from eval.hallucination import read_objects
 from eval.meteor import optional_meteor
+from eval.model_metrics import ModelMetrics
 from eval.results import read_results
 from eval.summary import coverage_warning, format_summary, summarize
 
@@ -31,7 +32,7 @@ def main() -> None:
     add_data_arguments(parser)
     parser.add_argument("--train", help="training split, to count captions that are copies of its captions")
     parser.add_argument("--output", type=Path, help="JSON file to write the scores to")
-    add_meteor_argument(parser)
+    add_metric_arguments(parser)
     add_partial_argument(parser)
     arguments = parser.parse_args()
     with cli_errors(RuntimeError):
@@ -45,8 +46,17 @@ def main() -> None:
         decoding = f"results:{arguments.results.name}"
         objects = read_objects(arguments.data / Path(arguments.split).parent, images)
         with optional_meteor(arguments.meteor) as meteor:
+            models = ModelMetrics(arguments.clip, arguments.bert)
             _, content = summarize(
-                split, images, captions, decoding, train, meteor, objects=objects, num_captioned=num_captioned
+                split,
+                images,
+                captions,
+                decoding,
+                train,
+                meteor,
+                objects=objects,
+                num_captioned=num_captioned,
+                models=models,
             )
         if arguments.output:
             atomic_write_text(arguments.output, json.dumps(content, indent=2) + "\n")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.meteor import FloatArray, Meteor
-from eval.metrics import METRICS, CaptionScores, bleu_from_stats
+from eval.metrics import MEANS, METRICS, CaptionScores, bleu_from_stats
 
 RESAMPLES = 1000
 SEED = 12345
@@ -131,7 +131,7 @@ def _scores(parts: Sequence[tuple[CaptionScores, FloatArray]], meteor: Meteor | 
     if meteor is not None and len(meteor_sums) == len(parts):
         _, values = meteor.evaluate(np.sum(meteor_sums, 0))
         samples["METEOR"] = np.array(values)
-    for name in ("ROUGE_L", "CIDEr", "SPICE"):
+    for name in MEANS:
         if all(name in measured.scores for measured, _ in parts):
             samples[name] = np.sum([counts @ measured.per_image[name] for measured, counts in parts], 0) / size
     return {name: samples[name] for name in METRICS if name in samples}

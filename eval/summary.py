@@ -13,6 +13,7 @@ from eval.measure_table import find_warnings, format_measures
 from eval.measures import Measures, measure_captions
 from eval.meteor import Meteor, MeteorError
 from eval.metrics import CaptionScores, compute_all_metrics, compute_metrics, signature
+from eval.model_metrics import ModelMetrics
 from eval.overlap import shared_images
 from eval.overuse import OverusedRun
 from eval.results import split_digest
@@ -31,6 +32,7 @@ def summarize(
     caption_sets: Mapping[int, Sequence[str]] | None = None,
     num_captioned: int | None = None,
     objects: Mapping[int, set[str]] | None = None,
+    models: ModelMetrics = ModelMetrics(),
     quick: bool = False,
 ) -> tuple[CaptionScores, dict[str, Any]]:
     """Score captions.
@@ -46,6 +48,7 @@ def summarize(
         num_captioned: Number of images with a caption, for the coverage; default: all. The captions of the others are
             empty.
         objects: Annotated object categories by image id, to measure CHAIR.
+        models: Models of further metrics.
         quick: Whether to omit SPICE and the intervals, which take longer than the rest.
 
     Returns:
@@ -59,7 +62,7 @@ def summarize(
     if quick:
         measured, intervals = compute_metrics(references, captions, meteor=meteor or False), {}
     else:
-        measured = compute_all_metrics(references, captions, meteor)
+        measured = compute_all_metrics(references, captions, meteor).add_means(models.score(images, captions))
         try:
             intervals = bootstrap(measured, meteor)
         except MeteorError as error:
@@ -78,7 +81,8 @@ def summarize(
         "captioned": len(images) if num_captioned is None else num_captioned,
         "scores": measured.scores,
         "intervals": {name: list(ends) for name, ends in intervals.items()},
-        "signature": f"{compared}|data:{split_digest(images)[:15]}|bootstrap:{RESAMPLES},seed={SEED}"
+        "signature": f"{compared}{models.signature()}|data:{split_digest(images)[:15]}"
+        f"|bootstrap:{RESAMPLES},seed={SEED}"
         f"{'' if overlap is None else f'|train-overlap:{overlap}'}|v:{project_version()}",
         "empty": sum(not caption for caption in measured.tokens.values()),
         "measures": measures.pairs,
