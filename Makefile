@@ -23,8 +23,10 @@ serve: archive ## start TorchServe with MODEL on loopback and caption a sample
 stop: ## stop the server that `make serve` started
 	@if test -e .venv/serve.stamp; then $(BIN)/python -m deploy.serve stop; else echo "No server was running that 'make serve' started."; fi
 
-archive: .venv/serve.stamp ## pack the bundle MODEL as VERSION (1.0) into model_store/captioner.mar
-	$(BIN)/python -m deploy.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") $(ARGS)
+# CALIBRATE=DIR first makes the bundle's 8-bit encoder with the training images in DIR.
+archive: .venv/serve.stamp $(if $(CALIBRATE),.venv/quantize.stamp) ## pack the bundle MODEL as VERSION (1.0) into model_store/captioner.mar
+	$(BIN)/python -m deploy.archive "$(MODEL)" $(if $(VERSION),--version "$(VERSION)") \
+	  $(if $(CALIBRATE),--calibrate "$(CALIBRATE)") $(ARGS)
 
 ##@ Train and score
 data: .venv/eval.stamp ## download SPLITS of COCO (val2017), e.g. SPLITS="karpathy_train karpathy_val", into DATA

@@ -2,6 +2,7 @@
 
 python -m deploy.archive pretrained
 python -m deploy.archive runs/transformer-lite2-flickr8k/bundle --version 2.0 --output model_store/captioner-2.0.mar
+python -m deploy.archive pretrained --calibrate ../shared/data/flickr8k/train
 """
 
 import argparse
@@ -20,7 +21,7 @@ import yaml
 from model_archiver.model_archiver_config import ModelArchiverConfig  # type: ignore[import-untyped]
 from model_archiver.model_packaging import generate_model_archive  # type: ignore[import-untyped]
 
-from handler.backends.openvino import export_openvino
+from handler.backends.openvino import copy_int8_encoder, export_openvino
 from handler.bundle import CONFIG, VOCABULARY, WEIGHTS, load_bundle, verify_bundle
 from handler.cli import cli_errors
 from handler.serving.settings import Settings
@@ -38,6 +39,7 @@ def build_archive(bundle: Path, output: Path, version: str = DEFAULT_VERSION) ->
 
     It holds the TorchServe entry point and `model-config.yaml` at the root, the package `handler/`, and the bundle as
     `model/`. The encoder is also stored in OpenVINO format if OpenVINO is installed, so that workers need not convert.
+    The 8-bit encoder is included if the bundle has one, see `deploy.quantize_encoder`.
 
     Args:
         bundle: Bundle directory; it is verified first.
@@ -67,7 +69,9 @@ def build_archive(bundle: Path, output: Path, version: str = DEFAULT_VERSION) ->
         (stage / "model").mkdir()
         for name in (CONFIG, WEIGHTS, VOCABULARY):
             shutil.copy(bundle / name, stage / "model" / name)
-        export_openvino(*load_bundle(bundle)[:2], stage / "model")
+        config, weights, _ = load_bundle(bundle)
+        export_openvino(config, weights, stage / "model")
+        copy_int8_encoder(config, bundle, stage / "model")
         generate_model_archive(
             ModelArchiverConfig(
                 model_name=MODEL_NAME,
@@ -135,8 +139,15 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="bundle directory")
     parser.add_argument("--version", default=DEFAULT_VERSION, help="model version in responses, e.g. 2.0")
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="directory or .mar file")
+    parser.add_argument(
+        "--calibrate", metavar="DIR", help="first make the bundle's 8-bit encoder with the training images in DIR"
+    )
     arguments = parser.parse_args()
-    with cli_errors(ValueError):
+    with cli_errors(ValueError, ModuleNotFoundError):
+        if arguments.calibrate:
+            from deploy.quantize_encoder import quantize_encoder  # needs packages that packing alone does not
+
+            print(f"8-bit encoder -> {quantize_encoder(arguments.bundle, arguments.calibrate)}")
         archive = build_archive(arguments.bundle, arguments.output, arguments.version)
     print(f"{arguments.bundle} -> {archive}, sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}")
 

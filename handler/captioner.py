@@ -52,7 +52,7 @@ class Captioner:
         vocabulary: Vocabulary of the bundle.
         device: Device to run on.
         backend: Backend of the encoder: `eager`, `compile`, `openvino`, or `auto`, the fastest that is installed.
-        precision: `full`, `fast` or `fastest`; see `handler.backends.engine`.
+        precision: `full`, `fast`, `fastest`, or the precision of the encoder; see `handler.backends.engine`.
         directory: Directory of the bundle, which may hold a converted encoder; None if unknown.
 
     Raises:

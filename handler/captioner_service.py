@@ -52,11 +52,13 @@ class CaptionerService:
         self.endpoint = Endpoint(captioner, model, settings)
         self.telemetry = Telemetry(context.metrics, model["name"], settings.log_captions)
         self._warm_up(captioner, int(properties.get("batch_size") or 1))
+        self.telemetry.record_precision(captioner.engine.encoder.precision)
         logger.info(
-            "captioner %s ready on %s, backend %s, %d threads, code from %s",
+            "captioner %s ready on %s, backend %s, encoder in %s, %d threads, code from %s",
             model["digest"],
             device,
             captioner.engine.backend,
+            captioner.engine.encoder.precision,
             torch.get_num_threads(),
             Path(handler.__file__).parent,
         )

@@ -1,8 +1,9 @@
 """A bundle's model, ready to run on a device with a backend and a precision.
 
-Precision `full` is float32 everywhere: the reference. `fast` runs the encoder in bfloat16 on CPUs with instructions for
-it; the caption of an image does not depend on its batch. `fastest` also quantizes the decoder, to bfloat16 or, without
-such instructions, to int8; a caption can then depend on the beams beside it. On a GPU both are float16 throughout.
+Precision `full` is float32 everywhere: the reference. `fast` runs the encoder in the precision that measured fastest,
+see `handler.backends.precision`; the caption of an image does not depend on its batch. `bfloat16`, `float16` and `int8`
+name the encoder's precision. `fastest` is `fast` and also quantizes the decoder, to bfloat16 or, on CPUs without
+instructions for it, to int8; a caption can then depend on the beams beside it. On a GPU both are float16 throughout.
 docs/performance.md has the cost of each in CIDEr.
 """
 
@@ -11,7 +12,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ BACKENDS = {
     "compile": ("handler.backends.pytorch", "build_compiled"),
     "openvino": ("handler.backends.openvino", "build"),
 }
-PRECISIONS = ("full", "fast", "fastest")
+PRECISIONS = ("full", "fast", "fastest", "bfloat16", "float16", "int8")
 EncodeFn = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -56,7 +57,7 @@ class ModelSource:
         config: Configuration of the bundle.
         weights: Tensors named `encoder.…` and `decoder.…`.
         device: Device to run on.
-        precision: `full`, `fast` or `fastest`.
+        precision: One of `PRECISIONS`.
         directory: Directory of the bundle, which may hold a converted encoder; None if unknown.
     """
 
@@ -65,6 +66,18 @@ class ModelSource:
     device: torch.device
     precision: str
     directory: Path | None = None
+
+    @property
+    def encoder_precision(self) -> str | None:
+        """Precision of the encoder; None for the fastest one that is offered.
+
+        A GPU gets float16: bfloat16 is no faster there, and is eight times less precise.
+        """
+        if self.precision == "full":
+            return "float32"
+        if self.precision in ("fast", "fastest"):
+            return "float16" if self.device.type == "cuda" else None
+        return self.precision
 
     def state_dict(self, part: str) -> dict[str, torch.Tensor]:
         """Return the weights of `encoder` or `decoder`, without that prefix."""
@@ -94,11 +107,15 @@ class EncoderBackend:
         encode: uint8 pixels (B, 3, size, size) on any device → float32 grid (B, cells, C) on the model's device.
         channels: C.
         warm_up_sizes: Largest batch size → the batch sizes to run once before serving, the last one 1.
+        precision: Type that it computes in: `float32`, `bfloat16`, `float16` or `int8`.
+        milliseconds: Time of an image in each precision that was measured; empty if there was no choice.
     """
 
     encode: EncodeFn
     channels: int
     warm_up_sizes: Callable[[int], list[int]]
+    precision: str
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,15 @@ class Engine:
     generation_decoder: Decoder
     vocabulary: Vocabulary
     autocast_context: Callable[[], AbstractContextManager[object]]
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """What runs the model, for people: backend, precision of the encoder, and the times that decided it."""
+        return {
+            "backend": self.backend,
+            "encoder_precision": self.encoder.precision,
+            "measured_ms_per_image": dict(self.encoder.milliseconds),
+        }
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode uint8 pixels (B, 3, size, size) to a grid (B, cells, C)."""
@@ -169,8 +195,10 @@ def build_engine(source: ModelSource, vocabulary: Vocabulary, backend: str) -> E
     decoder.load_state_dict(source.state_dict("decoder"))
     decoder.eval().requires_grad_(False).to(source.device)
     if source.device.type == "cuda":
-        generation_decoder = to_half(decoder) if reduced_dtype(source) else decoder
-        return Engine(backend, encoder, decoder, generation_decoder, vocabulary, partial(autocast, source))
+        if source.precision == "full":
+            return Engine(backend, encoder, decoder, decoder, vocabulary, nullcontext)
+        context = partial(torch.autocast, source.device.type, torch.float16)
+        return Engine(backend, encoder, decoder, to_half(decoder), vocabulary, context)
     linear = decoder_quantization(source)
     generation_decoder = quantize_decoder(decoder, linear) if linear else decoder
     return Engine(backend, encoder, decoder, generation_decoder, vocabulary, nullcontext)
@@ -201,25 +229,7 @@ def decoder_quantization(source: ModelSource) -> LinearFactory | None:
     return Int8Linear if supports_int8_linear() else None
 
 
-def reduced_dtype(source: ModelSource) -> torch.dtype | None:
-    """Return the 16-bit type that the encoder computes in; None for float32.
-
-    A GPU gets float16: bfloat16 is no faster there, and is eight times less precise.
-    """
-    if source.precision == "full":
-        return None
-    if source.device.type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if cpu_supports_bfloat16() else None
-
-
 def cpu_supports_bfloat16() -> bool:
     """Return True if this CPU multiplies bfloat16 matrices; emulating that is slower than float32."""
     # PyTorch has no public query for these instruction sets.
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def autocast(source: ModelSource) -> AbstractContextManager[object]:
-    """Return the context in which PyTorch computes in the reduced type of a source."""
-    dtype = reduced_dtype(source)
-    return torch.autocast(source.device.type, dtype) if dtype else nullcontext()

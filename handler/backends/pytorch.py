@@ -1,8 +1,13 @@
 """PyTorch backends: `eager`, the reference on any device, and `compile`, which needs a C++ compiler and a minute."""
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
 import torch
 
-from handler.backends.engine import EncodeFn, EncoderBackend, ModelSource, autocast
+from handler.backends.engine import EncodeFn, EncoderBackend, ModelSource
+from handler.backends.precision import build_fastest
+from handler.backends.quantize import supports_bf16_linear
 
 # Images per chunk on a CPU. Larger activations exceed the allocator's cache and are re-allocated in every layer, which
 # takes about half of the run time.
@@ -15,37 +20,62 @@ def build_eager(source: ModelSource) -> EncoderBackend:
     """Build the encoder for eager execution."""
     encoder, device = source.build_encoder(), source.device
 
-    @torch.inference_mode()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        pixels = pixels.pin_memory() if device.type == "cuda" else pixels
-        chunks = torch.split(pixels, CHUNK_SIZE if device.type == "cpu" else len(pixels))
-        with autocast(source):
-            grids = [encoder(chunk.to(device, non_blocking=True)).float() for chunk in chunks]
-        return grids[0] if len(grids) == 1 else torch.cat(grids)
+    def build(precision: str) -> EncoderBackend:
+        @torch.inference_mode()
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+            chunks = torch.split(pixels, CHUNK_SIZE if device.type == "cpu" else len(pixels))
+            with autocast(device, precision):
+                grids = [encoder(chunk.to(device, non_blocking=True)).float() for chunk in chunks]
+            return grids[0] if len(grids) == 1 else torch.cat(grids)
 
-    return EncoderBackend(encode, encoder.encoder.channels, _warm_up_sizes)
+        return EncoderBackend(encode, encoder.encoder.channels, _warm_up_sizes, precision)
+
+    return build_fastest(source, offered_precisions(device), build, f"PyTorch {torch.__version__}")
 
 
 def build_compiled(source: ModelSource) -> EncoderBackend:
-    """Build the encoder with `torch.compile`. Each size of `BUCKETS` is compiled when it is first used."""
+    """Build the encoder with `torch.compile`. Each size of `BUCKETS` is compiled when it is first used.
+
+    A precision that is open is the one that is faster without compilation, which takes too long to try.
+    """
     from torch._inductor import config as inductor  # takes seconds
 
+    if source.encoder_precision is None:
+        source = replace(source, precision=build_eager(source).precision)
     encoder, device = source.build_encoder(), source.device
     if device.type == "cuda":  # CUDA graphs: one launch for all kernels of a batch
         compiled = torch.compile(encoder, mode="reduce-overhead", dynamic=False)
     else:
         compiled = torch.compile(encoder, dynamic=False)
 
-    @torch.inference_mode()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        pixels = pixels.pin_memory() if device.type == "cuda" else pixels
-        # Freezing lays out the weights for the CPU and folds the normalization into them.
-        with inductor.patch(freezing=True), autocast(source):
-            grid: torch.Tensor = compiled(pixels.to(device, non_blocking=True))
-            return grid.float().clone()  # the next call reuses the output buffer
+    def build(precision: str) -> EncoderBackend:
+        @torch.inference_mode()
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+            # Freezing lays out the weights for the CPU and folds the normalization into them.
+            with inductor.patch(freezing=True), autocast(device, precision):
+                grid: torch.Tensor = compiled(pixels.to(device, non_blocking=True))
+                return grid.float().clone()  # the next call reuses the output buffer
 
-    max_batch_size = MAX_BATCH_SIZE.get(device.type, MAX_BATCH_SIZE["cpu"])
-    return EncoderBackend(split_batches(encode, max_batch_size), encoder.encoder.channels, _warm_up_sizes)
+        max_batch_size = MAX_BATCH_SIZE.get(device.type, MAX_BATCH_SIZE["cpu"])
+        encode_all = split_batches(encode, max_batch_size)
+        return EncoderBackend(encode_all, encoder.encoder.channels, _warm_up_sizes, precision)
+
+    return build_fastest(source, offered_precisions(device), build, f"PyTorch {torch.__version__}, compiled")
+
+
+def offered_precisions(device: torch.device) -> list[str]:
+    """Return the precisions that PyTorch can run an encoder in, the most precise first."""
+    if device.type == "cuda":
+        return ["float32", "float16"]
+    return ["float32", "bfloat16"] if supports_bf16_linear() else ["float32"]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context in which PyTorch computes in a precision."""
+    dtype = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def split_batches(encode: EncodeFn, max_batch_size: int) -> EncodeFn:

@@ -16,7 +16,7 @@ def grid_shape(num_cells: int) -> tuple[int, int]:
     Raises:
         ValueError: If `num_cells` is not a square number.
     """
-    side = round(num_cells**0.5)
+    side = math.isqrt(num_cells)
     if side * side != num_cells:
         raise ValueError(f"A grid of {num_cells} cells is not square.")
     return side, side

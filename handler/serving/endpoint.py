@@ -112,7 +112,8 @@ class Endpoint:
     def _document(self, raw: RawRequest) -> Response | None:
         """Return the model card, the demo page or the OpenAPI document; None for an inference request."""
         if raw.is_description:
-            return Response(json.dumps({"model": self.model, "card": self.card}))
+            description = {"model": self.model, "card": self.card, "engine": self.captioner.engine.summary}
+            return Response(json.dumps(description))
         media_type = raw.preferred_media_type(HTML, JSON) if raw.is_get else None
         if media_type == HTML:
             return Response(self.page.html, content_type=f"{HTML}; charset=utf-8", headers=self.page.headers)

@@ -28,6 +28,7 @@ METRICS = {
     "captioner_encode_seconds": ("Seconds", None, HISTOGRAM),
     "captioner_search_seconds": ("Seconds", None, HISTOGRAM),
     "captioner_memory_bytes": ("Bytes", None, GAUGE),
+    "captioner_encoder_precision": ("Count", "Precision", GAUGE),
 }
 
 
@@ -57,6 +58,10 @@ class Telemetry:
             self._update("captioner_images_total", 0, outcome)
         for result in ("hit", "miss"):
             self._update("captioner_cache_lookups_total", 0, result)
+
+    def record_precision(self, precision: str) -> None:
+        """Record which precision the encoder runs in."""
+        self._update("captioner_encoder_precision", 1, precision)
 
     def record(self, batch: BatchStats) -> None:
         """Record a batch of requests."""

@@ -9,8 +9,8 @@ import torch
 
 from deploy.archive import build_archive
 from handler.backends import ModelSource, build_engine
-from handler.backends.engine import decoder_quantization, reduced_dtype
-from handler.backends.openvino import converted_path, save_converted
+from handler.backends.engine import decoder_quantization
+from handler.backends.openvino import convert, converted_path, save_converted
 from handler.backends.pytorch import bucket_sizes, split_batches
 from handler.backends.quantize import (
     Bf16Linear,
@@ -52,37 +52,48 @@ def test_fast_precision_gives_the_same_captions(pretrained, precision):
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "bfloat16", "expected"),
+    ("device", "precision", "expected"),
     [
-        ("cpu", "full", True, None),
-        ("cpu", "fast", True, torch.bfloat16),
-        ("cpu", "fastest", True, torch.bfloat16),
-        ("cpu", "fast", False, None),
-        ("cuda", "full", True, None),
-        ("cuda", "fast", False, torch.float16),
-        ("cuda", "fastest", False, torch.float16),
+        ("cpu", "full", "float32"),
+        ("cpu", "fast", None),  # measured
+        ("cpu", "fastest", None),
+        ("cpu", "int8", "int8"),
+        ("cuda", "full", "float32"),
+        ("cuda", "fast", "float16"),
+        ("cuda", "fastest", "float16"),
     ],
 )
-def test_reduced_dtype_depends_on_device_precision_and_cpu(monkeypatch, device, precision, bfloat16, expected):
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    assert reduced_dtype(ModelSource(None, {}, torch.device(device), precision)) == expected
+def test_encoder_precision_depends_on_device_and_setting(device, precision, expected):
+    assert ModelSource(None, {}, torch.device(device), precision).encoder_precision == expected
 
 
-def test_bfloat16_encoder_is_close_to_float32(tiny_bundle, monkeypatch):
-    """bfloat16 also works on a CPU without instructions for it, slowly."""
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
-    reference, halved = Captioner.load(tiny_bundle), Captioner.load(tiny_bundle, precision="fastest")
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_bfloat16_encoder_is_close_to_float32(tiny_bundle, backend):
+    reference = Captioner.load(tiny_bundle)
     pixels = torch.stack([reference.preprocess(photo) for photo in PHOTOS[:3]])
-    expected, grid = reference.encode(pixels), halved.encode(pixels)
+    try:
+        rounded = Captioner.load(tiny_bundle, backend=backend, precision="bfloat16")
+    except BundleError as error:
+        pytest.skip(str(error))  # this CPU has no instructions for it
+    expected, grid = reference.encode(pixels), rounded.encode(pixels)
     assert not torch.equal(grid, expected)
     assert (grid - expected).norm() < 0.1 * expected.norm()
+    assert rounded.engine.summary["encoder_precision"] == "bfloat16"
+
+
+def test_fast_precision_of_eager_and_openvino_is_measured(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for backend in ("eager", "openvino"):
+        summary = Captioner.load(tiny_bundle, backend=backend, precision="fast").engine.summary
+        times = summary["measured_ms_per_image"]
+        assert summary["encoder_precision"] in (times or ["float32"])  # nothing to measure if float32 is all there is
+        assert all(milliseconds > 0 for milliseconds in times.values())
 
 
 def test_unknown_backend_or_precision_is_rejected(tiny_bundle):
     with pytest.raises(ValueError, match="backend must be one of auto, eager, compile, openvino, not 'onnx'"):
         Captioner.load(tiny_bundle, backend="onnx")
-    with pytest.raises(ValueError, match="precision must be one of full, fast, fastest, not 'half'"):
+    with pytest.raises(ValueError, match="one of full, fast, fastest, bfloat16, float16, int8, not 'half'"):
         Captioner.load(tiny_bundle, precision="half")
 
 
@@ -120,8 +131,8 @@ def source(directory, precision="full") -> ModelSource:
 def test_converted_encoder_is_reproducible_and_used(tiny_bundle):
     made = []
     for _ in range(2):
-        save_converted(source(tiny_bundle))
         path = converted_path(source(tiny_bundle))
+        save_converted(convert(source(tiny_bundle)), path)
         made.append((path.read_bytes(), path.with_suffix(".bin").read_bytes()))
     assert made[0] == made[1]
     script = (
@@ -134,7 +145,7 @@ def test_converted_encoder_is_reproducible_and_used(tiny_bundle):
 
 def test_converted_encoder_of_other_weights_is_not_used(tmp_path):
     write_tiny_bundle(tmp_path / "one", seed=1)
-    save_converted(source(tmp_path / "one"))
+    save_converted(convert(source(tmp_path / "one")), converted_path(source(tmp_path / "one")))
     write_tiny_bundle(tmp_path / "one", seed=2)
     assert not converted_path(source(tmp_path / "one")).exists()
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)

@@ -57,6 +57,7 @@ def test_telemetry_counts_every_outcome_from_zero(cache):
 def test_record_updates_every_metric(cache):
     telemetry = Telemetry(cache, "captioner")
     cache.values.clear()
+    telemetry.record_precision("int8")
     requests = [RequestStats(**REQUEST), RequestStats(**REQUEST | {"outcomes": ["ok", "cached", "TooLarge"]})]
     telemetry.record(BatchStats(requests, [2, 1], [0.5, 0.25], [2.0, 1.0], cache_hits=1, cache_misses=2, seconds=4.0))
     [[memory]] = [values for (name, *_), values in cache.values.items() if name == "captioner_memory_bytes"]
@@ -73,6 +74,7 @@ def test_record_updates_every_metric(cache):
         ("captioner_encode_seconds",): [0.5, 0.25],
         ("captioner_search_seconds",): [2.0, 1.0],
         ("captioner_memory_bytes",): [memory],
+        ("captioner_encoder_precision", "int8"): [1],
     }
     assert {name for name, *_ in cache.values} == METRICS.keys()
 
