@@ -62,7 +62,7 @@ def format_rows(stage: str, split: str, small: dict[str, Any], full: dict[str, A
                 growth[0],
                 f"{result['memory'] / 1e9:.2f}",
                 growth[1],
-                f"{result['java_memory'] / 1e9:.2f}" if result["java_memory"] > 1e8 else "",
+                f"{result['java_memory'] / 1e9:.2f}" if result["java_memory"] else "",
                 f"{result['bytes'] / 1e6:.1f}" if "bytes" in result else "",
                 result.get("note", ""),
             ]
