@@ -58,7 +58,13 @@ function showRunScores() {
   const rows = Object.entries(scores).map(([name, score]) => {
     const [low, high] = intervals[name].map(percent);
     const label = `${name} ${percent(score)}, 95 % interval from ${low} to ${high}`;
-    return [name, percent(score), `${low} – ${high}`, coverage, createIntervalCell(intervals[name], score, [0, max], label)];
+    return [
+      name,
+      percent(score),
+      `${low} – ${high}`,
+      coverage,
+      createIntervalCell(intervals[name], score, [0, max], label),
+    ];
   });
   fillScoreTable(["metric", "score × 100", "95 % interval", "coverage"], rows);
 }
