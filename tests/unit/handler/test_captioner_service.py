@@ -87,7 +87,7 @@ def test_handle_returns_the_demo_page_and_a_figure(service, context):
 
 
 def test_initialize_with_an_unknown_setting_raises(tmp_path):
-    with pytest.raises(TypeError, match="max_pixel"):
+    with pytest.raises(ValueError, match="max_pixel"):
         CaptionerService().initialize(make_context(tmp_path, max_pixel=7))
 
 
