@@ -116,9 +116,12 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def cache_path(key: Mapping[str, object]) -> Path:
-    """Return the file of the times that were measured under a key."""
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "captioner")
+def cache_path(key: Mapping[str, object]) -> Path | None:
+    """Return the file of the times that were measured under a key; None if the user has no home directory."""
+    try:
+        directory = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "captioner")
+    except RuntimeError:  # as in a container
+        return None
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return directory / f"precision-{digest[:16]}.json"
 
@@ -136,18 +139,23 @@ def _build_all(offered: Sequence[str], build: Callable[[str], EncoderBackend]) -
     return encoders
 
 
-def _read_times(path: Path, offered: Sequence[str]) -> dict[str, float] | None:
+def _read_times(path: Path | None, offered: Sequence[str]) -> dict[str, float] | None:
     """Read the times of an earlier start in the order of `offered`; None if there are none."""
+    if path is None:
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))["milliseconds"]
         times = {name: float(content[name]) for name in offered if name in content}
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError):  # RuntimeError: there is no home directory
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return times or None
 
 
-def _write_times(path: Path, key: Mapping[str, object], times: Mapping[str, float]) -> None:
+def _write_times(path: Path | None, key: Mapping[str, object], times: Mapping[str, float]) -> None:
     """Keep the times for later starts, if the directory can be written."""
+    if path is None:
+        logger.info("The measured precision is not kept: there is no home directory.")
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(path, json.dumps({**key, "milliseconds": times}, indent=1) + "\n")

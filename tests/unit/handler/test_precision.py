@@ -148,3 +148,15 @@ def test_cache_path_depends_on_the_key(cache_directory):
     path = cache_path({"processor": processor_name(), "threads": 2})
     assert path.parent == cache_directory
     assert path != cache_path({"processor": processor_name(), "threads": 1})
+
+
+def test_user_without_a_home_directory_measures_at_each_start(source, measured, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    for _ in range(2):
+        assert build_fastest(source("fast"), OFFERED, build, "runtime 1").precision == "int8"
+    assert len(measured[1]) == 2
