@@ -204,17 +204,17 @@ def test_groups_of_beams_always_divide_the_beams(visit):
 
 def test_checkbox_of_an_option_is_sent_and_reset(visit):
     page = visit()
-    caption_sample(page)
+    tokens = caption_sample(page)["captions"][0]["tokens"]
+    content = [token for token in tokens if is_content_word(token)]
+    assert len(content) == len(set(content))  # the default of the shipped model
     page.click("#open-options")
-    with response_shown(page) as response:
-        page.check("[name=no_repeat_words]")
-    content = [token for token in response["captions"][0]["tokens"] if is_content_word(token)]
-    assert len(content) == len(set(content))
-    assert page.inner_text("#value-no_repeat_words") == "on"
+    with response_shown(page):
+        page.uncheck("[name=no_repeat_words]")
+    assert page.inner_text("#value-no_repeat_words") == "off"
     with response_shown(page):
         page.click("#reset")
-    assert not page.is_checked("[name=no_repeat_words]")
-    assert page.evaluate(SENT_OPTIONS)[1:] == [{"no_repeat_words": "true"}, {}]
+    assert page.is_checked("[name=no_repeat_words]")
+    assert page.evaluate(SENT_OPTIONS)[1:] == [{"no_repeat_words": "false"}, {}]
 
 
 def test_option_refused_by_the_server_shows_its_message(visit):

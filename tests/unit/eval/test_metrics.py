@@ -77,6 +77,7 @@ def test_compute_all_metrics_failed_processes_are_named_and_take_no_other_metric
     def fail(references, captions):
         raise JavaError("The SPICE process failed.")
 
+    monkeypatch.setattr("eval.metrics.Meteor", Meteor)  # other tests share one process in its place
     monkeypatch.setattr("eval.spice.is_installed", lambda: True)
     monkeypatch.setattr("eval.spice.spice_scores", fail)
     captions = {1: "a dog", 2: "two men", 3: "a car"}
