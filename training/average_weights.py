@@ -23,7 +23,7 @@ import torch
 from handler.bundle import load_bundle, save_bundle, verify_bundle
 from handler.cli import add_generation_options, cli_errors, generation_config
 from handler.generation import GenerationConfig
-from training.export import score_bundle
+from training.export import print_scores
 from training.pretrained_weights import match_tokens
 
 
@@ -103,10 +103,7 @@ def main() -> None:
     with cli_errors(RuntimeError, ValueError):
         decoding = generation_config(args, verify_bundle(args.bundles[0]).decoding)
         card = average_bundles(args.bundles, args.output, args.weights, decoding)
-        results = score_bundle(args.output, args.data, card.get("training", {}).get("val_splits", ()))
-    for result in results:
-        print(f"{result['split']}: {', '.join(f'{name} {score}' for name, score in result['scores'].items())}")
-    print(f"The bundle is in {args.output}. Serve it: make serve MODEL={args.output}")
+        print_scores(args.output, args.data, card)
 
 
 if __name__ == "__main__":

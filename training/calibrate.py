@@ -26,7 +26,7 @@ from handler.cli import add_generation_options, cli_errors, generation_config
 from handler.generation import GenerationConfig
 from handler.modeling.vocabulary import tokenize
 from training.data.image_loading import load_images
-from training.export import score_bundle
+from training.export import print_scores
 from training.validate import BATCH_SIZE, default_device
 
 BIAS = "decoder.embedding.output_bias"
@@ -170,10 +170,7 @@ def main() -> None:
             lower=dict(args.lower),
             decoding=decoding,
         )
-        results = score_bundle(args.output, args.data, card.get("training", {}).get("val_splits", ()))
-    for result in results:
-        print(f"{result['split']}: {', '.join(f'{name} {score}' for name, score in result['scores'].items())}")
-    print(f"The bundle is in {args.output}. Serve it: make serve MODEL={args.output}")
+        print_scores(args.output, args.data, card)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ python -m training.export runs/soft_attention-lite2-flickr8k ../shared/data/flic
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,13 @@ def score_bundle(bundle: Path, data: Path, splits: Sequence[str], meteor: Meteor
     ]
     update_card(bundle, {"scores": scores})
     return scores
+
+
+def print_scores(bundle: Path, data: Path, card: Mapping[str, Any]) -> None:
+    """Score a bundle on the validation splits of its card, and print the scores and how to serve it."""
+    for result in score_bundle(bundle, data, card.get("training", {}).get("val_splits", ())):
+        print(f"{result['split']}: {', '.join(f'{name} {score}' for name, score in result['scores'].items())}")
+    print(f"The bundle is in {bundle}. Serve it: make serve MODEL={bundle}")
 
 
 def main() -> None:

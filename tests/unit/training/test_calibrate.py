@@ -78,3 +78,13 @@ def test_calibrate_mistake_in_arguments_gives_one_sentence(bundle, tmp_path, arg
     found, _, errors = run_module_in_process("training.calibrate", bundle, *options, *arguments)
     assert (found, errors.count(message)) == (code, 1)
     assert not (tmp_path / "new").exists()
+
+
+def test_calibrate_command_writes_a_bundle_with_the_decoding_options(bundle, tmp_path):
+    output = tmp_path / "new"
+    options = ["--data=samples", "--splits", "photos", "--images=3", "--length-penalty=1.2", f"--output={output}"]
+    code, printed, _ = run_module_in_process("training.calibrate", bundle, *options)
+    assert (code, printed) == (0, f"The bundle is in {output}. Serve it: make serve MODEL={output}\n")
+    config = load_bundle(output)[0]
+    assert config.decoding.length_penalty == 1.2
+    assert config.card["calibration"]["strength"] == 0.3
