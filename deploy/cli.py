@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from eval.files import find_images
+from eval.image_files import find_images
 from eval.results import RESULTS
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from eval.files import find_images
+from eval.image_files import find_images
 from handler.backends import ModelSource
 from handler.backends.openvino import INT8, convert, converted_path, import_openvino, number_operations, save_converted
 from handler.bundle import load_bundle

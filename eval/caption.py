@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from eval.cli import add_endpoint_arguments, cli_errors, client_from_args
 from eval.client import CaptionResult, Client
-from eval.files import atomic_path, find_images
+from eval.files import atomic_path
+from eval.image_files import find_images
 from eval.transports import EndpointError, ResponseBody, Unreachable
 
 # Names only: the endpoint validates the values.

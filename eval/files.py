@@ -1,47 +1,11 @@
-"""Helpers for files and command lines: find images, write atomically, hold a lock, parse `name=value`."""
+"""Helpers for files and command lines: write atomically, hold a lock, parse `name=value`."""
 
 import fcntl
-import glob
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-)
-
-
-def find_images(arguments: Iterable[str]) -> list[str]:
-    """List the image files that arguments name.
-
-    Args:
-        arguments: Files (taken as they are), directories (searched recursively by suffix) and glob patterns.
-
-    Returns:
-        Paths in the order of the arguments, without duplicates.
-
-    Raises:
-        FileNotFoundError: If an argument matches no file.
-    """
-    found: dict[str, None] = {}
-    for argument in arguments:
-        if Path(argument).is_dir():
-            paths = sorted(str(path) for path in Path(argument).rglob("*") if _is_image(path))
-        elif Path(argument).exists():
-            paths = [argument]
-        else:  # not Path.glob, which takes no absolute pattern
-            matches = glob.glob(argument, recursive=True)  # noqa: PTH207
-            paths = sorted(path for path in matches if Path(path).is_file())
-        if not paths:
-            raise FileNotFoundError(f"No image found at {argument}.")
-        found |= dict.fromkeys(paths)
-    return list(found)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 @contextmanager

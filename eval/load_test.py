@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from eval.cli import add_token_argument, cli_errors
 from eval.client import Client
-from eval.files import atomic_write_text, find_images, parse_key_values
+from eval.files import atomic_write_text, parse_key_values
+from eval.image_files import find_images
 from eval.markdown import markdown_table
 from eval.prometheus import MetricsDelta, metrics_url, read_metrics
 from eval.results import RESULTS

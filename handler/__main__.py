@@ -24,11 +24,11 @@ from handler.cli import add_generation_options, cli_errors, error_message, gener
 from handler.errors import BundleError, RequestError
 from handler.figure import draw_figure
 from handler.generation import GenerationConfig
+from handler.image_suffixes import IMAGE_SUFFIXES
 from handler.parallel import parallel_map
 from handler.serving.responses import captions_to_json
 
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "pretrained"
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}  # of the files that are captioned in a directory
 BATCH_SIZE = 16  # images
 Result = list[Caption] | Exception  # captions of an image, best first, or why there are none
 EPILOG = """
@@ -113,7 +113,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         if not files:
             raise FileNotFoundError(f"{path}: no image file in this directory.")
         images |= dict.fromkeys(files)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-from PIL import Image
 from pyarrow.fs import FileType  # type: ignore[import-untyped]
 
 from deploy.batch.storage import (
@@ -29,10 +28,8 @@ from deploy.batch.storage import (
     read_files,
 )
 from handler.errors import RequestError
-from handler.image import FORMATS
+from handler.image_suffixes import IMAGE_SUFFIXES
 
-HEIC_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")  # pi-heif registers none
-SUFFIXES = (*(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS), *HEIC_SUFFIXES)
 CHUNK_SIZE = 64  # images whose files a task holds in memory at once
 IMAGE_COLUMN = "image"  # output column with the name of the image
 PATH_COLUMN = "path"  # column of the work that remains with the path of an image, as bytes
@@ -95,10 +92,12 @@ class ImageFolder(ImageSource):
             raise BatchJobError(
                 f"{directory} is not a directory. For Parquet files, name the column of the images: --image-column"
             )
-        self.directory, self.listing = directory, find_files(directory, SUFFIXES)
+        self.directory, self.listing = directory, find_files(directory, tuple(IMAGE_SUFFIXES))
         self.count = len(self.listing)
         if not self.count:
-            raise BatchJobError(f"No image found in {directory}. File names have to end in {', '.join(SUFFIXES)}.")
+            raise BatchJobError(
+                f"No image found in {directory}. File names have to end in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            )
 
     def remaining(self, done: AbstractSet[str]) -> pa.Table:
         """See `ImageSource.remaining`; a row is one image."""

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval.files import find_images
+from eval.image_files import find_images
 from eval.markdown import markdown_table
 from training.rehearsal.generator import SPLITS, generate
 

@@ -10,7 +10,7 @@ import pytest
 
 from eval.caption import FLAGS, OPTIONS, ResultsWriter, build_parser
 from eval.client import CaptionResult
-from eval.files import find_images
+from eval.image_files import find_images
 from eval.transports import EndpointError
 from handler.generation import GENERATION_OPTIONS
 from tests.helpers.paths import ROOT
